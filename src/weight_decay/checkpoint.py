@@ -1,0 +1,77 @@
+"""Checkpoints that are either whole or not there: atomic, checksummed, read with `weights_only=True`.
+
+A checkpoint is `step-<n>.pt` and, written after it, `step-<n>.json` with its size and SHA-256. A file without its
+JSON was cut off by a kill and is ignored; one that does not match its JSON is damaged, which is said, and the one
+before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` on a temporary sibling of `path`, force it to disk, then rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically; NaN and infinities are refused (ValueError), since they are not JSON."""
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Save `state` (tensors and plain values) as the checkpoint of `step`; keep the newest `keep` ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:09d}.pt"
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    write_json(path.with_suffix(".json"), {"format": FORMAT, "step": step, **_digest(path)})
+    for old in _steps(folder)[keep:]:
+        # The JSON goes first: without it the other file no longer counts as a checkpoint.
+        (folder / f"step-{old:09d}.json").unlink(missing_ok=True)
+        (folder / f"step-{old:09d}.pt").unlink(missing_ok=True)
+    return path
+
+
+def load_latest(folder: Path, device: torch.device, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest whole checkpoint, or None. Damaged ones are named through `say` and passed over."""
+    for step in _steps(folder):
+        path = folder / f"step-{step:09d}.pt"
+        try:
+            expected = json.loads(path.with_suffix(".json").read_text())
+            if expected["format"] != FORMAT:
+                raise ValueError(f"format {expected['format']} is not {FORMAT}")
+            if {key: expected[key] for key in ("bytes", "sha256")} != _digest(path):
+                raise ValueError("its content does not match its checksum")
+            return torch.load(path, map_location=device, weights_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            say(f"checkpoint {path.name} is damaged ({error}); using the one before it")
+    return None
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps that have both files, newest first."""
+    found = [int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json") if path.stem[5:].isdigit()]
+    return sorted(found, reverse=True)
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,237 @@
+"""The command line: the one module that imports hydra. Config in, run(s) out.
+
+Hydra composes the groups and launches multiruns; values are then laid over the composed groups in this order: the
+groups' own values, the experiment's, its scale's, the grid point's, and last what the user typed, which always wins.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra import main as hydra_main
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from weight_decay.config import build
+from weight_decay.errors import UserError
+from weight_decay.experiments import Cell, ExperimentFile, Plan, expand
+from weight_decay.help import CONFIGS, HELP, groups, information
+
+COMMAND_KEYS = {"cell", "jobs", "scale", "experiment"}
+"""Keys of config.yaml that steer the command and are no part of a run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console command `weight-decay`; exit codes: 0 done, 1 a cell failed, 2 bad input."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(_dispatch(words))
+    except UserError as error:
+        print(f"weight-decay: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("weight-decay: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if words[0] in ("-i", "--info", "info"):
+        print(information(words[1:]))
+        return 0
+    if "=" not in words[0] and not words[0].startswith("-"):
+        from weight_decay.report.commands import COMMANDS
+
+        if words[0] not in COMMANDS:
+            close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(COMMANDS)}, and key=value settings."
+            raise UserError(f"{words[0]}: no such command{hint}")
+        return COMMANDS[words[0]](words[1:])
+    flags = [word for word in words if word.startswith("-")]
+    settings = [word for word in words if not word.startswith("-")]
+    unknown = set(flags) - {"-m", "--multirun", "--dry-run"}
+    if unknown:
+        raise UserError(f"{sorted(unknown)[0]}: no such flag; there are -m, --dry-run, --info and --help.")
+    if "--dry-run" in flags:
+        from weight_decay.dry_run import describe
+
+        for plan in _expand_multirun(settings) if len(flags) > 1 else [make_plan(settings)[0]]:
+            print(describe(plan))
+        return 0
+    return _multirun(settings) if flags else _run(settings)
+
+
+def _run(settings: Sequence[str]) -> int:
+    from weight_decay.sweep import run_cells
+
+    plan, jobs = make_plan(settings)
+    return run_cells(plan, jobs)
+
+
+def make_plan(settings: Sequence[str]) -> tuple[Plan, int]:
+    """Turn `key=value` settings into a validated plan and the number of jobs to run at a time.
+
+    Raises UserError, with one sentence, on anything that no run could be made of.
+    """
+    chosen, values = _parse(settings)
+    head = _compose({key: chosen[key] for key in ("scale", "experiment") if key in chosen})
+    scale = head["scale"]["name"]
+    command = {"cell": head["cell"], "jobs": head["jobs"]} | {k: values.pop(k) for k in ("cell", "jobs") if k in values}
+    if head["experiment"]["name"] is None:
+        file = ExperimentFile("single", "A single run", None, {}, {}, [{}])
+    else:
+        file = ExperimentFile.read(head["experiment"], scale)
+    user_choices = {k: v for k, v in chosen.items() if k not in ("scale", "experiment")}
+    overrides = tuple(
+        word
+        for word in settings
+        if (key := word.partition("=")[0]) not in COMMAND_KEYS and not (key in chosen and file.choose.get(key) == chosen[key])
+    )
+    cells = []
+    for index, point in enumerate(expand(file.grid, {**user_choices, **values})):
+        point_choices = {k: str(v) for k, v in point.items() if k in groups()}
+        config = _compose({**head_choices(chosen), **file.choose, **point_choices, **user_choices})
+        for key, value in {**file.set, **{k: v for k, v in point.items() if k not in point_choices}, **values}.items():
+            _assign(config, key, value)
+        run = build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
+        cells.append(Cell(index, run, point))
+    plan = Plan(file.name, scale, file.title, file.figure, overrides, tuple(cells))
+    return _select(plan, command["cell"]), _positive(command["jobs"], "jobs")
+
+
+def head_choices(chosen: dict[str, str]) -> dict[str, str]:
+    """The choices that select scale and experiment."""
+    return {key: value for key, value in chosen.items() if key in ("scale", "experiment")}
+
+
+def _select(plan: Plan, cell: Any) -> Plan:
+    if cell is None:
+        return plan
+    indices = cell if isinstance(cell, list) else [cell]
+    if not indices or any(isinstance(index, bool) or not isinstance(index, int) for index in indices):
+        raise UserError(f"cell: must be a number or a list of numbers such as [0,2], got {cell!r}.")
+    return plan.only(indices)
+
+
+def _positive(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name}: must be a whole number of at least 1, got {value!r}.")
+    return value
+
+
+def _parse(settings: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Split `key=value` words into group choices and values."""
+    chosen: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for word, override in zip(settings, _overrides(settings), strict=True):
+        if override.is_add() or override.is_delete() or override.is_force_add() or override.package is not None:
+            raise UserError(f"{word}: settings can be changed but not added or removed; write key=value.")
+        if override.is_sweep_override():
+            raise UserError(f"{word}: several values for one setting need the flag -m (one run for each).")
+        key = override.key_or_group
+        if key in groups():
+            options = groups()[key]
+            value = "none" if override.value() is None else str(override.value())
+            if value not in options:
+                close = difflib.get_close_matches(value, options, n=1)
+                hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(options)}."
+                raise UserError(f"{key}: there is no {value}{hint}")
+            chosen[key] = value
+        else:
+            values[key] = OmegaConf.to_container(OmegaConf.create({"value": override.value()}))["value"]  # type: ignore[index,call-overload]
+    return chosen, values
+
+
+def _overrides(settings: Sequence[str]) -> list[Override]:
+    parsed = []
+    for word in settings:
+        try:
+            parsed += OverridesParser.create().parse_overrides([word])
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{word}: cannot be read as key=value ({reason}).") from None
+    return parsed
+
+
+def _compose(choices: dict[str, str]) -> dict[str, Any]:
+    """The composed groups as a nested dict of the caller's own."""
+    return OmegaConf.to_container(_composed(tuple(sorted(choices.items()))), resolve=True)  # type: ignore[return-value]
+
+
+@functools.cache
+def _composed(choices: tuple[tuple[str, str], ...]) -> Any:
+    words = [f"{group}={option}" for group, option in choices]
+    try:
+        if GlobalHydra.instance().is_initialized():
+            return compose("config", overrides=words)
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return compose("config", overrides=words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"configs: cannot be composed with {' '.join(words)}: {str(error).splitlines()[0]}") from None
+
+
+def _assign(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key that must exist already."""
+    *parents, name = key.split(".")
+    node: Any = config
+    for depth, part in enumerate([*parents, name]):
+        if not isinstance(node, dict) or part not in node:
+            known = list(node) if isinstance(node, dict) else []
+            close = difflib.get_close_matches(part, known, n=1)
+            suggestion = ".".join([*parents[:depth], *close]) if close else ""
+            hint = f"; did you mean {suggestion}?" if close else "; `weight-decay --info` lists the settings."
+            raise UserError(f"{key}: there is no such setting{hint}")
+        if depth < len(parents):
+            node = node[part]
+    node[name] = value
+
+
+def _expand_multirun(settings: Sequence[str]) -> list[Plan]:
+    """One plan for each Hydra job; validates them all before anything runs."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    overrides = _overrides(settings)
+    return [make_plan(job)[0] for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+
+
+def _multirun(settings: Sequence[str]) -> int:
+    """`-m`: let Hydra expand and launch, one job for each cell of an experiment and each combination of values."""
+    plans = _expand_multirun(settings)
+    keys = {word.partition("=")[0] for word in settings}
+    words = list(settings)
+    if "cell" not in keys and plans[0].experiment != "single":
+        words.append("cell=" + ",".join(str(cell.index) for cell in plans[0].cells))
+    # Hydra composes before our experiment layer does, so it must be told the experiment's choice of groups.
+    experiment = _compose(head_choices(_parse([w for w in words if w.partition("=")[0] in ("scale", "experiment")])[0]))
+    if plans[0].experiment != "single":
+        file = ExperimentFile.read(experiment["experiment"], plans[0].scale)
+        words += [f"{group}={option}" for group, option in file.choose.items() if group not in keys]
+    codes: list[int] = []
+
+    def job(_: Any) -> int:
+        task = [word for word in HydraConfig.get().overrides.task]
+        code = _run(task)
+        codes.append(code)
+        return code
+
+    sys.argv = [sys.argv[0], "--multirun", *words]
+    hydra_main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
+    return max(codes, default=0)
+
+
+def configs_folder() -> Path:
+    """The folder of the config groups."""
+    return CONFIGS

@@ -1,0 +1,143 @@
+"""A data folder's manifest: what it holds, how large each file is, and a checksum of every byte.
+
+`manifest.json` is written last, so a folder without one is a preparation that did not finish. Its
+`fingerprint` names the content: two folders with equal fingerprints hold the same bytes and fields.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from weight_decay.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+_KEYS = {"kind", "version", "fields", "files", "fingerprint"}
+_AGAIN = "prepare the data again into an empty folder"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hex digits, read in blocks so that memory stays flat."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write `text` under a temporary name, flush it to disk, then rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    body = {key: content[key] for key in ("kind", "version", "fields", "files")}
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write_manifest(folder: Path, kind: str, fields: dict[str, Any], files: list[Path]) -> dict[str, Any]:
+    """Checksum `files` (all inside `folder`) and write `folder/manifest.json` atomically.
+
+    Args:
+        folder: the data folder.
+        kind: what the folder holds, for example "cifar5m"; `read_manifest` asks for it again.
+        fields: plain JSON values the reader needs (shapes, counts). They are part of the
+            fingerprint, so keep out paths and times, which do not change the content.
+        files: the data files, absolute or relative to `folder`.
+
+    Returns:
+        The manifest: `kind`, `version`, `fields`, `files` (name, bytes, sha256) and `fingerprint`.
+
+    Raises:
+        UserError: a file is missing or lies outside the folder.
+    """
+    entries = []
+    for file in files:
+        path = file if file.is_absolute() else folder / file
+        try:
+            name = path.resolve().relative_to(folder.resolve()).as_posix()
+            entries.append({"name": name, "bytes": path.stat().st_size, "sha256": file_sha256(path)})
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be listed in the manifest of {folder} ({error}).") from error
+    entries.sort(key=lambda entry: str(entry["name"]))
+    # A round trip through JSON first, so that what is returned equals what will be read back.
+    plain = json.loads(json.dumps(fields, allow_nan=False))
+    content: dict[str, Any] = {"kind": kind, "version": FORMAT_VERSION, "fields": plain, "files": entries}
+    content["fingerprint"] = _fingerprint(content)
+    write_text_atomically(folder / MANIFEST_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return content
+
+
+def read_manifest(folder: Path, kind: str, verify: Literal["size", "sha256"] = "size") -> dict[str, Any]:
+    """Read and check `folder/manifest.json`.
+
+    Args:
+        folder: the data folder.
+        kind: the kind the caller can read; another one is refused.
+        verify: "size" compares the length of every file, "sha256" reads every byte as well.
+
+    Returns:
+        The manifest as `write_manifest` returned it.
+
+    Raises:
+        UserError: the manifest is missing, damaged, of another kind or version, or a file is
+            missing or differs from what was written.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a prepared data folder (no {MANIFEST_NAME}); {_AGAIN}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {_AGAIN}.") from error
+    if not isinstance(content, dict) or set(content) != _KEYS:
+        raise UserError(f"{path} is not a data manifest (its keys must be {sorted(_KEYS)}); {_AGAIN}.")
+    if content["kind"] != kind:
+        raise UserError(
+            f"{folder} holds {content['kind']!r} data but {kind!r} was asked for; name that folder."
+        )
+    if content["version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {content['version']!r} but {FORMAT_VERSION} is read here; {_AGAIN}."
+        )
+    if _fingerprint(content) != content["fingerprint"]:
+        raise UserError(f"{path} was changed after it was written (fingerprint mismatch); {_AGAIN}.")
+    for entry in content["files"]:
+        _check_file(folder, entry, verify)
+    return content
+
+
+def _check_file(folder: Path, entry: dict[str, Any], verify: str) -> None:
+    name = PurePosixPath(entry["name"])
+    path = folder / name
+    if name.is_absolute() or ".." in name.parts:
+        raise UserError(f"{folder / MANIFEST_NAME} names {name}, outside its folder; {_AGAIN}.")
+    if not path.is_file():
+        raise UserError(f"{path} is missing although the manifest lists it; {_AGAIN}.")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise UserError(f"{path} has {size} bytes but the manifest says {entry['bytes']}; {_AGAIN}.")
+    if verify == "sha256" and file_sha256(path) != entry["sha256"]:
+        raise UserError(f"{path} is damaged (its SHA-256 differs from the manifest); {_AGAIN}.")
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold an advisory lock on the file `path` (created if absent), waiting for another process to let go.
+
+    The operating system drops the lock when its holder dies, so a killed preparation blocks nobody.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,131 @@
+"""An experiment is a list of cells; a cell is one run's config and its coordinates in the grid.
+
+Experiment files (configs/experiment/*.yaml) declare for each scale which config groups to `choose`, which values to
+`set`, and a `grid`: a list of mappings from a setting to the values it takes, each expanded to its Cartesian product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weight_decay.checkpoint import write_json
+from weight_decay.config import RunConfig, folder_name, run_id
+from weight_decay.errors import UserError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of an experiment."""
+
+    index: int
+    config: RunConfig
+    coordinates: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Its coordinates in short: `lr=0.3 strength=0.015 seed=0`."""
+        return " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in self.coordinates.items())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one command asks for: an experiment at a scale, or a single run (`experiment` is then "single")."""
+
+    experiment: str
+    scale: str
+    title: str
+    figure: str | None
+    overrides: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def command(self) -> str:
+        """The command that runs it again."""
+        chosen = [f"experiment={self.experiment}"] if self.experiment != "single" else []
+        return " ".join(["weight-decay", *chosen, f"scale={self.scale}", *self.overrides])
+
+    def only(self, indices: Sequence[int]) -> Plan:
+        """The same plan with some of its cells."""
+        for index in indices:
+            if not 0 <= index < len(self.cells):
+                raise UserError(f"cell: {self.experiment} at scale {self.scale} has cells 0 to {len(self.cells) - 1}, got {index}.")
+        return dataclasses.replace(self, cells=tuple(self.cells[index] for index in indices))
+
+
+@dataclass(frozen=True)
+class ExperimentFile:
+    """The part of an experiment file that holds at one scale."""
+
+    name: str
+    title: str
+    figure: str | None
+    choose: dict[str, str]
+    set: dict[str, Any]
+    grid: list[dict[str, list[Any]]]
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], scale: str) -> ExperimentFile:
+        """Take the section of `scale`; UserError if the file has none or has unknown keys."""
+        name = content["name"]
+        _known(content, {"name", "title", "figure", "regime", "choose", "set", "scales"}, f"experiment {name}")
+        if scale not in content["scales"]:
+            raise UserError(f"scale: experiment {name} is declared at {', '.join(content['scales'])}, not at {scale}.")
+        at_scale = content["scales"][scale]
+        _known(at_scale, {"choose", "set", "grid"}, f"experiment {name}, scale {scale}")
+        return cls(
+            name=name,
+            title=content["title"],
+            figure=content["figure"],
+            choose={**content["choose"], **at_scale["choose"]},
+            set={**content["set"], **at_scale["set"]},
+            grid=at_scale["grid"],
+        )
+
+
+def _known(mapping: Mapping[str, Any], allowed: set[str], where: str) -> None:
+    if set(mapping) != allowed:
+        difference = sorted(set(mapping) ^ allowed)
+        raise UserError(f"{where}: its sections must be {', '.join(sorted(allowed))}; look at {', '.join(difference)}.")
+
+
+def expand(grid: Sequence[Mapping[str, Sequence[Any]]], overridden: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All points of the grid, in order and without repeats; an axis the user has set collapses to the user's value."""
+    points: list[dict[str, Any]] = []
+    for block in grid:
+        axes = {key: [overridden[key]] if key in overridden else list(values) for key, values in block.items()}
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            if point not in points:
+                points.append(point)
+    return points
+
+
+def write_plan(results: Path, plan: Plan) -> Path:
+    """Record which runs make up the experiment, for `collect` and `status`; returns the file."""
+    folder = results / "experiments"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = plan.cells[0].config.data
+    path = folder / f"{plan.experiment}-{plan.scale}.json"
+    cells = [
+        {"run_id": run_id(cell.config), "folder": folder_name(cell.config), "coordinates": dict(cell.coordinates)}
+        for cell in plan.cells
+    ]
+    write_json(
+        path,
+        {
+            "experiment": plan.experiment,
+            "scale": plan.scale,
+            "title": plan.title,
+            "figure": plan.figure,
+            "regime": data.regime,
+            "data": data.kind,
+            "command": plan.command,
+            "cells": cells,
+        },
+    )
+    return path

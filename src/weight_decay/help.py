@@ -1,0 +1,86 @@
+"""What `weight-decay --help` and `--info` print, read from the config files themselves."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from weight_decay.errors import UserError
+
+CONFIGS = Path(os.environ.get("WEIGHT_DECAY_CONFIGS", Path(__file__).resolve().parents[2] / "configs"))
+"""The config groups: beside src/ in a checkout; WEIGHT_DECAY_CONFIGS names another folder."""
+
+HELP = """\
+weight-decay: what does weight decay do to a training run, and do you need it?
+
+  weight-decay experiment=NAME scale=micro|small|paper [key=value ...]   run all cells of an experiment
+  weight-decay [group=option ...] [key=value ...]                        one run of your own
+  weight-decay -m key=a,b,c ...          Hydra multirun: one job for each combination, or for each cell
+  weight-decay --dry-run ...             print the cells with their settings, run nothing
+  weight-decay --info                    experiments, scales, config groups and the dotted names of all settings
+  weight-decay status [EXPERIMENT]       waiting, running, completed, diverged, failed
+  weight-decay collect                   run folders -> results/tables/*.csv
+  weight-decay demo-report               effects, figures and the page of the demo
+
+Useful settings: jobs=2 (cells at a time), cell=3 (only this one), execution.results=FOLDER,
+tracking=offline|online|disabled (W&B), execution.device=cpu|cuda.
+The same command after an interruption goes on where it stopped; finished cells are skipped."""
+
+
+@functools.cache
+def groups() -> dict[str, list[str]]:
+    """Config groups and their options."""
+    if not (CONFIGS / "config.yaml").is_file():
+        raise UserError(f"configs: there is no config.yaml in {CONFIGS}; run from a checkout, or set WEIGHT_DECAY_CONFIGS.")
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(CONFIGS.iterdir())
+        if folder.is_dir()
+    }
+
+
+def information(names: Sequence[str]) -> str:
+    """The text of `--info`: everything, or the given experiments in full."""
+    if names:
+        return "\n".join(_one_experiment(name) for name in names)
+    lines = ["Experiments (experiment=...)"]
+    for name in groups()["experiment"]:
+        content = _read("experiment", name)
+        if content["name"] is not None:
+            lines.append(f"  {name:34s} figure {content['figure']}, {', '.join(content['scales'])}: {content['title']}")
+    lines += ["", "Scales (scale=...)"]
+    lines += [f"  {name:34s} {_read('scale', name)['hardware']}" for name in ("micro", "small", "paper")]
+    lines += ["", "Config groups (group=option)"]
+    lines += [f"  {group:14s} {', '.join(options)}" for group, options in groups().items() if group not in ("experiment", "scale")]
+    lines += ["", "Settings (key=value), with the values of each group's first option"]
+    root = yaml.safe_load((CONFIGS / "config.yaml").read_text())
+    for entry in root["defaults"]:
+        if isinstance(entry, dict):
+            group, option = next(iter(entry.items()))
+            if group not in ("experiment", "scale"):
+                lines += [f"  {key} = {value}" for key, value in _dotted(group, _read(group, option))]
+    lines += [f"  {key} = {value}" for k, v in root.items() if k not in ("defaults", "hydra") for key, value in _dotted(k, v)]
+    return "\n".join(lines)
+
+
+def _one_experiment(name: str) -> str:
+    if name not in groups()["experiment"] or name == "none":
+        raise UserError(f"experiment: there is no {name}; `weight-decay --info` lists them.")
+    return yaml.safe_dump(_read("experiment", name), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _read(group: str, option: str) -> Any:
+    return yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
+
+
+def _dotted(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _dotted(f"{prefix}.{key}", inner)
+    else:
+        yield prefix, "null" if value is None else value

@@ -1,0 +1,232 @@
+"""GPT-2 of the under-training experiments (Figs 6-8 and 19-26)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weight_decay.errors import UserError
+from weight_decay.models.attention import (
+    AttentionBackend,
+    CausalSelfAttention,
+    Taps,
+    attention_kernel,
+    check_attention_backend,
+    check_attention_name,
+)
+from weight_decay.models.initialise import fill_normal
+from weight_decay.models.linear_cross_entropy import chunk_rows, linear_cross_entropy
+
+
+class MLP(nn.Module):
+    """Linear to four times the width, exact GELU, linear back: (B, T, width) to (B, T, width)."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__()
+        self.expansion = nn.Linear(width, 4 * width, bias=bias)
+        self.projection = nn.Linear(4 * width, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the two layers to `x` (B, T, width)."""
+        return self.projection(F.gelu(self.expansion(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then MLP, each added to the residual stream (B, T, width)."""
+
+    def __init__(self, width: int, heads: int, bias: bool, qk_norm: bool) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, bias=bias)
+        self.attention = CausalSelfAttention(width, heads, bias, qk_norm)
+        self.mlp_norm = nn.LayerNorm(width, bias=bias)
+        self.mlp = MLP(width, bias)
+
+    def forward(self, x: Tensor, taps: Taps | None) -> Tensor:
+        """Return the residual stream after this block."""
+        x = x + self.attention(self.attention_norm(x), taps)
+        if taps is not None:
+            taps.see_residual(x)
+        x = x + self.mlp(self.mlp_norm(x))
+        if taps is not None:
+            taps.see_residual(x)
+        return x
+
+
+class GPT(nn.Module):
+    """GPT-2 with learned positions and, as in the paper, tied embeddings and no biases.
+
+    GPT-2-Small (12 layers, 12 heads, width 768, vocabulary 50,304) has 123,783,936 parameters at context 256
+    and 124,373,760 at 1024, and starts at ‖w‖ ≈ 235. The 774M model is 36 layers, 20 heads, width 1280.
+
+    Parameter names, for decay rules: `token_embedding.weight`, `position_embedding.weight`,
+    `blocks.<i>.attention_norm`, `.attention.qkv`, `.attention.projection`, `.mlp_norm`, `.mlp.expansion`,
+    `.mlp.projection`, `final_norm`, with `qk_norm` also `.attention.query_norm` and `.attention.key_norm`,
+    and, only when not tied, `head.weight`. Every norm has `norm` in its name.
+
+    Args:
+        layers, heads, width: size of the transformer; `heads` divides `width`.
+        context: longest sequence, in tokens.
+        vocabulary: number of logits.
+        bias: biases in linear layers and norms (the original GPT-2 has them, the paper does not).
+        tied: the output layer is the token embedding.
+        qk_norm: LayerNorm on queries and keys of each head.
+        attention: kernel of `scaled_dot_product_attention`; `auto` leaves the choice to torch.
+        scale_residual_init: divide the standard deviation of the two projections into the residual stream by
+            √(2·layers), as the released code does.
+        init_std: standard deviation of all other weights at the start.
+
+    Raises:
+        UserError: a size below 1, a number of heads that does not divide the width, or an unknown backend.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        heads: int,
+        width: int,
+        context: int,
+        vocabulary: int,
+        bias: bool = False,
+        tied: bool = True,
+        qk_norm: bool = False,
+        attention: AttentionBackend = "auto",
+        scale_residual_init: bool = True,
+        init_std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "layers": layers,
+            "heads": heads,
+            "width": width,
+            "context": context,
+            "vocabulary": vocabulary,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise UserError(f"gpt: {name} must be at least 1, not {size}.")
+        if width % heads:
+            raise UserError(f"gpt: width {width} is not a multiple of heads {heads}.")
+        check_attention_name(attention)
+        self.context = context
+        self.attention: AttentionBackend = attention
+        self.scale_residual_init = scale_residual_init
+        self.init_std = init_std
+        self._head_width = width // heads
+        self._taps: Taps | None = None
+
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.position_embedding = nn.Embedding(context, width)
+        self.blocks = nn.ModuleList(Block(width, heads, bias, qk_norm) for _ in range(layers))
+        self.final_norm = nn.LayerNorm(width, bias=bias)
+        self.head = None if tied else nn.Linear(width, vocabulary, bias=False)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Set every parameter, drawing from `generator` only: weights N(0, std²), norm scales 1, biases 0."""
+        residual_std = self.init_std
+        if self.scale_residual_init:
+            residual_std /= math.sqrt(2 * len(self.blocks))
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                std = residual_std if name.endswith(".projection") else self.init_std
+                fill_normal(module.weight, std, generator)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map int64 tokens (B, T), T at most `context`, to next-token logits (B, T, vocabulary).
+
+        Raises:
+            UserError: T is above `context`, or the attention backend cannot run on this device and type.
+        """
+        logits = F.linear(self._final_stream(tokens), self._output_weight())
+        if self._taps is not None:
+            self._taps.see_output_logits(logits)
+        return logits
+
+    def loss(self, tokens: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
+        """Return the mean next-token cross-entropy in nats, a 0-dimensional float32 (or float64) tensor.
+
+        With `chunk` rows (of the B·T) at a time, logits of the whole batch never exist; `chunk=None` chooses
+        the number of rows by the size of the vocabulary, and small batches take the plain path in one piece.
+        The chunked path has no second derivative: take `forward` for Hessian products.
+
+        Args:
+            tokens: (B, T) int64.
+            targets: (B, T) int64, the token after each.
+            chunk: rows at a time, at least 1.
+
+        Raises:
+            UserError: as `forward`, or `chunk` is below 1.
+        """
+        rows = tokens.numel()
+        weight = self._output_weight()
+        if chunk is None:
+            chunk = chunk_rows(rows, weight.shape[0], tokens.device)
+        if chunk < 1:
+            raise UserError(f"gpt: the loss's chunk must be at least 1 row, not {chunk}.")
+        if chunk < rows:
+            hidden = self._final_stream(tokens).flatten(0, 1)
+            return linear_cross_entropy(hidden, weight, targets.flatten(), chunk)
+        logits = self(tokens).flatten(0, 1)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return F.cross_entropy(logits, targets.flatten())
+
+    def parameter_count(self, embeddings: bool = True) -> int:
+        """Return the number of parameters, or without `embeddings` those of blocks and final norm alone.
+
+        A tied table counts once. Without `embeddings`, the token and position tables and an untied head are
+        left out.
+        """
+        left_out = () if embeddings else ("token_embedding.", "position_embedding.", "head.")
+        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith(left_out))
+
+    def check_attention(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Raise `UserError` unless the attention backend runs on `device` with queries of type `dtype`."""
+        check_attention_backend(self.attention, device, dtype, self._head_width)
+
+    @contextmanager
+    def taps(self) -> Iterator[Taps]:
+        """Measure attention logits, residual stream and output logits in the passes made inside the context.
+
+        Usage: `with model.taps() as taps: model(tokens)`, then read `taps.max_attention_logit` and the
+        others. For probes only: the attention logits are computed once more, one sequence at a time, and
+        nothing of it is recorded for gradients. Call the model itself, not a compiled copy.
+        """
+        self._taps = Taps()
+        try:
+            yield self._taps
+        finally:
+            self._taps = None
+
+    def _output_weight(self) -> Tensor:
+        return self.token_embedding.weight if self.head is None else self.head.weight
+
+    def _final_stream(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        if length > self.context:
+            raise UserError(
+                f"gpt: a sequence of {length} tokens is longer than the model's context {self.context}."
+            )
+        # Slicing the table is the look-up of positions 0 … T-1, and needs no index tensor.
+        x = self.token_embedding(tokens) + self.position_embedding.weight[:length]
+        if self._taps is not None:
+            self._taps.see_residual(x)
+        try:
+            with attention_kernel(self.attention):
+                for block in self.blocks:
+                    x = block(x, self._taps)
+        except RuntimeError:
+            device = x.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+            self.check_attention(x.device, dtype)
+            raise
+        return self.final_norm(x)

@@ -1,0 +1,290 @@
+"""SGD and AdamW from torch, with weight decay as an explicit choice of kind, strength and order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from weight_decay.errors import UserError
+from weight_decay.optim.decay import ParameterGroup
+
+OptimizerKind = Literal["sgd", "adamw"]
+DecayKind = Literal["decoupled", "l2"]
+
+
+class DecayedOptimizer:
+    """One optimizer step: unscale, ℓ2 term, clip, decoupled decay, torch's own update.
+
+    kind: "sgd" (momentum μ, optionally Nesterov) or "adamw" (β₁, β₂, eps).
+    decay_kind:
+      "decoupled": `w <- w - η λ w` beside the update (PAPER §1; for plain SGD this is also ℓ2);
+      "l2": λ w is added to the gradient before clipping, momentum and the adaptive step, which is what
+      the penalty (λ/2)‖w‖² in the loss does (Fig 21). The reported gradient norm then includes it.
+    clip_norm: largest 2-norm of the whole gradient, as torch clips: g · min(1, clip / (‖g‖ + 1e-6)).
+    fused: None or True uses torch's fused kernels, False its foreach ones.
+    per_parameter_lr: give every parameter a learning rate of its own (Fig 7 per matrix); needs fused.
+
+    `names` and `parameters` list what is optimized, group after group; `second_moments`,
+    `parameter_norms` and a per-parameter learning rate use that order. Nothing here waits for the
+    device, except a scaler without the fused kernels (torch then reads back whether the step is skipped).
+
+    Hyperparameters are not part of `state_dict`: they belong to the config, and a branch must be able
+    to load its parent's moments under another λ (Figs 5, 6). The caller sets the learning rate per step.
+
+    Raises UserError for a negative hyperparameter or a combination that means nothing.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        kind: OptimizerKind,
+        lr: float,
+        momentum: float,
+        betas: tuple[float, float],
+        eps: float,
+        nesterov: bool,
+        decay_kind: DecayKind,
+        clip_norm: float | None,
+        fused: bool | None = None,
+        per_parameter_lr: bool = False,
+    ) -> None:
+        _check(kind, lr, momentum, betas, eps, nesterov, decay_kind, clip_norm)
+        self.kind = kind
+        self.decay_kind = decay_kind
+        self.clip_norm = clip_norm
+        self.fused = fused is not False
+        self.per_parameter_lr = per_parameter_lr
+        if per_parameter_lr and not self.fused:
+            raise UserError("per-parameter learning rates need the fused optimizer; set optimizer.fused.")
+        self.names = tuple(name for group in groups for name in group.names)
+        self.parameters: list[nn.Parameter] = [p for group in groups for p in group.parameters]
+        if not self.parameters:
+            raise UserError("the model has no trainable parameter; there is nothing to optimize.")
+        self._momentum = momentum
+        self._device = self.parameters[0].device
+
+        # torch's SGD adds λ w to the gradient, so with momentum its decay is neither of our two kinds.
+        built_in = decay_kind == "decoupled" and (kind == "adamw" or momentum == 0)
+        self._shrunk = [] if built_in or decay_kind == "l2" else [g for g in groups if g.weight_decay > 0]
+        self._penalised = [g for g in groups if g.weight_decay > 0] if decay_kind == "l2" else []
+        torch_groups: list[dict[str, Any]] = []
+        for group in groups:
+            parts = [[p] for p in group.parameters] if per_parameter_lr else [group.parameters]
+            strength = group.weight_decay if built_in else 0.0
+            torch_groups += [{"params": part, "weight_decay": strength} for part in parts]
+
+        engine = {"fused": True} if self.fused else {"foreach": True}
+        self._torch: torch.optim.Optimizer
+        if kind == "sgd":
+            self._torch = torch.optim.SGD(torch_groups, lr, momentum=momentum, nesterov=nesterov, **engine)
+            self._fill_momentum()
+        else:
+            self._torch = torch.optim.AdamW(torch_groups, lr, betas=betas, eps=eps, **engine)
+        # A step pre-hook runs only once torch knows whether a scaler skips the step.
+        self._torch.register_step_pre_hook(lambda *_: self._shrink())
+
+        # On an accelerator the learning rate lives in device memory, so a captured graph can be replayed.
+        self._lr_tensor: Tensor | None = None
+        if per_parameter_lr or (self.fused and self._device.type == "cuda"):
+            self._use_lr_tensor(lr)
+
+    def set_lr(self, lr: float | Tensor) -> None:
+        """Set η: a number, a 0-d device tensor, or, with per_parameter_lr, a 1-D tensor in `names` order."""
+        if isinstance(lr, Tensor):
+            if not self.fused:
+                raise ValueError("a tensor learning rate needs the fused optimizer")
+            if self._lr_tensor is None:
+                self._use_lr_tensor(0.0)
+            assert self._lr_tensor is not None
+            self._lr_tensor.copy_(lr)
+        elif self._lr_tensor is not None:
+            self._lr_tensor.fill_(lr)
+        else:
+            for group in self._torch.param_groups:
+                group["lr"] = lr
+
+    @torch.no_grad()
+    def step(self, scaler: torch.amp.GradScaler | None = None, return_norm: bool = False) -> Tensor | None:
+        """Update the weights from the gradients that are there.
+
+        scaler: for float16 autocast; the caller scales the loss, this unscales, steps or skips, and
+        updates the scale.
+        Returns the 2-norm of the whole gradient after unscaling and the ℓ2 term and before clipping, as a
+        0-d float32 device tensor, if clip_norm is set or return_norm asks for it; otherwise None.
+        """
+        if scaler is not None:
+            scaler.unscale_(self._torch)
+        for group in self._penalised:
+            held: list[Tensor] = [p for p in group.parameters if p.grad is not None]
+            torch._foreach_add_([_gradient(p) for p in held], held, alpha=group.weight_decay)
+
+        gradients = [_aligned_gradient(p) for p in self.parameters if p.grad is not None]
+        norm = None
+        if gradients and (self.clip_norm is not None or return_norm):
+            norm = total_norm(gradients)
+            if self.clip_norm is not None:
+                # clamp instead of a test: a test would wait for the device.
+                torch._foreach_mul_(gradients, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+
+        if scaler is None:
+            self._torch.step()
+        else:
+            scaler.step(self._torch)
+            scaler.update()
+        return norm
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        self._torch.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def parameter_norms(self) -> Tensor:
+        """Return the 2-norm of every parameter, shape (len(names),), float32, on the device."""
+        return torch.stack(
+            torch._foreach_norm(list[Tensor](self.parameters), 2, dtype=_sum_type(self._device))
+        ).float()
+
+    def second_moments(self) -> list[Tensor] | None:
+        """Return Adam's running mean of squared gradients (no bias correction), one tensor per parameter.
+
+        None for SGD. Before the first step, an empty list.
+        """
+        if self.kind == "sgd":
+            return None
+        state = self._torch.state
+        return [state[p]["exp_avg_sq"] for p in self.parameters if p in state]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return {"kind", "state": {parameter name: {"exp_avg": tensor, ...}}}; tensors are not copied."""
+        state = {
+            name: {key: value for key, value in self._torch.state[p].items() if isinstance(value, Tensor)}
+            for name, p in zip(self.names, self.parameters, strict=True)
+            if p in self._torch.state
+        }
+        return {"kind": self.kind, "state": state}
+
+    @torch.no_grad()
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Restore moments by parameter name, whatever the decay strengths or grouping they were saved under.
+
+        Raises UserError if the state is of another kind of optimizer or of other parameters.
+        """
+        if saved["kind"] != self.kind:
+            raise UserError(
+                f"the optimizer state is of '{saved['kind']}' but this run uses '{self.kind}'; "
+                "start from a checkpoint of the same optimizer."
+            )
+        by_name = dict(zip(self.names, self.parameters, strict=True))
+        unknown = sorted(set(saved["state"]) - set(by_name))
+        # Either every parameter has moments or, before the first step, none has.
+        missing = sorted(set(by_name) - set(saved["state"])) if saved["state"] else []
+        wrong = [
+            name
+            for name, entry in saved["state"].items()
+            if name in by_name and any(v.dim() and v.shape != by_name[name].shape for v in entry.values())
+        ]
+        if unknown or missing or wrong:
+            raise UserError(
+                f"the optimizer state does not fit the model's parameter '{(unknown + missing + wrong)[0]}'; "
+                "start from a checkpoint of the same model and optimizer."
+            )
+        self._torch.state.clear()
+        for name, entry in saved["state"].items():
+            parameter = by_name[name]
+            self._torch.state[parameter] = {
+                # The momentum has its parameter's memory layout, as in torch; counters stay where they live.
+                key: torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                if value.dim() or key != "step"
+                else value.detach().clone().to(self._device if self.fused else "cpu")
+                for key, value in entry.items()
+            }
+        if self.kind == "sgd" and not saved["state"]:
+            self._fill_momentum()
+
+    def _fill_momentum(self) -> None:
+        # torch leaves the first buffer uninitialised when a scaler skips the first step; zeros give the
+        # same first update (μ·0 + g) and are safe.
+        if self._momentum > 0:
+            for parameter in self.parameters:
+                buffer = torch.zeros_like(parameter, requires_grad=False)
+                self._torch.state[parameter]["momentum_buffer"] = buffer
+
+    def _shrink(self) -> None:
+        found_inf = getattr(self._torch, "found_inf", None)
+        applied: float | Tensor = 1.0 if found_inf is None else 1.0 - found_inf
+        for group in self._shrunk:
+            weights: list[Tensor] = list(group.parameters)
+            if self._lr_tensor is not None and self.per_parameter_lr:
+                start = self.names.index(group.names[0])
+                lrs = self._lr_tensor[start : start + len(weights)]
+                torch._foreach_mul_(weights, (1.0 - lrs * group.weight_decay * applied).unbind())
+            else:
+                lr = self._torch.param_groups[0]["lr"]
+                torch._foreach_mul_(weights, 1.0 - lr * group.weight_decay * applied)
+
+    def _use_lr_tensor(self, lr: float) -> None:
+        groups = self._torch.param_groups
+        shape = (len(groups),) if self.per_parameter_lr else ()
+        self._lr_tensor = torch.full(shape, lr, dtype=torch.float32, device=self._device)
+        views = self._lr_tensor.unbind() if self.per_parameter_lr else [self._lr_tensor] * len(groups)
+        for group, view in zip(groups, views, strict=True):
+            group["lr"] = view
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the 2-norm of all tensors seen as one vector: 0-d, float32, on their device."""
+    norms = torch._foreach_norm(list(tensors), 2, dtype=_sum_type(tensors[0].device))
+    return torch.linalg.vector_norm(torch.stack(norms)).float()
+
+
+def _sum_type(device: torch.device) -> torch.dtype:
+    # torch's float32 norm on the CPU adds up naively: 4e-5 off for a few million entries.
+    return torch.float64 if device.type == "cpu" else torch.float32
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def _aligned_gradient(parameter: nn.Parameter) -> Tensor:
+    """Return the gradient in its parameter's memory layout.
+
+    The fused CPU kernels walk raw memory and give silently wrong weights when the layouts differ.
+    """
+    gradient = _gradient(parameter)
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+        parameter.grad = gradient
+    return gradient
+
+
+def _check(
+    kind: str,
+    lr: float,
+    momentum: float,
+    betas: tuple[float, float],
+    eps: float,
+    nesterov: bool,
+    decay_kind: str,
+    clip_norm: float | None,
+) -> None:
+    if kind not in ("sgd", "adamw"):
+        raise UserError(f"optimizer.kind is '{kind}'; use 'sgd' or 'adamw'.")
+    if decay_kind not in ("decoupled", "l2"):
+        raise UserError(f"decay.kind is '{decay_kind}'; use 'decoupled' or 'l2'.")
+    if not lr >= 0:
+        raise UserError(f"optimizer.lr is {lr}; use a number that is 0 or more.")
+    if not 0 <= momentum < 1:
+        raise UserError(f"optimizer.momentum is {momentum}; use a number in [0, 1).")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"optimizer.betas are {tuple(betas)}; use two numbers in [0, 1).")
+    if not eps > 0:
+        raise UserError(f"optimizer.eps is {eps}; use a number above 0.")
+    if nesterov and momentum == 0:
+        raise UserError("optimizer.nesterov needs momentum; set optimizer.momentum above 0.")
+    if clip_norm is not None and not clip_norm > 0:
+        raise UserError(f"optimizer.clip_norm is {clip_norm}; use a number above 0, or null for no clipping.")

@@ -1,0 +1,111 @@
+"""Weight norms, effective learning rates and update sizes, from lists of tensors.
+
+Every function returns scalar tensors on the parameters' device and never waits for the device, so a probe can
+be recorded whenever the host next reads anything. Lists must be non-empty and of the trainable parameters
+only, in one fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def trainable_parameters(model: nn.Module) -> list[Tensor]:
+    """The parameters that count in every norm: those with `requires_grad`, shared ones once, as plain data."""
+    return [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+
+
+@torch.no_grad()
+def global_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """‖·‖_2 of all the tensors as one vector: `weights/norm`, `weights/decayed_norm`, `grad/norm`."""
+    # Norms of half-precision tensors are taken in float32, where squares neither overflow nor vanish.
+    dtype = torch.float32 if tensors[0].dtype.itemsize < 4 else None
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, dtype)))
+
+
+@torch.no_grad()
+def largest_magnitude(tensors: Sequence[Tensor]) -> Tensor:
+    """max |w| over all the tensors: `weights/max`."""
+    return torch.stack(torch._foreach_norm(list(tensors), float("inf"))).max()
+
+
+@torch.no_grad()
+def matrix_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """‖W‖_F of each tensor with two or more dimensions (convolutions, linear maps, embeddings), by name."""
+    matrices = {name: tensor.detach() for name, tensor in named if tensor.dim() >= 2}
+    if not matrices:
+        return {}
+    return dict(zip(matrices, torch._foreach_norm(list(matrices.values())), strict=True))
+
+
+def effective_lr_sgd(lr: float, norm: Tensor) -> Tensor:
+    """η / ‖w‖², the effective learning rate of SGD on a scale-invariant net: `effective_lr/sgd`."""
+    return lr / norm.square()
+
+
+def effective_lr_adamw(lr: float, norm: Tensor) -> Tensor:
+    """η / ‖w‖ with the whole-model norm, the paper's effective learning rate of AdamW: `effective_lr/adamw`."""
+    return lr / norm
+
+
+@torch.no_grad()
+def effective_lr_adam_coordinate(
+    lrs: Sequence[float], second_moments: Sequence[Tensor], epsilons: Sequence[float]
+) -> Tensor:
+    """Mean over coordinates of η / (√v + ε), without bias correction: `effective_lr/adam_coordinate`.
+
+    `second_moments` are the optimizer's running means of squared gradients (`exp_avg_sq`), one tensor per
+    parameter, with the learning rate and epsilon of the parameter's group beside each.
+    """
+    roots = torch._foreach_sqrt([moment.float() for moment in second_moments])
+    torch._foreach_add_(roots, list(epsilons))
+    torch._foreach_reciprocal_(roots)
+    torch._foreach_mul_(roots, list(lrs))
+    total = torch.stack([root.sum() for root in roots]).sum()
+    return total / sum(moment.numel() for moment in second_moments)
+
+
+@torch.no_grad()
+def snapshot(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A copy of the tensors, taken before a step that `rotation`, `update_norm` or `bf16_lost_updates` judge."""
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+@torch.no_grad()
+def rotation(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """Angle in radians between two successive weight vectors: `effective_lr/rotation`.
+
+    The angle is 2·atan2(‖u - v‖, ‖u + v‖) of the unit vectors u, v: an arc cosine would return 0 for every
+    angle below 3e-4 in float32, and a step's angle is often smaller. A zero vector gives NaN.
+    """
+    units = []
+    for vector in (before, after):
+        norm = global_norm(vector)
+        units.append([tensor / norm for tensor in vector])
+    apart = global_norm(torch._foreach_sub(*units))
+    together = global_norm(torch._foreach_add(*units))
+    return 2 * torch.atan2(apart, together)
+
+
+@torch.no_grad()
+def update_norm(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """‖w_after - w_before‖_2, decay included: `update/norm`."""
+    return global_norm(torch._foreach_sub(list(after), list(before)))
+
+
+@torch.no_grad()
+def bf16_lost_updates(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    """Share of the weights that a step changes, but not once both are rounded to bfloat16.
+
+    `stability/bf16_lost_updates`. Weights that the step leaves equal (a zero gradient without decay) are in
+    neither count; 0 when the step changes no weight.
+    """
+    lost, changed = [], []
+    for old, new in zip(before, after, strict=True):
+        moved = old != new
+        changed.append(moved.sum())
+        lost.append((moved & (old.bfloat16() == new.bfloat16())).sum())
+    return torch.stack(lost).sum() / torch.stack(changed).sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""What the runs say: tables, effects, figures and pages, made from files alone (never imports torch)."""

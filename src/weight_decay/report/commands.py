@@ -1,0 +1,64 @@
+"""The commands of `weight-decay` that only read and write files: status, collect, demo-report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from weight_decay.errors import UserError
+from weight_decay.report.collect import collect
+from weight_decay.report.status import status_table
+
+
+def _arguments(command: str, words: Sequence[str], results: str) -> tuple[Path, list[str]]:
+    """The results folder (`results=FOLDER`, else `results`) and the other words, which are experiments."""
+    folders = [word.partition("=")[2] for word in words if word.startswith("results=")]
+    names = [word for word in words if not word.startswith("results=")]
+    for name in names:
+        if "=" in name or name.startswith("-"):
+            raise UserError(f"{command}: {name} is not known here; give experiment names and results=FOLDER.")
+    folder = Path(folders[-1] if folders else results)
+    if not folder.is_dir():
+        raise UserError(
+            f"{command}: there is no folder {folder}; run an experiment first, or set results=FOLDER."
+        )
+    return folder, names
+
+
+def status(words: Sequence[str]) -> int:
+    """`weight-decay status [EXPERIMENT] [results=FOLDER]`: where every cell stands."""
+    results, names = _arguments("status", words, "results")
+    if len(names) > 1:
+        raise UserError(f"status: one experiment at a time, got {' '.join(names)}.")
+    print(status_table(results, names[0] if names else None))
+    return 0
+
+
+def collect_tables(words: Sequence[str]) -> int:
+    """`weight-decay collect [EXPERIMENT ...] [results=FOLDER]`: run folders to tables."""
+    results, names = _arguments("collect", words, "results")
+    print(collect(results, names or None).describe())
+    return 0
+
+
+def demo_report(words: Sequence[str]) -> int:
+    """`weight-decay demo-report [results=FOLDER]`: tables, effects, figures and the page of the demo."""
+    # Matplotlib and pandas take a second to load, which `status` must not pay.
+    from weight_decay.report.effects import demo_effects, effects_text
+    from weight_decay.report.gallery import demo_page
+
+    results, names = _arguments("demo-report", words, "results/demo")
+    if names:
+        raise UserError(f"demo-report: takes no experiment, got {' '.join(names)}.")
+    collected = collect(results, ["demo_over_training", "demo_under_training"])
+    page = demo_page(results, results / "demo.html")
+    print(effects_text(demo_effects(results)))
+    print(f"\n{collected.describe()}\nFigures: {results / 'figures'}\nPage:    {page.resolve().as_uri()}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "status": status,
+    "collect": collect_tables,
+    "demo-report": demo_report,
+}

@@ -1,0 +1,160 @@
+"""Where every cell of an experiment stands, from the run folders alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weight_decay.errors import UserError
+from weight_decay.report.effects import text_table
+from weight_decay.report.runs import Cell, DamagedRunError, Experiment, read_experiments, read_summary
+
+ORDER = ("running", "waiting", "interrupted", "failed", "damaged", "diverged", "completed")
+SILENT_AFTER = 120.0
+"""Seconds without a new line in metrics.jsonl after which a running run is called silent."""
+
+_TAIL_BYTES = 16384
+
+
+@dataclass(frozen=True)
+class State:
+    """One cell as it stands: its status and what is worth knowing about it."""
+
+    experiment: str
+    scale: str
+    cell: str
+    status: str
+    detail: str
+
+
+def status_table(results: Path, experiment: str | None) -> str:
+    """All cells of `experiment` at every scale it was started at, or a line per experiment for None.
+
+    For each cell: waiting, running (step, speed, time left), completed, diverged, failed (last line of
+    the error), interrupted or damaged. Reads nothing but the experiment files, the summaries and, of
+    unfinished runs, the end of metrics.jsonl. Raises UserError for an experiment that was never started.
+    """
+    experiments = read_experiments(results, None if experiment is None else [experiment])
+    if not experiments:
+        raise UserError(f"No experiment was started under {results} yet: launch one first.")
+    known: dict[Path, tuple[str, str]] = {}
+    states = [state for item in experiments for state in _states(item, known)]
+    table = _overview(experiments, states) if experiment is None else _cells(states)
+    return f"{table}\n\n{_totals(states)}"
+
+
+def _states(experiment: Experiment, known: dict[Path, tuple[str, str]]) -> list[State]:
+    states = []
+    for cell in experiment.cells:
+        if cell.folder not in known:
+            known[cell.folder] = _state(cell)
+        states.append(State(experiment.name, experiment.scale, _named(cell), *known[cell.folder]))
+    return states
+
+
+def _named(cell: Cell) -> str:
+    return ", ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in cell.coordinates.items())
+
+
+def _state(cell: Cell) -> tuple[str, str]:
+    """Status and detail of the run that fills `cell`."""
+    try:
+        summary = read_summary(cell.folder)
+    except DamagedRunError as error:
+        begun = (cell.folder / "metrics.jsonl").exists() or (cell.folder / "summary.json").exists()
+        return ("damaged", str(error)) if begun else ("waiting", "")
+    status = summary["status"]
+    if status == "failed":
+        return status, (str(summary.get("error") or "no error recorded").strip().splitlines() or [""])[-1]
+    if status == "diverged":
+        return status, f"at step {summary.get('divergence_step')}"
+    if status == "running":
+        return status, _progress(cell.folder, summary)
+    if status == "interrupted":
+        return status, f"at {_step_of(summary.get('step'), summary)}; the same command goes on"
+    seconds = summary.get("seconds")
+    return status, "" if seconds is None else f"in {clock(float(seconds))}"
+
+
+def _step_of(step: Any, summary: dict[str, Any]) -> str:
+    total = summary.get("total_steps")
+    return f"step {step}" if total is None else f"step {step} of {total}"
+
+
+def _progress(folder: Path, summary: dict[str, Any]) -> str:
+    """Step, speed and time left, from the last lines of metrics.jsonl."""
+    path = folder / "metrics.jsonl"
+    marks = _marks(path)
+    if not marks:
+        return "has recorded nothing yet"
+    step, seconds = marks[-1]
+    parts = [_step_of(step, summary)]
+    total = summary.get("total_steps")
+    first_step, first_seconds = marks[0]
+    if step > first_step and seconds > first_seconds:
+        speed = (step - first_step) / (seconds - first_seconds)
+        parts.append(f"{speed:.3g} steps/s")
+        if total is not None:
+            parts.append(f"{clock((total - step) / speed)} left")
+    silent = time.time() - path.stat().st_mtime
+    if silent > SILENT_AFTER:
+        parts.append(f"silent for {clock(silent)}, perhaps dead: the same command goes on")
+    return ", ".join(parts)
+
+
+def _marks(path: Path) -> list[tuple[int, float]]:
+    """(step, seconds since the start) of the last recorded lines, oldest first."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - _TAIL_BYTES))
+            lines = stream.read().splitlines()
+    except OSError:
+        return []
+    marks = []
+    for line in lines:
+        try:
+            measured = json.loads(line)
+            marks.append((int(measured["step"]), float(measured["time/seconds"])))
+        except (ValueError, KeyError, TypeError):
+            continue  # the first line may be cut, the last still be in writing
+    return marks
+
+
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss."""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _cells(states: list[State]) -> str:
+    scales = {state.scale for state in states}
+    rows = [
+        [state.cell if len(scales) == 1 else f"{state.scale}: {state.cell}", state.status, state.detail]
+        for state in sorted(states, key=lambda state: (state.scale, ORDER.index(state.status)))
+    ]
+    return text_table(["cell", "status", ""], rows, align="lll")
+
+
+def _overview(experiments: list[Experiment], states: list[State]) -> str:
+    rows = []
+    for experiment in experiments:
+        counted = Counter(
+            state.status
+            for state in states
+            if (state.experiment, state.scale) == (experiment.name, experiment.scale)
+        )
+        counts = [str(counted[status] or "·") for status in ORDER]
+        rows.append([experiment.name, experiment.scale, str(len(experiment.cells)), *counts])
+    return text_table(["experiment", "scale", "cells", *ORDER], rows, align="ll" + "r" * (len(ORDER) + 1))
+
+
+def _totals(states: list[State]) -> str:
+    counted = Counter(state.status for state in states)
+    listed = ", ".join(f"{counted[status]} {status}" for status in ORDER if counted[status])
+    return f"{len(states)} cells: {listed}"

@@ -1,0 +1,232 @@
+"""A stretch of training with its own record and checkpoints: a run itself, or one of its branches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from weight_decay import checkpoint
+from weight_decay.config import CheckpointConfig
+from weight_decay.loop import Event, Training, train
+from weight_decay.probes import weights
+from weight_decay.probes.divergence import DivergenceMonitor
+from weight_decay.record import Progress, Recorder
+
+Status = Literal["completed", "diverged", "interrupted"]
+
+
+class _DivergedError(Exception):
+    """Leaves the loop from inside the log event; its argument is the step."""
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Steps between two logs, evaluations and costly probes (None: no such probes)."""
+
+    log: int
+    evaluate: int
+    probe: int | None
+
+
+class Segment:
+    """Trains from `first` to `last` with logging, evaluation, probes, checkpoints and divergence watch.
+
+    `train` gives the status; `resume` first goes back to the newest whole checkpoint in `folder`, if there is one.
+    Step numbers are the run's own throughout, also in a branch, so that data and record line up.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        folder: Path,
+        first: int,
+        last: int,
+        cadence: Cadence,
+        monitor: DivergenceMonitor,
+        checkpoints: CheckpointConfig,
+        recorder: Recorder,
+        progress: Progress,
+        batch_size: int,
+        say: Callable[[str], None],
+        fingerprint: str,
+    ) -> None:
+        self.training, self.folder, self.first, self.last = training, folder, first, last
+        self.recorder, self.progress, self.monitor = recorder, progress, monitor
+        self.branches: list[Event] = []
+        self._cadence = cadence
+        self._checkpoints, self._batch_size, self._say, self._fingerprint = checkpoints, batch_size, say, fingerprint
+        self._logged = first
+        self._mark = self._saved_at = time.monotonic()
+        self._aside = 0.0
+        self._measurements = [Event(self.timed(self.evaluate), cadence.evaluate, first)]
+        if cadence.probe is not None:
+            self._measurements.append(Event(self.timed(self.probe), cadence.probe, first))
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def train(self, stop: Callable[[], bool]) -> tuple[Status, int | None]:
+        """Train to the end, a divergence or a stop; returns the status and the step of divergence."""
+        fresh = self.training.step == self.first
+        # Saving comes last among a step's events, so what a checkpoint's own step recorded is in the record already.
+        # Branches are the exception: the run saves before it enters one, and the branch may be unfinished.
+        save = Event(self.timed(self.save_if_due), also_last=False)
+        events = [Event(self.log, self._cadence.log, self.first), *self._measurements, *self.branches, save]
+        try:
+            for event in [*self._measurements, *self.branches] if fresh else self.branches:
+                if event.due(self.training.step, self.last):
+                    event.run()
+            self._mark, self._aside = time.monotonic(), 0.0
+            train(self.training, self.last, events, self._cadence.log, stop)
+        except _DivergedError as diverged:
+            return "diverged", int(diverged.args[0])
+        if self.training.step < self.last:
+            self.save()
+            return "interrupted", None
+        return "completed", None
+
+    # -- what is recorded ----------------------------------------------------------------------------------------
+
+    def log(self) -> None:
+        """Record losses, norms and effective learning rates since the last log, and look for divergence."""
+        training = self.training
+        steps = training.step - self._logged
+        if steps == 0:
+            return
+        losses, norms = training.history.double().cpu().unbind(1)
+        order = torch.arange(self._logged, training.step) % len(losses)
+        losses, norms = losses[order], norms[order]
+        elapsed = time.monotonic() - self._mark - self._aside
+        lr = training.schedule.lr(training.step - 1)
+        metrics: dict[str, Any] = {
+            "lr": lr,
+            "weight_decay": training.weight_decay,
+            "batch/loss": losses.mean(),
+            **self._sizes(lr),
+            **training.observed,
+            "time/step": elapsed / steps,
+            "throughput/samples": steps * self._batch_size / max(elapsed, 1e-9),
+        }
+        if training.optimizer.clip_norm is not None:
+            metrics["grad/clipped"] = (norms > training.optimizer.clip_norm).double().mean()
+        diverged = self.monitor.update(self._logged, losses.tolist())
+        metrics["divergence/score"] = self.monitor.score
+        self._write(metrics)
+        self._logged = training.step
+        self._mark, self._aside = time.monotonic(), 0.0
+        if diverged is not None:
+            raise _DivergedError(diverged + 1)
+
+    def _sizes(self, lr: float) -> dict[str, Any]:
+        """Weight norms and effective learning rates (PAPER §1) at learning rate `lr`."""
+        optimizer = self.training.optimizer
+        norm = weights.global_norm(optimizer.parameters)
+        metrics = {
+            "weights/norm": norm,
+            "weights/max": weights.largest_magnitude(optimizer.parameters),
+            "effective_lr/adamw": weights.effective_lr_adamw(lr, norm),
+            "effective_lr/sgd": weights.effective_lr_sgd(lr, norm),
+        }
+        if self.training.decayed:
+            metrics["weights/decayed_norm"] = weights.global_norm(self.training.decayed)
+        if moments := optimizer.second_moments():
+            each = len(moments)
+            metrics["effective_lr/adam_coordinate"] = weights.effective_lr_adam_coordinate(
+                [lr] * each, moments, [self.training.eps] * each
+            )
+        return metrics
+
+    def evaluate(self) -> None:
+        """Record loss and error of iterate and averages on the same fixed batches."""
+        metrics = dict(self.training.task.evaluate(self.training.model))
+        for prefix, model in self._averages():
+            metrics |= {prefix + name: value for name, value in self.training.task.evaluate(model).items()}
+        self._write(metrics)
+
+    def probe(self) -> None:
+        """Record the task's costly probes for iterate and averages."""
+        metrics = dict(self.training.task.probe(self.training.model))
+        for prefix, model in self._averages():
+            metrics |= {prefix + name: value for name, value in self.training.task.probe(model).items()}
+        if metrics:
+            self._write(metrics)
+
+    def _averages(self) -> Iterator[tuple[str, nn.Module]]:
+        averages = self.training.averages
+        for index, decay in enumerate(averages.decays):
+            model: nn.Module = averages.model_for(decay)
+            self.training.task.reestimate(model)
+            yield ("ema/" if index == 0 else f"ema_{decay:g}/"), model
+
+    def _write(self, metrics: dict[str, Any]) -> None:
+        step = self.training.step
+        position = {"epoch": self.training.stream.epoch(step), "samples": step * self._batch_size}
+        self.recorder.write(step, {**position, **metrics, "time/seconds": self.recorder.seconds})
+        self.progress.show(step - self.first, self.recorder.latest)
+
+    def timed(self, run: Callable[[], None]) -> Callable[[], None]:
+        """`run`, with its duration kept out of the step time."""
+
+        def timed() -> None:
+            started = time.monotonic()
+            run()
+            self._aside += time.monotonic() - started
+
+        return timed
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def save_if_due(self) -> None:
+        """Save when the last checkpoint is old enough; never in the last step, whose summary says more."""
+        if self.training.step < self.last and time.monotonic() - self._saved_at >= self._checkpoints.every_seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Save the full state as the checkpoint of the current step."""
+        training = self.training
+        state = {
+            "fingerprint": self._fingerprint,
+            "step": training.step,
+            "model": training.model.state_dict(),
+            "optimizer": training.optimizer.state_dict(),
+            "averages": training.averages.state_dict(),
+            "scaler": training.scaler.state_dict() if training.scaler is not None else None,
+            "history": training.history,
+            "logged": self._logged,
+            "observed": training.observed,
+            "monitor": self.monitor.state_dict(),
+            "record": self.recorder.position(),
+            "random": torch.get_rng_state(),
+        }
+        checkpoint.save(self.folder / "checkpoints", training.step, state, self._checkpoints.keep)
+        self._saved_at = time.monotonic()
+
+    def resume(self) -> bool:
+        """Go back to the newest whole checkpoint; False if there is none, and then the record starts afresh."""
+        training = self.training
+        state = checkpoint.load_latest(self.folder / "checkpoints", training.history.device, self._say)
+        if state is None:
+            self.recorder.rewind({"offset": 0, "seconds": 0.0, "latest": {}})
+            return False
+        if state["fingerprint"] != self._fingerprint:
+            self._say("the code that computes has changed since this run began; it goes on with the new code")
+        training.step = state["step"]
+        training.model.load_state_dict(state["model"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        training.averages.load_state_dict(state["averages"])
+        if training.scaler is not None:
+            training.scaler.load_state_dict(state["scaler"])
+        training.history.copy_(state["history"])
+        training.observed = state["observed"]
+        self._logged = state["logged"]
+        self.monitor.load_state_dict(state["monitor"])
+        self.recorder.rewind(state["record"])
+        torch.set_rng_state(state["random"].cpu())
+        self.progress.show(training.step - self.first, self.recorder.latest)
+        self._say(f"goes on from step {training.step} of {self.last}")
+        return True

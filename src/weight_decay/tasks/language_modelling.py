@@ -1,0 +1,58 @@
+"""Next-token prediction: the under-training regime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weight_decay.tasks.protocol import Batch
+
+
+class LanguageModelling:
+    """Mean cross-entropy of the next token, evaluated on fixed windows.
+
+    evaluation: named sets of fixed batches, e.g. {"train": ..., "val": ...}; each yields (tokens, targets), both (B, T).
+    """
+
+    def __init__(
+        self, evaluation: dict[str, Iterable[Batch]], autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self._evaluation = evaluation
+        self._autocast = autocast
+
+    def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
+        """Mean cross-entropy in nats per token; `forward` maps (tokens, targets) to it."""
+        return forward(*batch)
+
+    def forward(self, model: nn.Module) -> Callable[..., Any]:
+        """The callable that `loss` takes, and that may be compiled."""
+        return model.loss  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        """`train/loss` and `val/loss` in nats per token on the fixed windows; every window weighs the same."""
+        metrics: dict[str, Tensor] = {}
+        training = model.training
+        model.eval()
+        for name, batches in self._evaluation.items():
+            total, count = None, 0
+            for tokens, targets in batches:
+                with self._autocast():
+                    part = self.forward(model)(tokens, targets).double() * len(tokens)
+                total = part if total is None else total + part
+                count += len(tokens)
+            assert total is not None
+            metrics[f"{name}/loss"] = total / count
+        model.train(training)
+        return metrics
+
+    def reestimate(self, model: nn.Module) -> None:
+        """Nothing: there is no batch norm in these models."""
+
+    def probe(self, model: nn.Module) -> dict[str, Tensor]:
+        """Nothing yet: the Jacobian probe is for images."""
+        return {}

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from synthetic_runs import (
+    OVER_TRAINING,
+    Run,
+    over_training_run,
+    under_training_run,
+    write_demo,
+    write_experiment,
+    write_run,
+)
+from weight_decay.errors import UserError
+from weight_decay.report.collect import collect
+from weight_decay.report.runs import DamagedRunError, read_metrics
+from weight_decay.report.tables import band, large_rate_phase_end, mean_between, tables_of
+
+
+def test_tables_hold_every_run_and_every_row_with_its_provenance(tmp_path: Path) -> None:
+    write_demo(tmp_path, seeds=(0, 1))
+    collected = collect(tmp_path)
+    assert collected.finished == 12 and collected.unfinished == 0 and not collected.damaged
+    summary = pd.read_csv(tmp_path / "tables" / "demo_over_training-micro.summary.csv")
+    curves = pd.read_csv(tmp_path / "tables" / "demo_over_training-micro.curves.csv")
+    assert len(summary) == 8 and len(curves) == 8 * 25
+    for frame in (summary, curves):
+        provenance = ["run_id", "experiment", "scale", "data", "seed", "optimizer.lr", "decay.strength"]
+        assert frame[[*provenance, "git_commit"]].notna().all().all()
+        assert set(frame["data"]) == {"procedural"} and set(frame["scale"]) == {"micro"}
+    assert "time/seconds" not in curves
+    for (lr, decay), numbers in OVER_TRAINING.items():
+        row = summary[
+            (summary["optimizer.lr"] == lr) & (summary["decay.strength"] == decay) & (summary["seed"] == 0)
+        ]
+        assert row["test/error"].item() == pytest.approx(numbers[2])
+    original = over_training_run(0.3, 0.015, seed=1)
+    ours = curves[curves["run_id"] == original.run_id]
+    for name in ("test/error", "weights/norm", "samples"):
+        assert ours[name].tolist() == pytest.approx([row[name] for row in original.rows], rel=1e-5)
+
+
+def test_sparse_metrics_keep_their_column_whatever_the_order_of_discovery(tmp_path: Path) -> None:
+    first = [
+        {"step": 0, "lr": 0.5},
+        {"step": 1, "test/error": 0.25},
+        {"step": 2, "lr": 0.125, "weights/norm": 3},
+    ]
+    second = [{"step": 0, "weights/norm": None}, {"step": 1, "noise/scale": 2.5, "lr": 0.75}]
+    cells = []
+    for seed, rows in enumerate((first, second)):
+        cells.append(write_run(tmp_path, Run({"seed": seed, "note": 'a "b", c'}, "over_training", rows)))
+    write_experiment(tmp_path, "sparse", cells, "over_training")
+    collect(tmp_path)
+    curves = pd.read_csv(tmp_path / "tables" / "sparse-micro.curves.csv", keep_default_na=False, dtype=str)
+    assert curves["note"].unique().tolist() == ['a "b", c']
+    for rows, run in ((first, curves[curves["seed"] == "0"]), (second, curves[curves["seed"] == "1"])):
+        for expected, (_, row) in zip(rows, run.iterrows(), strict=True):
+            for name in ("lr", "test/error", "weights/norm", "noise/scale"):
+                if name not in expected:
+                    assert row[name] == ""
+                elif expected[name] is None:
+                    assert row[name] == "nan"
+                else:
+                    assert float(row[name]) == expected[name]
+
+
+def test_branches_are_rows_of_their_own(tmp_path: Path) -> None:
+    run = under_training_run(0.05, branches={"tiny-1000": [{"step": 10, "finetuned/val/loss": 1.25}]})
+    write_experiment(tmp_path, "branches", [write_run(tmp_path, run)], "under_training")
+    collect(tmp_path)
+    tables = tables_of(tmp_path, "branches", "micro")
+    assert tables.summary["branch"].tolist() == ["main", "tiny-1000"]
+    assert tables.summary["finetuned/val/loss"].tolist()[1] == 1.25
+    assert len(tables.runs) == 1 and "tiny-1000" not in set(tables.main_curves["branch"])
+    assert tables.curves[tables.curves["branch"] == "tiny-1000"]["step"].tolist() == [10]
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _text_value(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_text('{"step": 0, "lr": "high"}\n')
+
+
+def _other_run(folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "run_id": "ffffffffffff"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (
+            lambda folder: (folder / "summary.json").write_text('{"status": "comp'),
+            "summary.json cannot be read",
+        ),
+        (lambda folder: (folder / "summary.json").write_text("[]"), "no known status"),
+        (lambda folder: (folder / "summary.json").unlink(), "summary.json is missing"),
+        (lambda folder: (folder / "summary.json").write_text('{"status": "completed"}'), "lacks run_id"),
+        (lambda folder: (folder / "metrics.jsonl").unlink(), "metrics.jsonl is missing"),
+        (lambda folder: (folder / "metrics.jsonl").write_text(""), "metrics.jsonl is empty"),
+        (_truncate, "line 51 of metrics.jsonl"),
+        (_text_value, "not a number"),
+        (_other_run, "belongs to run ffffffffffff"),
+    ],
+)
+def test_a_damaged_folder_is_named_and_left_out(tmp_path: Path, damage, words: str) -> None:
+    cells = [write_run(tmp_path, under_training_run(decay)) for decay in (0.0, 0.05)]
+    write_experiment(tmp_path, "some", cells, "under_training")
+    damage(Path(cells[0]["folder"]))
+    collected = collect(tmp_path)
+    assert [item.folder for item in collected.damaged] == [Path(cells[0]["folder"])]
+    assert words in collected.damaged[0].reason
+    assert cells[0]["folder"] in collected.describe()
+    assert tables_of(tmp_path, "some", "micro").summary["run_id"].tolist() == [cells[1]["run_id"]]
+
+
+def test_unfinished_runs_are_counted_and_diverged_ones_are_results(tmp_path: Path) -> None:
+    cells = [
+        write_run(tmp_path, under_training_run(0.0, seed=0, status="diverged")),
+        write_run(tmp_path, under_training_run(0.0, seed=1, status="failed")),
+        write_run(tmp_path, under_training_run(0.0, seed=2, status="running")),
+        {"run_id": "0" * 12, "folder": "never-started-000000000000", "coordinates": {"seed": 3}},
+    ]
+    write_experiment(tmp_path, "mixed", cells, "under_training")
+    collected = collect(tmp_path)
+    assert (collected.finished, collected.unfinished) == (1, 3)
+    row = tables_of(tmp_path, "mixed", "micro").summary
+    assert row["status"].tolist() == ["diverged"] and row["divergence_step"].tolist() == [2000]
+
+
+def test_collecting_twice_changes_no_file(tmp_path: Path) -> None:
+    write_demo(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in collect(tmp_path).tables}
+    assert len(before) == 4
+    assert {path: path.stat().st_mtime_ns for path in collect(tmp_path).tables} == before
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(
+        path.name for path in before
+    )
+
+
+def test_moved_results_are_still_found(tmp_path: Path) -> None:
+    write_demo(tmp_path / "old")
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    assert collect(tmp_path / "new").finished == 6
+
+
+def test_only_named_experiments_are_collected_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    write_demo(tmp_path)
+    assert len(collect(tmp_path, ["demo_over_training"]).tables) == 2
+    with pytest.raises(UserError, match="No experiment named 'fig99'"):
+        collect(tmp_path, ["fig99"])
+    (tmp_path / "experiments" / "demo_over_training-micro.json").write_text("{}")
+    with pytest.raises(UserError, match=r"demo_over_training-micro\.json cannot be read"):
+        collect(tmp_path)
+
+
+def test_rows_recorded_again_after_a_resume_replace_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    steps = [(0, 1.0), (10, 2.0), (20, 3.0), (10, 20.0), (30, 40.0)]
+    path.write_text("".join(json.dumps({"step": step, "lr": lr}) + "\n" for step, lr in steps))
+    assert [(row["step"], row["lr"]) for row in read_metrics(path)] == [(0, 1.0), (10, 20.0), (30, 40.0)]
+    path.write_text('{"step": 5, "lr": 1.0}\n{"step": 5, "test/error": null}\n')
+    (row,) = read_metrics(path)
+    assert row["lr"] == 1.0 and math.isnan(row["test/error"])
+    path.write_text("[1]\n")
+    with pytest.raises(DamagedRunError, match="line 1"):
+        read_metrics(path)
+
+
+def test_phase_end_middle_and_band_on_small_tables() -> None:
+    curves = pd.DataFrame(
+        {
+            "run_id": ["a"] * 5 + ["b"] * 5,
+            "step": [0, 1, 2, 3, 4] * 2,
+            "lr": [0.1, None, 0.1, 0.01, None, 0.2, 0.2, 0.2, 0.2, 0.02],
+            "error": [9.0, 5.0, None, 2.0, 1.0, 8.0, 7.0, 6.0, 5.0, 4.0],
+        }
+    )
+    assert large_rate_phase_end(curves, "error").to_dict() == {"a": 5.0, "b": 5.0}
+    assert mean_between(curves, "error", 0.5, 1.0).to_dict() == {"a": 1.5, "b": 5.0}
+    drawn = band(curves, "step", "error")
+    assert drawn["mean"].tolist() == [8.5, 6.0, 6.0, 3.5, 2.5]
+    assert drawn["std"].tolist() == pytest.approx(
+        [math.sqrt(0.5), math.sqrt(2), 0, math.sqrt(4.5), math.sqrt(4.5)]
+    )
+
+
+def test_the_report_side_never_imports_torch_nor_the_training_side() -> None:
+    code = (
+        "import sys, pkgutil, importlib, weight_decay.report as report\n"
+        "for module in pkgutil.iter_modules(report.__path__):\n"
+        "    if module.name != 'dashboard': importlib.import_module(f'weight_decay.report.{module.name}')\n"
+        "walls = ('torch', 'wandb', 'hydra', 'omegaconf')\n"
+        "bad = [name for name in sys.modules if name.split('.')[0] in walls]\n"
+        "bad += [name for name in sys.modules if name.startswith('weight_decay.')\n"
+        "        and not name.startswith(('weight_decay.report', 'weight_decay.errors'))]\n"
+        "print(bad)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
