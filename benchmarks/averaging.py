@@ -32,7 +32,7 @@ def main() -> None:
     device = torch.device(arguments.device)
 
     torch.manual_seed(0)
-    model = PreActResNet(width=arguments.width).to(device, memory_format=torch.channels_last)
+    model = PreActResNet(width=arguments.width).to(device).to(memory_format=torch.channels_last)
     images = torch.randn(arguments.batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (arguments.batch,), device=device)
     groups = decay_groups(model.named_parameters(), [DecayRule(".*")], 0.01)
@@ -53,8 +53,8 @@ def main() -> None:
     ratio = statistics.median(updates) / statistics.median(steps)
     parameters = sum(p.numel() for p in model.parameters())
     print(
-        f"{device.type}, {torch.get_num_threads()} threads, {parameters:,} parameters, batch {arguments.batch}: "
-        f"step {statistics.median(steps) * 1e3:.1f} ms, "
+        f"{device.type}, {torch.get_num_threads()} threads, {parameters:,} parameters, "
+        f"batch {arguments.batch}: step {statistics.median(steps) * 1e3:.1f} ms, "
         f"{len(DECAYS)} averages {statistics.median(updates) * 1e3:.2f} ms"
     )
     print(f"ratio {ratio:.4f} (goal: at most {GOAL}) {'met' if ratio <= GOAL else 'MISSED'}")

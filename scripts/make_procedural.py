@@ -33,9 +33,7 @@ def draw_sheet(path: Path, seed: int, size: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write what was asked for; 0 on success, 2 on a problem the user can fix."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     parts = commands.add_parser("parts", help="write part0.npz to part5.npz")
     parts.add_argument("target", type=Path, help="folder to create")
@@ -44,15 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
     sheet.add_argument("target", type=Path, help="the PNG to write")
     for command in (parts, sheet):
         command.add_argument("--seed", type=int, default=0)
-        command.add_argument(
-            "--size", type=int, default=32, help="image side in pixels (default: %(default)s)"
-        )
+        command.add_argument("--size", type=int, default=32, help="image side in pixels (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
         if options.command == "parts":
-            write_procedural_cifar5m(
-                options.target, options.seed, options.rows_per_part, options.size, progress=True
-            )
+            write_procedural_cifar5m(options.target, options.seed, options.rows_per_part, options.size, progress=True)
         else:
             draw_sheet(options.target, options.seed, options.size)
     except (UserError, OSError) as error:

@@ -17,9 +17,7 @@ from weight_decay.errors import UserError
 
 def main(arguments: list[str] | None = None) -> int:
     """Convert, then say what was made; 0 on success, 2 on a problem the user can fix."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder with the six npz parts")
     parser.add_argument("target", type=Path, help="folder to create, usually data/cifar5m")
     parser.add_argument(
@@ -28,12 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         default=OFFICIAL_PART_ROWS,
         help="rows every part must have (default: %(default)s, as published)",
     )
-    parser.add_argument(
-        "--verify", action="store_true", help="read every byte of the result and check it again"
-    )
-    parser.add_argument(
-        "--statistics", action="store_true", help="print mean and std of the training channels"
-    )
+    parser.add_argument("--verify", action="store_true", help="read every byte of the result and check it again")
+    parser.add_argument("--statistics", action="store_true", help="print mean and std of the training channels")
     options = parser.parse_args(arguments)
     try:
         manifest = convert_cifar5m(options.source, options.target, part_rows=options.part_rows)
@@ -46,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             f" fingerprint {manifest['fingerprint'][:16]}"
         )
         if options.statistics:
-            mean, deviation = load_cifar5m(options.target, "train").channel_statistics()
+            mean, deviation = load_cifar5m(options.target, "train", test_images=1).channel_statistics()
             print(f"training channels: mean {mean.round(2).tolist()}, std {deviation.round(2).tolist()}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -25,9 +25,7 @@ DOCUMENTS = 8_013_769
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepare OpenWebText; 0 on success, 2 on a problem the user can fix."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="data folder; openwebtext is made in it")
     parser.add_argument("--source", type=Path, help="local documents, instead of fetching them")
     parser.add_argument("--revision", help=f"branch, tag or commit of {DATASET} to fetch")
@@ -39,9 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="share of the documents (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses them (default: %(default)s)")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
-    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     options = parser.parse_args(arguments)
     target = options.root / "openwebtext"
     try:
@@ -72,10 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{target}: fingerprint {manifest['fingerprint'][:12]}")
     found = sum(counts["documents"] for counts in splits.values())
     if found != DOCUMENTS:
-        print(
-            f"note: OpenWebText has {DOCUMENTS:,} documents, this text has {found:,}: "
-            "say so with your results."
-        )
+        print(f"note: OpenWebText has {DOCUMENTS:,} documents, this text has {found:,}: say so with your results.")
     return 0
 
 

@@ -21,14 +21,10 @@ from weight_decay.errors import UserError
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepare the text; 0 on success, 2 on a problem the user can fix."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="source", type=Path, required=True, help="where the documents are")
     parser.add_argument("--target", type=Path, required=True, help="folder to create")
-    parser.add_argument(
-        "--text-column", default="text", help="of .jsonl, .parquet, dataset (default: %(default)s)"
-    )
+    parser.add_argument("--text-column", default="text", help="of .jsonl, .parquet, dataset (default: %(default)s)")
     parser.add_argument(
         "--validation-fraction",
         type=float,
@@ -36,9 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="share of the documents (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses them (default: %(default)s)")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
-    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     options = parser.parse_args(arguments)
     try:
         manifest = prepare(

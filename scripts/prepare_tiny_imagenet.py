@@ -16,9 +16,7 @@ from weight_decay.errors import UserError
 
 def main(arguments: list[str] | None = None) -> int:
     """Convert, then say what was made; 0 on success, 2 on a problem the user can fix."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="the extracted folder, the one with wnids.txt")
     parser.add_argument("target", type=Path, help="folder to create, usually data/tiny_imagenet")
     options = parser.parse_args(arguments)

@@ -49,12 +49,16 @@ def write_run(results: Path, run: Run) -> dict[str, Any]:
     folder = results / "runs" / name
     summary = {
         "run_id": run.run_id,
-        "folder": str(folder),
+        "folder": name,
         "status": run.status,
         "divergence_step": run.rows[-1]["step"] if run.status == "diverged" else None,
         "seed": run.coordinates["seed"],
         "scale": run.scale,
-        "data": {"name": run.data, "fingerprint": "0f" * 8, "split": "train:test"},
+        "data": {
+            "name": run.data,
+            "fingerprint": "0f" * 8,
+            "split": {"train": "first 2048", "test": "next 1000"},
+        },
         "regime": run.regime,
         "git_commit": "c0ffee1",
         "versions": {"torch": "2.9.0"},
@@ -66,8 +70,9 @@ def write_run(results: Path, run: Run) -> dict[str, Any]:
     }
     write_records(folder, summary, run.rows)
     for branch, rows in run.branches.items():
-        write_records(folder / "branches" / branch, {**summary, "status": "completed"}, rows)
-    return {"run_id": run.run_id, "folder": str(folder), "coordinates": run.coordinates}
+        start = {"status": "completed", "start_step": int(branch.rsplit("-", 1)[1])}
+        write_records(folder / "branches" / branch, {**summary, **start}, rows)
+    return {"run_id": run.run_id, "folder": name, "coordinates": run.coordinates}
 
 
 def write_records(folder: Path, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -136,9 +141,7 @@ def over_training_run(lr: float, decay: float, seed: int = 0, **changes: Any) ->
                 row[name] = final if last else value + (final - value) * settle
             row["train/loss"] = _blend(row["train/loss"], 0.01, 1 - settle)
             for name, value in (("jacobian/mean_square", 1.3), ("ema/jacobian/mean_square", 1.0)):
-                row[name] = (
-                    jacobian_final if last else _blend(jacobian_before * value, jacobian_final, 1 - settle)
-                )
+                row[name] = jacobian_final if last else _blend(jacobian_before * value, jacobian_final, 1 - settle)
         for name in ("test/error", "ema/test/error"):
             row[name] += shift
         rows.append(row)
@@ -176,15 +179,9 @@ def under_training_run(decay: float, seed: int = 0, steps: int = 2000, **changes
 
 def write_demo(results: Path, seeds: tuple[int, ...] = (0,)) -> None:
     """Both demo experiments, complete."""
-    over = [
-        write_run(results, over_training_run(lr, decay, seed))
-        for lr, decay in OVER_TRAINING
-        for seed in seeds
-    ]
+    over = [write_run(results, over_training_run(lr, decay, seed)) for lr, decay in OVER_TRAINING for seed in seeds]
     write_experiment(results, "demo_over_training", over, "over_training")
-    under = [
-        write_run(results, under_training_run(decay, seed)) for decay in UNDER_TRAINING for seed in seeds
-    ]
+    under = [write_run(results, under_training_run(decay, seed)) for decay in UNDER_TRAINING for seed in seeds]
     write_experiment(results, "demo_under_training", under, "under_training", data="python_text", figure="6")
 
 
@@ -194,3 +191,67 @@ def _blend(start: float, end: float, weight: float) -> float:
 
 def _coordinates(lr: float, decay: float, seed: int) -> dict[str, Any]:
     return {"optimizer.lr": lr, "decay.strength": decay, "seed": seed}
+
+
+RATES, DECAYS, SIZES = (0.05, 0.1, 0.2), (0.0, 0.005, 0.01, 0.02), (512, 2048, 8192)
+
+
+def write_vision_suite(results: Path, seeds: tuple[int, ...] = (0, 1)) -> None:
+    """The vision experiments in small, with laws that tests know.
+
+    Grid: EMA error .2 + |log10(ηλ / 1e-3)| / 10 and ‖J‖² .1 / (ηλ + 1e-4), functions of the product alone.
+    Size: error .5 - .1 log10(size / 512), .04 less with λ = .01, .02 less with λ = .02 (but .05 at 8192).
+    """
+    grid = [_grid_run(lr, decay, seed) for lr in RATES for decay in DECAYS for seed in seeds]
+    sizes = [_size_run(size, decay, seed) for size in SIZES for decay in (0.0, 0.01, 0.02) for seed in seeds]
+    epochs = [over_training_run(lr, decay, seed) for lr, decay in OVER_TRAINING for seed in seeds]
+    ball = [_grid_run(lr, 0.01 * lr, seed, data="sphere") for lr in (1e-3, 3e-3, 1e-2) for seed in seeds]
+    tuned = []
+    for lr in RATES:
+        run = _grid_run(lr, 0.0125, 0, data="finetune")
+        for row in run.rows[:-1]:
+            start = row["step"]
+            run.branches[f"finetune-{start:09d}"] = [{**run.rows[-1], "step": start + 100, "epoch": start / 16 + 6.25}]
+        tuned.append(run)
+    suite = {
+        "fig01_cifar5m_size": sizes,
+        "fig02_cifar10": epochs,
+        "fig02d_tiny_imagenet": epochs,
+        "fig03_grid": grid,
+        "fig05_finetune": tuned,
+        "fig10_grid_cifar10": grid,
+        "fig11_long_vgg": epochs,
+        "fig15_sphere": ball,
+    }
+    for name, runs in suite.items():
+        write_experiment(results, name, [write_run(results, run) for run in runs], "over_training", figure=name[3:5])
+
+
+def _grid_run(lr: float, decay: float, seed: int, data: str = "procedural") -> Run:
+    product = lr * decay
+    error = 0.2 + abs(math.log10(max(product, 1e-5) / 1e-3)) / 10 + SEED_SHIFT * seed
+    rows: list[dict[str, Any]] = []
+    for step in range(0, 961, 160):
+        left = math.exp(-step / 150)
+        row = {
+            "step": step,
+            "epoch": step / 16,
+            "samples": step * 128,
+            "lr": lr,
+            "noise/scale": 0.05 + 20 * product,
+        }
+        for prefix, worse in (("", 1.3), ("ema/", 1.0)):
+            row[f"{prefix}test/error"] = _blend(0.9, worse * error, left)
+            row[f"{prefix}train/loss"] = _blend(2.3, worse * (0.01 + 50 * product), left)
+            row[f"{prefix}jacobian/mean_square"] = _blend(900.0, worse * 0.1 / (product + 1e-4), left)
+        rows.append({**row, "weights/norm": _blend(74.0, 20.0, left)})
+    rows[-1] |= {"ema/test/error": error, "ema/jacobian/mean_square": 0.1 / (product + 1e-4)}
+    return Run(_coordinates(lr, decay, seed), "over_training", rows, data=data)
+
+
+def _size_run(size: int, decay: float, seed: int) -> Run:
+    gain = {0.0: 0.0, 0.01: 0.04, 0.02: 0.05 if size == 8192 else 0.02}[decay]
+    error = 0.5 - 0.1 * math.log10(size / 512) - gain + SEED_SHIFT * seed
+    row = {"step": 960, "epoch": 122_880 / size, "samples": 122_880, "lr": 2e-3}
+    row |= {"test/error": error, "train/error": max(0.0, 0.1 * math.log10(size / 512) + decay)}
+    return Run({"data.train_size": size, "decay.strength": decay, "seed": seed}, "over_training", [row])

@@ -7,11 +7,17 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import functional_call, jacrev
 from torch.nn import functional as F
 
 from weight_decay.errors import UserError
-from weight_decay.probes.jacobian import jacobian_mean_square_estimate, jacobian_norm
+from weight_decay.models.resnet import PreActResNet
+from weight_decay.probes.jacobian import (
+    jacobian_mean_square_estimate,
+    jacobian_norm,
+    scale_free_jacobian_norm,
+)
+from weight_decay.probes.weights import global_norm, trainable_parameters
 
 CLASSES = 3
 
@@ -58,11 +64,20 @@ def vgg_like() -> nn.Module:
 def tokens_net() -> nn.Module:
     """A Linear applied at every position, as in (samples, positions, features)."""
     return nn.Sequential(
-        nn.Flatten(2), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 4, bias=False), nn.Flatten(), nn.Linear(12, CLASSES)
+        nn.Flatten(2),
+        nn.Linear(64, 5),
+        nn.ReLU(),
+        nn.Linear(5, 4, bias=False),
+        nn.Flatten(),
+        nn.Linear(12, CLASSES),
     )
 
 
-MODELS = {"pre_activation": PreActivationNet, "vgg": vgg_like, "tokens": tokens_net}
+def resnet18() -> nn.Module:
+    return PreActResNet(depth=18, width=2, classes=CLASSES)
+
+
+MODELS = {"pre_activation": PreActivationNet, "vgg": vgg_like, "tokens": tokens_net, "resnet18": resnet18}
 
 
 def build(name: str, dtype: torch.dtype) -> nn.Module:
@@ -87,12 +102,8 @@ def dense_squares(model: nn.Module, inputs: Tensor) -> Tensor:
         return functional_call(model, parameters, (sample[None],))[0]
 
     # One sample at a time: in-place operations do not all have a vmap rule over samples.
-    jacobians = [vmap_free_jacobian(logits, trainable, sample) for sample in inputs]
+    jacobians = [jacrev(logits)(trainable, sample) for sample in inputs]
     return torch.stack([sum(block.square().sum() for block in blocks.values()) for blocks in jacobians])
-
-
-def vmap_free_jacobian(logits, parameters: dict[str, Tensor], sample: Tensor) -> dict[str, Tensor]:
-    return jacrev(logits)(parameters, sample)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -116,7 +127,9 @@ def test_channels_last_gives_the_same_norm() -> None:
     torch.testing.assert_close(measured.per_sample_square, expected, rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("frozen", ["head", "stem", "input_norm", "norm3.weight", "norm3.bias", "head.bias", "head.weight"])
+@pytest.mark.parametrize(
+    "frozen", ["head", "stem", "input_norm", "norm3.weight", "norm3.bias", "head.bias", "head.weight"]
+)
 def test_frozen_parameters_do_not_count(frozen: str) -> None:
     model = build("pre_activation", torch.float64)
     for name, parameter in model.named_parameters():
@@ -125,6 +138,31 @@ def test_frozen_parameters_do_not_count(frozen: str) -> None:
     measured = jacobian_norm(model, [inputs]).per_sample_square
     torch.testing.assert_close(measured, dense_squares(model, inputs), rtol=1e-10, atol=0)
     assert not torch.allclose(measured, dense_squares(build("pre_activation", torch.float64), inputs), rtol=1e-6)
+
+
+def test_scale_free_norm_ignores_the_scale_of_weights_before_a_norm() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False),
+        nn.BatchNorm2d(4, eps=0, affine=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    ).double()
+    model[4].requires_grad_(False)
+    inputs = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+
+    def measure() -> tuple[Tensor, Tensor]:
+        mean_square = jacobian_norm(model, [inputs]).mean_square
+        return mean_square, scale_free_jacobian_norm(mean_square, global_norm(trainable_parameters(model)))
+
+    plain, free = measure()
+    with torch.no_grad():
+        model[0].weight.mul_(3)
+        model[1].running_var.mul_(9)
+    scaled_plain, scaled_free = measure()
+    torch.testing.assert_close(scaled_plain, plain / 9)
+    torch.testing.assert_close(scaled_free, free)
 
 
 def test_the_model_is_left_untouched() -> None:
@@ -233,7 +271,10 @@ class HalfUsed(SharedLayer):
         (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), "'1' (LayerNorm)"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "ParametrizedLinear"),
         (nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 4, 1, groups=2)), "'1' (Conv2d)"),
-        (nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.BatchNorm2d(4, track_running_stats=False)), "'1' (BatchNorm2d)"),
+        (
+            nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.BatchNorm2d(4, track_running_stats=False)),
+            "'1' (BatchNorm2d)",
+        ),
         (nn.Linear(4, 2).requires_grad_(False), "none"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",

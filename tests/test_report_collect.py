@@ -38,9 +38,7 @@ def test_tables_hold_every_run_and_every_row_with_its_provenance(tmp_path: Path)
         assert set(frame["data"]) == {"procedural"} and set(frame["scale"]) == {"micro"}
     assert "time/seconds" not in curves
     for (lr, decay), numbers in OVER_TRAINING.items():
-        row = summary[
-            (summary["optimizer.lr"] == lr) & (summary["decay.strength"] == decay) & (summary["seed"] == 0)
-        ]
+        row = summary[(summary["optimizer.lr"] == lr) & (summary["decay.strength"] == decay) & (summary["seed"] == 0)]
         assert row["test/error"].item() == pytest.approx(numbers[2])
     original = over_training_run(0.3, 0.015, seed=1)
     ours = curves[curves["run_id"] == original.run_id]
@@ -118,11 +116,12 @@ def _other_run(folder: Path) -> None:
 def test_a_damaged_folder_is_named_and_left_out(tmp_path: Path, damage, words: str) -> None:
     cells = [write_run(tmp_path, under_training_run(decay)) for decay in (0.0, 0.05)]
     write_experiment(tmp_path, "some", cells, "under_training")
-    damage(Path(cells[0]["folder"]))
+    folder = tmp_path / "runs" / cells[0]["folder"]
+    damage(folder)
     collected = collect(tmp_path)
-    assert [item.folder for item in collected.damaged] == [Path(cells[0]["folder"])]
+    assert [item.folder for item in collected.damaged] == [folder]
     assert words in collected.damaged[0].reason
-    assert cells[0]["folder"] in collected.describe()
+    assert str(folder) in collected.describe()
     assert tables_of(tmp_path, "some", "micro").summary["run_id"].tolist() == [cells[1]["run_id"]]
 
 
@@ -145,9 +144,7 @@ def test_collecting_twice_changes_no_file(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in collect(tmp_path).tables}
     assert len(before) == 4
     assert {path: path.stat().st_mtime_ns for path in collect(tmp_path).tables} == before
-    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(
-        path.name for path in before
-    )
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(path.name for path in before)
 
 
 def test_moved_results_are_still_found(tmp_path: Path) -> None:
@@ -192,9 +189,7 @@ def test_phase_end_middle_and_band_on_small_tables() -> None:
     assert mean_between(curves, "error", 0.5, 1.0).to_dict() == {"a": 1.5, "b": 5.0}
     drawn = band(curves, "step", "error")
     assert drawn["mean"].tolist() == [8.5, 6.0, 6.0, 3.5, 2.5]
-    assert drawn["std"].tolist() == pytest.approx(
-        [math.sqrt(0.5), math.sqrt(2), 0, math.sqrt(4.5), math.sqrt(4.5)]
-    )
+    assert drawn["std"].tolist() == pytest.approx([math.sqrt(0.5), math.sqrt(2), 0, math.sqrt(4.5), math.sqrt(4.5)])
 
 
 def test_the_report_side_never_imports_torch_nor_the_training_side() -> None:

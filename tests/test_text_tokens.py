@@ -76,6 +76,21 @@ def test_batches_are_slices_of_the_text_and_pure_in_seed_and_step(
     assert not torch.equal(first.batch(0)[0], stream(6).batch(0)[0])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("sampling", ["with_replacement", "one_pass"])
+def test_the_gpu_gets_the_same_windows(sampling: str) -> None:
+    token_set = counting_set(65_000)
+    streams = [
+        TokenStream(token_set, 16, 8, 5, device, sampling, resident_bytes=resident_bytes)
+        for device, resident_bytes in (("cpu", 1 << 30), ("cuda", 1 << 30), ("cuda", 0))
+    ]
+    for step in (0, 1, 2, 3, 10, 4):
+        batches = [stream.batch(step) for stream in streams]
+        for inputs, targets in batches[1:]:
+            assert inputs.device.type == targets.device.type == "cuda"
+            assert torch.equal(inputs.cpu(), batches[0][0]) and torch.equal(targets.cpu(), batches[0][1])
+
+
 def test_ranks_split_one_global_batch() -> None:
     token_set = counting_set(5000)
     for sampling in ("with_replacement", "one_pass"):
@@ -148,13 +163,9 @@ def test_held_out_blocks_are_never_touched_by_training() -> None:
     assert set(inside.tolist()) == {1, 2} and (inside == 2).sum() == 60 * 100
     for sampling in ("with_replacement", "one_pass"):
         stream = TokenStream(seen, 20, 50, 0, "cpu", sampling)
-        used = torch.cat(
-            [torch.cat(stream.batch(step), dim=1).flatten() for step in range(stream.windows // 50)]
-        )
+        used = torch.cat([torch.cat(stream.batch(step), dim=1).flatten() for step in range(stream.windows // 50)])
         assert (inside[used.numpy()] == 1).all()
-    held = torch.cat(
-        [torch.cat(pair, dim=1).flatten() for pair in FixedWindows(unseen, 20, 32, 240, 0, "cpu")]
-    )
+    held = torch.cat([torch.cat(pair, dim=1).flatten() for pair in FixedWindows(unseen, 20, 32, 240, 0, "cpu")])
     assert (inside[held.numpy()] == 2).all()
     assert len({token_set.fingerprint, seen.fingerprint, unseen.fingerprint}) == 3
     assert unseen.split == "train-unseen"

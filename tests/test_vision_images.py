@@ -158,9 +158,7 @@ def test_channel_statistics_match_numpy(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("fits", [True, False])
 @pytest.mark.parametrize("limit", [None, 21])
-def test_fixed_images_repeat_the_sets_order(
-    fits: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fixed_images_repeat_the_sets_order(fits: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fits:
         monkeypatch.setattr("weight_decay.data.images._HOST_TOTAL_FRACTION", 0.0)
     toy = make_set(50).subset(30, seed=2)

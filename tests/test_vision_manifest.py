@@ -29,9 +29,7 @@ def test_manifest_holds_sizes_and_checksums(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["a.u8", "b.u8", "manifest.json"]
 
 
-def test_fingerprint_follows_content_not_place(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_fingerprint_follows_content_not_place(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     first = read_manifest(folder, "demo")["fingerprint"]
     other = tmp_path_factory.mktemp("other")
     (other / "a.u8").write_bytes(b"abc")

@@ -30,9 +30,7 @@ def write_parts(
     return images, labels
 
 
-def write_tiny_imagenet(
-    folder: Path, train_per_class: int = 12, val_images: int = 5
-) -> dict[Path, np.ndarray]:
+def write_tiny_imagenet(folder: Path, train_per_class: int = 12, val_images: int = 5) -> dict[Path, np.ndarray]:
     """Write a two-class tiny-imagenet-200 folder; returns the pixels each JPEG decodes to, by path.
 
     wnids.txt is unsorted, as in the published archive, and one training image is grey.

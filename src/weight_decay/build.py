@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from weight_decay.config import (
+from weight_decay.config import RunConfig
+from weight_decay.config_groups import (
     ConstantSchedule,
     GPTModel,
     ImageData,
     PrecisionConfig,
     ResNetModel,
-    RunConfig,
     TokenData,
     TwoPhaseSchedule,
 )
@@ -66,6 +66,11 @@ def autocast(precision: PrecisionConfig, device: torch.device) -> Callable[[], A
     return functools.partial(torch.autocast, device.type, dtype=dtype)
 
 
+def weight_dtype(precision: PrecisionConfig) -> torch.dtype:
+    """The dtype of the weights themselves."""
+    return torch.bfloat16 if precision.kind == "bfloat16" else torch.float32
+
+
 def build_model(config: RunConfig) -> nn.Module:
     """The model with its parameters drawn from the run's initialisation stream; on meta: shapes alone."""
     model, data = config.model, config.data
@@ -86,7 +91,12 @@ def build_model(config: RunConfig) -> nn.Module:
     else:
         assert not isinstance(model, GPTModel)
         built = VGG(
-            model.depth, model.width, data.classes, model.batch_norm, model.initialisation, image_size=data.image_size
+            model.depth,
+            model.width,
+            data.classes,
+            model.batch_norm,
+            model.initialisation,
+            image_size=data.image_size,
         )
     if next(built.parameters()).device.type != "meta":
         built.initialise(generator(config.seed, "initialisation"))
@@ -115,9 +125,7 @@ def _check_parameters(model: Any, data: Any, decay: Any, config: RunConfig) -> N
 _CHECKED: set[Any] = set()
 
 
-def build_optimizer(
-    config: RunConfig, model: nn.Module, strength: float, clip_norm: float | None
-) -> DecayedOptimizer:
+def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clip_norm: float | None) -> DecayedOptimizer:
     """The optimizer with decay of the given strength."""
     chosen = config.optimizer
     return DecayedOptimizer(
@@ -164,7 +172,9 @@ def _clock(config: RunConfig, epoch_samples: int, tokens_per_sample: int) -> Clo
     without_total = Clock(config.batch_size, epoch_samples, tokens_per_sample)
     steps = config.duration.steps(without_total)
     if steps < 1:
-        raise UserError(f'duration: "{config.duration}" is less than one step of {config.batch_size} samples; make it longer.')
+        raise UserError(
+            f'duration: "{config.duration}" is less than one step of {config.batch_size} samples; make it longer.'
+        )
     return Clock(config.batch_size, epoch_samples, tokens_per_sample, steps)
 
 
@@ -210,11 +220,16 @@ def _image_regime(config: RunConfig, device: torch.device) -> Regime:
             "train": FixedImages(train, batch, device, None if limit is None else min(limit, len(train))),
             "test": FixedImages(test, batch, device),
         },
-        reestimation=FixedImages(train, config.batch_size, device, None if averages is None else min(averages, len(train))),
-        jacobian=() if probes.jacobian_every is None else FixedImages(train.class_balanced(probes.jacobian_per_class), 100, device),
+        reestimation=FixedImages(
+            train, config.batch_size, device, None if averages is None else min(averages, len(train))
+        ),
+        jacobian=()
+        if probes.jacobian_every is None
+        else FixedImages(train.class_balanced(probes.jacobian_per_class), 100, device),
         mean=mean,
         std=std,
         autocast=autocast(config.precision, device),
+        dtype=weight_dtype(config.precision),
     )
     stream = ImageStream(train, config.batch_size, stream_seed(config.seed, "data"), device)
     described = {
@@ -230,14 +245,21 @@ def _image_regime(config: RunConfig, device: torch.device) -> Regime:
 def _token_regime(config: RunConfig, device: torch.device) -> Regime:
     data, probes = config.data, config.probes
     assert isinstance(data, TokenData)
-    sets = {split: load_tokens(data.kind, split, Path(data.root)) for split in ("train", "val")}  # type: ignore[arg-type]
+    sets = {split: load_tokens(data.kind, split, Path(data.root)) for split in ("train", "val")}
     train, val = sets["train"], sets["val"]
     if train.vocabulary > data.vocabulary:
-        raise UserError(f"data.vocabulary: {data.kind} has {train.vocabulary} tokens, so it must be at least that, got {data.vocabulary}.")
-    stream = TokenStream(train, data.context, config.batch_size, stream_seed(config.seed, "data"), device, data.sampling)
+        raise UserError(
+            f"data.vocabulary: must be at least the {train.vocabulary} of {data.kind}, got {data.vocabulary}."
+        )
+    stream = TokenStream(
+        train, data.context, config.batch_size, stream_seed(config.seed, "data"), device, data.sampling
+    )
     clock = _clock(config, stream.windows, data.context)
     stream.check(clock.total_steps)
-    windows = {"train": probes.evaluation_train_samples or data.evaluation_windows, "val": data.evaluation_windows}
+    windows = {
+        "train": probes.evaluation_train_samples or data.evaluation_windows,
+        "val": data.evaluation_windows,
+    }
     evaluation: dict[str, Any] = {
         split: FixedWindows(sets[split], data.context, probes.evaluation_batch, windows[split], data.seed, device)
         for split in ("train", "val")

@@ -57,7 +57,11 @@ def _dispatch(words: list[str]) -> int:
 
         if words[0] not in COMMANDS:
             close = difflib.get_close_matches(words[0], COMMANDS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(COMMANDS)}, and key=value settings."
+            hint = (
+                f"; did you mean {close[0]}?"
+                if close
+                else f"; there are {', '.join(COMMANDS)}, and key=value settings."
+            )
             raise UserError(f"{words[0]}: no such command{hint}")
         return COMMANDS[words[0]](words[1:])
     flags = [word for word in words if word.startswith("-")]
@@ -98,13 +102,18 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, int]:
     overrides = tuple(
         word
         for word in settings
-        if (key := word.partition("=")[0]) not in COMMAND_KEYS and not (key in chosen and file.choose.get(key) == chosen[key])
+        if (key := word.partition("=")[0]) not in COMMAND_KEYS
+        and not (key in chosen and file.choose.get(key) == chosen[key])
     )
     cells = []
     for index, point in enumerate(expand(file.grid, {**user_choices, **values})):
         point_choices = {k: str(v) for k, v in point.items() if k in groups()}
         config = _compose({**head_choices(chosen), **file.choose, **point_choices, **user_choices})
-        for key, value in {**file.set, **{k: v for k, v in point.items() if k not in point_choices}, **values}.items():
+        for key, value in {
+            **file.set,
+            **{k: v for k, v in point.items() if k not in point_choices},
+            **values,
+        }.items():
             _assign(config, key, value)
         run = build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
         cells.append(Cell(index, run, point))
@@ -223,9 +232,12 @@ def _multirun(settings: Sequence[str]) -> int:
 
     def job(_: Any) -> int:
         task = [word for word in HydraConfig.get().overrides.task]
-        code = _run(task)
-        codes.append(code)
-        return code
+        try:
+            codes.append(_run(task))
+        except UserError as error:
+            print(f"weight-decay: {error}", file=sys.stderr)
+            codes.append(2)
+        return codes[-1]
 
     sys.argv = [sys.argv[0], "--multirun", *words]
     hydra_main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()

@@ -53,7 +53,9 @@ class Plan:
         """The same plan with some of its cells."""
         for index in indices:
             if not 0 <= index < len(self.cells):
-                raise UserError(f"cell: {self.experiment} at scale {self.scale} has cells 0 to {len(self.cells) - 1}, got {index}.")
+                raise UserError(
+                    f"cell: {self.experiment} at scale {self.scale} has cells 0 to {len(self.cells) - 1}, got {index}."
+                )
         return dataclasses.replace(self, cells=tuple(self.cells[index] for index in indices))
 
 
@@ -112,7 +114,11 @@ def write_plan(results: Path, plan: Plan) -> Path:
     data = plan.cells[0].config.data
     path = folder / f"{plan.experiment}-{plan.scale}.json"
     cells = [
-        {"run_id": run_id(cell.config), "folder": folder_name(cell.config), "coordinates": dict(cell.coordinates)}
+        {
+            "run_id": run_id(cell.config),
+            "folder": folder_name(cell.config),
+            "coordinates": dict(cell.coordinates),
+        }
         for cell in plan.cells
     ]
     write_json(

@@ -36,7 +36,9 @@ The same command after an interruption goes on where it stopped; finished cells 
 def groups() -> dict[str, list[str]]:
     """Config groups and their options."""
     if not (CONFIGS / "config.yaml").is_file():
-        raise UserError(f"configs: there is no config.yaml in {CONFIGS}; run from a checkout, or set WEIGHT_DECAY_CONFIGS.")
+        raise UserError(
+            f"configs: there is no config.yaml in {CONFIGS}; run from a checkout, or set WEIGHT_DECAY_CONFIGS."
+        )
     return {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in sorted(CONFIGS.iterdir())
@@ -56,7 +58,11 @@ def information(names: Sequence[str]) -> str:
     lines += ["", "Scales (scale=...)"]
     lines += [f"  {name:34s} {_read('scale', name)['hardware']}" for name in ("micro", "small", "paper")]
     lines += ["", "Config groups (group=option)"]
-    lines += [f"  {group:14s} {', '.join(options)}" for group, options in groups().items() if group not in ("experiment", "scale")]
+    lines += [
+        f"  {group:14s} {', '.join(options)}"
+        for group, options in groups().items()
+        if group not in ("experiment", "scale")
+    ]
     lines += ["", "Settings (key=value), with the values of each group's first option"]
     root = yaml.safe_load((CONFIGS / "config.yaml").read_text())
     for entry in root["defaults"]:
@@ -64,7 +70,9 @@ def information(names: Sequence[str]) -> str:
             group, option = next(iter(entry.items()))
             if group not in ("experiment", "scale"):
                 lines += [f"  {key} = {value}" for key, value in _dotted(group, _read(group, option))]
-    lines += [f"  {key} = {value}" for k, v in root.items() if k not in ("defaults", "hydra") for key, value in _dotted(k, v)]
+    lines += [
+        f"  {key} = {value}" for k, v in root.items() if k not in ("defaults", "hydra") for key, value in _dotted(k, v)
+    ]
     return "\n".join(lines)
 
 

@@ -67,8 +67,6 @@ class Training:
         self.optimizer.set_lr(self.schedule.lr(self.step))
         loss = self._backward(self.stream.batch(self.step))
         norm = self.optimizer.step(self.scaler, return_norm=observe)
-        if self.scaler is not None:
-            self.scaler.update()
         self.optimizer.zero_grad()
         if self.sphere_radius is not None:
             sphere.project_(self.parameters, self.sphere_radius)

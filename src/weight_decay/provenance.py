@@ -13,7 +13,18 @@ from typing import Any
 import torch
 
 PACKAGE = Path(__file__).resolve().parent
-NUMERICS = ("build.py", "loop.py", "run.py", "seeds.py", "span.py", "data", "models", "optim", "probes", "tasks")
+NUMERICS = (
+    "build.py",
+    "loop.py",
+    "run.py",
+    "seeds.py",
+    "span.py",
+    "data",
+    "models",
+    "optim",
+    "probes",
+    "tasks",
+)
 """Sources that can change a run's numbers; the rest only decides what runs, and shows it."""
 
 
@@ -45,7 +56,10 @@ def _git(*words: str) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of what computes."""
-    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "torchvision", "numpy")}}
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "numpy")},
+    }
 
 
 def device_description(device: torch.device) -> str:

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from weight_decay.checkpoint import write_json
-from weight_decay.config import TrackingConfig
+from weight_decay.config_groups import TrackingConfig
 
 
 def to_host(metrics: Mapping[str, Any]) -> dict[str, float | int]:
@@ -80,9 +80,7 @@ class Recorder:
 class Mirror:
     """W&B as a mirror of the record. Whatever goes wrong with it is said once, and the run goes on without it."""
 
-    def __init__(
-        self, tracking: TrackingConfig, run_id: str, name: str, group: str, config: Any, folder: Path
-    ) -> None:
+    def __init__(self, tracking: TrackingConfig, run_id: str, name: str, group: str, config: Any, folder: Path) -> None:
         self._run: Any = None
         if tracking.mode == "disabled":
             return
@@ -147,7 +145,12 @@ class Progress:
 
     def show(self, step: int, latest: Mapping[str, Any]) -> None:
         """Move to `step` and show the newest loss and error."""
-        short = {"batch/loss": "loss", "test/error": "test error", "val/loss": "val loss", "ema/val/loss": "EMA val loss"}
+        short = {
+            "batch/loss": "loss",
+            "test/error": "test error",
+            "val/loss": "val loss",
+            "ema/val/loss": "EMA val loss",
+        }
         shown = {short[k]: f"{v:.4g}" for k, v in latest.items() if k in short and v is not None}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)

@@ -29,7 +29,9 @@ def build_dataclass(cls: type, values: Any, path: str = "") -> Any:
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {_join(path, close[0])}?" if close else f"; known here: {', '.join(sorted(fields))}."
+            hint = (
+                f"; did you mean {_join(path, close[0])}?" if close else f"; known here: {', '.join(sorted(fields))}."
+            )
             raise UserError(f"{_join(path, key)}: there is no such setting{hint}")
     missing = [name for name in fields if name not in values]
     if missing:

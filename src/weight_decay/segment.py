@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from weight_decay import checkpoint
-from weight_decay.config import CheckpointConfig
+from weight_decay.config_groups import CheckpointConfig
 from weight_decay.loop import Event, Training, train
 from weight_decay.probes import weights
 from weight_decay.probes.divergence import DivergenceMonitor
@@ -60,7 +60,12 @@ class Segment:
         self.recorder, self.progress, self.monitor = recorder, progress, monitor
         self.branches: list[Event] = []
         self._cadence = cadence
-        self._checkpoints, self._batch_size, self._say, self._fingerprint = checkpoints, batch_size, say, fingerprint
+        self._checkpoints, self._batch_size, self._say, self._fingerprint = (
+            checkpoints,
+            batch_size,
+            say,
+            fingerprint,
+        )
         self._logged = first
         self._mark = self._saved_at = time.monotonic()
         self._aside = 0.0

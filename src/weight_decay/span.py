@@ -44,7 +44,9 @@ class Span:
         """Read "100 epochs", "1 step", "5M samples", "50%"; ValueError says what is accepted."""
         found = _PATTERN.match(text)
         if not found:
-            raise ValueError(f'"{text}" is not a length; write for example "960 steps", "100 epochs", "5M samples" or "50%"')
+            raise ValueError(
+                f'"{text}" is not a length; write for example "960 steps", "100 epochs", "5M samples" or "50%"'
+            )
         unit = found[3] if found[3] == "%" else found[3].rstrip("s") + "s"
         return cls(float(found[1]) * _MULTIPLE[found[2]], unit)
 

@@ -14,7 +14,8 @@ from weight_decay.build import check
 from weight_decay.config import folder_name
 from weight_decay.errors import UserError
 from weight_decay.experiments import Cell, Plan, write_plan
-from weight_decay.run import Labels, Outcome, run
+from weight_decay.run import Outcome, run
+from weight_decay.run_folder import Labels
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -30,7 +31,9 @@ def run_cells(plan: Plan, jobs: int) -> int:
     try:
         write_plan(results, plan)
     except OSError as error:
-        raise UserError(f"execution.results: cannot write to {results} ({error.strerror}); choose another folder.") from None
+        raise UserError(
+            f"execution.results: cannot write to {results} ({error.strerror}); choose another folder."
+        ) from None
     if len(plan.cells) == 1:
         outcome = run(plan.cells[0].config, _labels(plan, plan.cells[0], 0))
         return _report(plan, {plan.cells[0].index: outcome})
@@ -107,7 +110,10 @@ def _report(plan: Plan, outcomes: dict[int, Outcome]) -> int:
     results = Path(plan.cells[0].config.execution.results) / "runs"
     for cell in plan.cells:
         if outcomes.get(cell.index) == "failed":
-            print(f"  failed: {cell.title}; see {results / folder_name(cell.config) / 'error.txt'}", file=sys.stderr)
+            print(
+                f"  failed: {cell.title}; see {results / folder_name(cell.config) / 'error.txt'}",
+                file=sys.stderr,
+            )
     if "interrupted" in counts:
         print("  the same command goes on where it stopped.", file=sys.stderr)
         return INTERRUPTED

@@ -26,9 +26,7 @@ def load_cifar(kind: str, split: str, root: Path, download: bool = False) -> Ima
     from torchvision.datasets import CIFAR10, CIFAR100
 
     if kind not in ("cifar10", "cifar100") or split not in ("train", "test"):
-        raise UserError(
-            f"There is no {split!r} split of {kind!r}; choose train or test of cifar10 or cifar100."
-        )
+        raise UserError(f"There is no {split!r} split of {kind!r}; choose train or test of cifar10 or cifar100.")
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[kind]
     try:
         data = source(str(root), train=split == "train", download=download)

@@ -44,9 +44,7 @@ _IMAGES, _LABELS, _PROGRESS = "images.u8", "labels.u8", "progress.json"
 _BLOCK_BYTES = 8 * 2**20
 
 
-def convert_cifar5m(
-    source: Path, target: Path, progress: bool = True, part_rows: int | None = None
-) -> dict[str, Any]:
+def convert_cifar5m(source: Path, target: Path, progress: bool = True, part_rows: int | None = None) -> dict[str, Any]:
     """Convert the six npz parts in `source` to a memory-mapped folder `target`, and return its manifest.
 
     All six headers are checked before a byte is written. Memory stays at a few megabytes. A killed
@@ -75,9 +73,7 @@ def convert_cifar5m(
         needed = (PARTS - done) * rows * (bytes_of_row + 1)
         free = shutil.disk_usage(target).free
         if free < needed:
-            raise UserError(
-                f"{target} has {free:,} bytes free but {needed:,} are needed; make room and start again."
-            )
+            raise UserError(f"{target} has {free:,} bytes free but {needed:,} are needed; make room and start again.")
         with tqdm(total=PARTS * rows, initial=done * rows, unit="image", disable=not progress) as bar:
             for number in range(done, PARTS):
                 bar.set_description(parts[number].path.name)
@@ -178,9 +174,7 @@ def _write(handle: IO[bytes], block: bytes, path: Path) -> None:
     try:
         handle.write(block)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error}); make room and start again, it will go on."
-        ) from error
+        raise UserError(f"{path} cannot be written ({error}); make room and start again, it will go on.") from error
 
 
 def read_cifar5m_manifest(folder: Path, verify: Literal["size", "sha256"] = "size") -> dict[str, Any]:
@@ -207,7 +201,8 @@ def load_cifar5m(
         test_images, train_parts, test_part: the split, which publications choose differently.
 
     Returns:
-        The set; its `name` is "cifar5m" ("cifar5m-format" where rows or size are not the published ones), or what the parts' maker wrote (such as "procedural").
+        The set; its `name` is "cifar5m", "cifar5m-format" where rows or size are not the published
+        ones, or what the parts' maker wrote (such as "procedural").
 
     Raises:
         UserError: the folder is damaged, or the split cannot be cut from it.
@@ -224,9 +219,7 @@ def load_cifar5m(
             f" choose different parts from 0 to {parts - 1}."
         )
     if not 1 <= test_images <= rows:
-        raise UserError(
-            f"{test_images} test images were asked for but a part of {folder} has {rows}; ask for fewer."
-        )
+        raise UserError(f"{test_images} test images were asked for but a part of {folder} has {rows}; ask for fewer.")
     images = np.memmap(folder / _IMAGES, dtype=np.uint8, mode="r", shape=(parts * rows, size, size, 3))
     labels = np.fromfile(folder / _LABELS, dtype=np.uint8)
     if split == "test":

@@ -44,31 +44,23 @@ def _find_part(source: Path, number: int) -> Path:
     if len(found) == 2:
         raise UserError(f"{source} holds both {names[0]} and {names[1]}; keep one of them.")
     if not found:
-        raise UserError(
-            f"{source / names[0]} (or {names[1]}) is missing; put all {PARTS} parts of CIFAR-5m there."
-        )
+        raise UserError(f"{source / names[0]} (or {names[1]}) is missing; put all {PARTS} parts of CIFAR-5m there.")
     return found[0]
 
 
-def open_member(
-    archive: zipfile.ZipFile, path: Path, key: str
-) -> tuple[IO[bytes], tuple[int, ...], np.dtype]:
+def open_member(archive: zipfile.ZipFile, path: Path, key: str) -> tuple[IO[bytes], tuple[int, ...], np.dtype]:
     """Open array `key` at its first data byte; also its shape and dtype. Its length is checked too."""
     if f"{key}.npy" not in archive.namelist():
         raise UserError(f"{path} has no array {key!r}; fetch this CIFAR-5m part again.")
     member = archive.open(f"{key}.npy")
     version = np.lib.format.read_magic(member)
-    read_header = (
-        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    )
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(member)
     if dtype.hasobject or (fortran and len(shape) > 1):
         raise UserError(f"{path}: {key} is not a plain row-major array; fetch this CIFAR-5m part again.")
     expected = member.tell() + dtype.itemsize * int(np.prod(shape))
     if archive.getinfo(f"{key}.npy").file_size != expected:
-        raise UserError(
-            f"{path} is truncated: {key} is shorter or longer than its header says; fetch it again."
-        )
+        raise UserError(f"{path} is truncated: {key} is shorter or longer than its header says; fetch it again.")
     return member, shape, dtype
 
 
@@ -94,12 +86,7 @@ def _inspect(path: Path) -> Part:
         labels, label_shape, label_dtype = open_member(archive, path, "Y")
         images.close()
         labels.close()
-    if (
-        image_dtype != np.uint8
-        or len(image_shape) != 4
-        or image_shape[3] != 3
-        or image_shape[1] != image_shape[2]
-    ):
+    if image_dtype != np.uint8 or len(image_shape) != 4 or image_shape[3] != 3 or image_shape[1] != image_shape[2]:
         raise UserError(
             f"{path}: X is {image_dtype} {image_shape} but must be uint8 (rows, size, size, 3);"
             " fetch this CIFAR-5m part again."

@@ -53,7 +53,7 @@ def write_manifest(folder: Path, kind: str, fields: dict[str, Any], files: list[
         kind: what the folder holds, for example "cifar5m"; `read_manifest` asks for it again.
         fields: plain JSON values the reader needs (shapes, counts). They are part of the
             fingerprint, so keep out paths and times, which do not change the content.
-        files: the data files, absolute or relative to `folder`.
+        files: the data files: absolute, below `folder` as it is given, or relative to it.
 
     Returns:
         The manifest: `kind`, `version`, `fields`, `files` (name, bytes, sha256) and `fingerprint`.
@@ -63,7 +63,7 @@ def write_manifest(folder: Path, kind: str, fields: dict[str, Any], files: list[
     """
     entries = []
     for file in files:
-        path = file if file.is_absolute() else folder / file
+        path = file if file.is_absolute() or file.is_relative_to(folder) else folder / file
         try:
             name = path.resolve().relative_to(folder.resolve()).as_posix()
             entries.append({"name": name, "bytes": path.stat().st_size, "sha256": file_sha256(path)})
@@ -103,9 +103,7 @@ def read_manifest(folder: Path, kind: str, verify: Literal["size", "sha256"] = "
     if not isinstance(content, dict) or set(content) != _KEYS:
         raise UserError(f"{path} is not a data manifest (its keys must be {sorted(_KEYS)}); {_AGAIN}.")
     if content["kind"] != kind:
-        raise UserError(
-            f"{folder} holds {content['kind']!r} data but {kind!r} was asked for; name that folder."
-        )
+        raise UserError(f"{folder} holds {content['kind']!r} data but {kind!r} was asked for; name that folder.")
     if content["version"] != FORMAT_VERSION:
         raise UserError(
             f"{path} has format version {content['version']!r} but {FORMAT_VERSION} is read here; {_AGAIN}."

@@ -165,13 +165,9 @@ def describe_encoding(encoding: tiktoken.Encoding) -> dict[str, Any]:
         UserError: there is no end-of-text token, or an id does not fit 16 bits.
     """
     if "<|endoftext|>" not in encoding.special_tokens_set:
-        raise UserError(
-            f"the encoding {encoding.name} has no <|endoftext|> token: choose one that has, as gpt2."
-        )
+        raise UserError(f"the encoding {encoding.name} has no <|endoftext|> token: choose one that has, as gpt2.")
     if encoding.max_token_value >= 1 << 16:
-        raise UserError(
-            f"the encoding {encoding.name} has ids above 65,535, which uint16 cannot hold: choose gpt2."
-        )
+        raise UserError(f"the encoding {encoding.name} has ids above 65,535, which uint16 cannot hold: choose gpt2.")
     digest = hashlib.sha256()
     for token in range(encoding.n_vocab):
         try:

@@ -82,9 +82,7 @@ def _wave(phase: Field) -> Field:
 
 def _box(u: Field, v: Field, left: float, right: float, top: float, bottom: float) -> Field:
     half_width, half_height = (right - left) / 2, (bottom - top) / 2
-    return np.maximum(
-        np.abs(u - (left + right) / 2) - half_width, np.abs(v - (top + bottom) / 2) - half_height
-    )
+    return np.maximum(np.abs(u - (left + right) / 2) - half_width, np.abs(v - (top + bottom) / 2) - half_height)
 
 
 def _radius(u: Field, v: Field) -> Field:
@@ -128,9 +126,7 @@ def procedural_images(seed: int, indices: np.ndarray, size: int = 16) -> tuple[n
 
 def _chunk_of_images(seed: int, indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     draws = _Draws(seed, indices)
-    labels = ((draws.words() >> np.uint64(32)) * np.uint64(len(CLASS_NAMES)) >> np.uint64(32)).astype(
-        np.int64
-    )
+    labels = ((draws.words() >> np.uint64(32)) * np.uint64(len(CLASS_NAMES)) >> np.uint64(32)).astype(np.int64)
     # Pixel centres in [-1, 1], whatever the size.
     line = (np.arange(size, dtype=np.float32) * 2 + np.float32(1 - size)) / np.float32(size)
     x, y = line[None, None, :], line[None, :, None]
@@ -244,9 +240,7 @@ def _write_part(handle: IO[bytes], seed: int, first: int, rows: int, size: int, 
             np.lib.format.write_array_header_1_0(member, header)
             for start in range(0, rows, _BLOCK):
                 stop = min(start + _BLOCK, rows)
-                images, labels[start:stop] = procedural_images(
-                    seed, np.arange(first + start, first + stop), size
-                )
+                images, labels[start:stop] = procedural_images(seed, np.arange(first + start, first + stop), size)
                 member.write(images.tobytes())
                 bar.update(stop - start)
         with archive.open("Y.npy", "w", force_zip64=True) as member:
@@ -266,9 +260,7 @@ def ensure_procedural(
         UserError: a count below 1, or what `procedural_images` and `convert_cifar5m` refuse.
     """
     if train_images < 1 or test_images < 1:
-        raise UserError(
-            f"Procedural data needs at least 1 image, not {train_images} train and {test_images} test."
-        )
+        raise UserError(f"Procedural data needs at least 1 image, not {train_images} train and {test_images} test.")
     rows = max(-(-train_images // (PARTS - 1)), test_images)
     folder = root / f"procedural-v{GENERATOR_VERSION}-seed{seed}-size{size}-rows{rows}"
     with exclusive_lock(root / f".{folder.name}.lock"):

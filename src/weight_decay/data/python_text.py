@@ -46,9 +46,7 @@ def ensure_python_text(root: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise UserError(
-            f"{root} cannot hold the Python text ({error}): choose another data folder."
-        ) from error
+        raise UserError(f"{root} cannot hold the Python text ({error}): choose another data folder.") from error
     try:
         _write(scratch)
         scratch.chmod(0o755)  # mkdtemp makes it private, but colleagues may share the data folder
@@ -65,7 +63,7 @@ def ensure_python_text(root: Path) -> Path:
 def _write(folder: Path) -> None:
     dtype = np.dtype("uint8")
     writers = {split: SplitWriter(folder, split, dtype) for split in SPLITS}
-    for name, content in _sources():
+    for name, content in library_sources():
         document = np.frombuffer(content + bytes([END_OF_TEXT]), dtype=dtype)
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
         split = "val" if number < VALIDATION_FRACTION * 2**64 else "train"
@@ -80,7 +78,7 @@ def _write(folder: Path) -> None:
     finish_folder(folder, writers, VOCABULARY, dtype, fields)
 
 
-def _sources() -> Iterator[tuple[str, bytes]]:
+def library_sources() -> Iterator[tuple[str, bytes]]:
     """Each source's path below the library and its bytes, in the order of the paths."""
     library = Path(sysconfig.get_path("stdlib"))
     found: list[Path] = []

@@ -23,9 +23,9 @@ def load_gpt2_encoding() -> tiktoken.Encoding:
         return tiktoken.get_encoding("gpt2")
     except (OSError, ValueError) as error:
         raise UserError(
-            "the GPT-2 BPE is not on this machine and could not be fetched (no network?): on a machine "
-            "with one run TIKTOKEN_CACHE_DIR=bpe python -c \"import tiktoken; tiktoken.get_encoding('gpt2')\", "
-            f"copy the folder bpe (with {_BPE_CACHE_NAMES[0]} and {_BPE_CACHE_NAMES[1]}) here, and set "
+            "the GPT-2 BPE is not on this machine and could not be fetched (no network?): on one with a network "
+            "run TIKTOKEN_CACHE_DIR=bpe python -c \"import tiktoken; tiktoken.get_encoding('gpt2')\", copy the "
+            f"folder bpe (with {_BPE_CACHE_NAMES[0]} and {_BPE_CACHE_NAMES[1]}) here, and set "
             "TIKTOKEN_CACHE_DIR to it."
         ) from error
 
@@ -51,22 +51,18 @@ def fetch_dataset(name: str, text_column: str, revision: str | None = None) -> T
         fetched = datasets.DownloadManager(dataset_name=name).download(listed)
     except Exception as error:  # the hub's client raises many unrelated types, with the same remedy
         raise UserError(
-            f"the dataset {name} could not be fetched ({type(error).__name__}: {_first_line(error)}): without "
-            f"a network, run `hf download {name} --repo-type dataset --local-dir openwebtext-source` on a "
+            f"the dataset {name} could not be fetched ({type(error).__name__}: {_first_line(error)}): with "
+            f"no network, run `hf download {name} --repo-type dataset --local-dir openwebtext-source` on a "
             "machine with one, copy that folder here and give it as --source; if the repository still has a "
             "loading script, give a --revision that holds parquet files."
         ) from error
     paths = [Path(path) for path in fetched]
     if not paths or any(path.suffix not in SUFFIXES for path in paths):
-        raise UserError(
-            f"the dataset {name} has no train files in {', '.join(SUFFIXES)}: give another --revision."
-        )
+        raise UserError(f"the dataset {name} has no train files in {', '.join(SUFFIXES)}: give another --revision.")
     # The hub's automatic conversion stops at 5 GB and says so only in the names of its folders.
     partial = [file for file in listed if "partial-" in file]
     if partial:
-        raise UserError(
-            f"this revision of {name} holds only a part of it ({partial[0]}): give another --revision."
-        )
+        raise UserError(f"this revision of {name} holds only a part of it ({partial[0]}): give another --revision.")
     root = Path(*_common_parts([path.parent for path in paths]))
     return TextSource(root, tuple(paths), "files", text_column)
 

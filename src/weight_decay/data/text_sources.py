@@ -20,7 +20,7 @@ from weight_decay.errors import UserError
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 # A longer .txt file is cut at line ends, so that memory stays flat and it can be split for validation.
 TXT_DOCUMENT_BYTES = 1 << 18
-PIECE_BYTES = 1 << 24
+PIECE_BYTES = 1 << 22
 _ROWS_AT_ONCE = 256
 
 
@@ -84,8 +84,9 @@ class TextSource:
                     for group in range(file.num_row_groups):
                         yield Span(number, group, group + 1, file.metadata.row_group(group).total_byte_size)
             else:
-                # A whole number of .txt documents in every span.
-                step = max(1, piece_bytes // TXT_DOCUMENT_BYTES) * TXT_DOCUMENT_BYTES
+                # Spans of .txt hold a whole number of documents.
+                unit = TXT_DOCUMENT_BYTES if path.suffix == ".txt" else 1
+                step = max(1, piece_bytes // unit) * unit
                 size = path.stat().st_size
                 for start in range(0, size, step):
                     stop = min(start + step, size)
@@ -129,8 +130,7 @@ class TextSource:
                     record = json.loads(line)
                 except ValueError as error:
                     raise UserError(
-                        f"{path} line {_line_number(path, offset)} is not JSON ({error}): "
-                        "correct or remove it."
+                        f"{path} line {_line_number(path, offset)} is not JSON ({error}): correct or remove it."
                     ) from error
                 text = record.get(self.text_column) if isinstance(record, dict) else None
                 if not isinstance(text, str):
@@ -151,8 +151,7 @@ class TextSource:
     def _need_column(self, path: Path, names: list[str]) -> None:
         if self.text_column not in names:
             raise UserError(
-                f"{path} has no column {self.text_column!r} (it has {', '.join(names)}): "
-                "name the text column."
+                f"{path} has no column {self.text_column!r} (it has {', '.join(names)}): name the text column."
             )
 
     def _parquet_documents(self, path: Path, span: Span) -> Iterator[Document]:
@@ -187,14 +186,10 @@ class TextSource:
             column = table[start : min(start + _ROWS_AT_ONCE, span.stop)].column(0)
             yield from self._texts(self.root, 0, start, column)
 
-    def _texts(
-        self, path: Path, file: int, row: int, column: pa.Array | pa.ChunkedArray
-    ) -> Iterator[Document]:
+    def _texts(self, path: Path, file: int, row: int, column: pa.Array | pa.ChunkedArray) -> Iterator[Document]:
         for number, text in enumerate(column.to_pylist(), start=row):
             if not isinstance(text, str):
-                raise UserError(
-                    f"{path} row {number} has no text under {self.text_column!r}: remove the row."
-                )
+                raise UserError(f"{path} row {number} has no text under {self.text_column!r}: remove the row.")
             yield Document((file, number), text)
 
 
@@ -216,9 +211,7 @@ def find_text(source: Path, text_column: str) -> TextSource:
         arrows = sorted(source.rglob("*.arrow"))
         return TextSource(source, tuple(arrows), "dataset", text_column)
     files = sorted(path for path in source.rglob("*") if path.suffix in SUFFIXES and path.is_file())
-    files = [
-        path for path in files if not any(part.startswith(".") for part in path.relative_to(source).parts)
-    ]
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(source).parts)]
     if not files:
         raise UserError(f"{source} holds no {', '.join(SUFFIXES)} file and is no dataset saved to disk.")
     return TextSource(source, tuple(files), "files", text_column)

@@ -145,9 +145,7 @@ def _write_blocks(path: Path, blocks: Iterable[bytes], bar: tqdm | None) -> Path
             try:
                 handle.write(block)
             except OSError as error:
-                raise UserError(
-                    f"{temporary} cannot be written ({error}); make room and start again."
-                ) from error
+                raise UserError(f"{temporary} cannot be written ({error}); make room and start again.") from error
             if bar is not None:
                 bar.update()
         handle.flush()

@@ -83,9 +83,7 @@ class WindowIndex:
         return self._start(ordinals, self._ends_disjoint, self._context)
 
 
-def hold_out_windows(
-    token_set: TokenSet, fraction: float, block_tokens: int, seed: int
-) -> tuple[TokenSet, TokenSet]:
+def hold_out_windows(token_set: TokenSet, fraction: float, block_tokens: int, seed: int) -> tuple[TokenSet, TokenSet]:
     """Split a token set into seen and unseen blocks of the same documents (the generalisation gap, Fig 19).
 
     The text is cut into blocks of `block_tokens`; a seeded `fraction` of them (at least one) is kept
@@ -115,7 +113,5 @@ def hold_out_windows(
     for label, segments in (("seen", seen), ("unseen", unseen)):
         said = f"{token_set.fingerprint} {label} {fraction!r} {block_tokens} {seed}"
         digest = hashlib.sha256(said.encode()).hexdigest()
-        parts.append(
-            replace(token_set, split=f"{token_set.split}-{label}", fingerprint=digest, segments=segments)
-        )
+        parts.append(replace(token_set, split=f"{token_set.split}-{label}", fingerprint=digest, segments=segments))
     return parts[0], parts[1]

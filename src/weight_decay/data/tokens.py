@@ -38,10 +38,7 @@ def _narrow(tokens: np.ndarray) -> Tensor:
 
 def _widen(windows: Tensor) -> tuple[Tensor, Tensor]:
     """Split narrow windows (B, context + 1) into int64 inputs and targets, both (B, context)."""
-    pair = [
-        part.to(torch.int64, memory_format=torch.contiguous_format)
-        for part in (windows[:, :-1], windows[:, 1:])
-    ]
+    pair = [part.to(torch.int64, memory_format=torch.contiguous_format) for part in (windows[:, :-1], windows[:, 1:])]
     if windows.dtype == torch.int16:
         pair = [part.bitwise_and_(0xFFFF) for part in pair]
     return pair[0], pair[1]
@@ -103,9 +100,7 @@ class TokenStream:
         if sampling not in ("with_replacement", "one_pass"):
             raise UserError(f"sampling must be with_replacement or one_pass, not {sampling!r}.")
         if batch_size < 1 or batch_size % ranks:
-            raise UserError(
-                f"a batch of {batch_size} windows does not divide into {ranks} equal parts (ranks)."
-            )
+            raise UserError(f"a batch of {batch_size} windows does not divide into {ranks} equal parts (ranks).")
         self._tokens = token_set.tokens
         self._label = f"the {token_set.split} split of {token_set.name}"
         self._context, self._batch_size, self._seed, self._sampling = context, batch_size, seed, sampling
@@ -153,9 +148,7 @@ class TokenStream:
             self.check(step + 1)
             return self._one_pass_starts(step)[self._part]
         # The counter's last word keeps this stream apart from any other that uses the same key.
-        bits = np.random.Philox(
-            key=np.array([self._seed, step], np.uint64), counter=[0, 0, 0, TRAINING_STREAM]
-        )
+        bits = np.random.Philox(key=np.array([self._seed, step], np.uint64), counter=[0, 0, 0, TRAINING_STREAM])
         ordinals = np.random.Generator(bits).integers(0, self._index.anywhere, size=self._batch_size)
         return self._index.start_anywhere(ordinals[self._part])
 

@@ -213,9 +213,7 @@ class GPT(nn.Module):
     def _final_stream(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
         if length > self.context:
-            raise UserError(
-                f"gpt: a sequence of {length} tokens is longer than the model's context {self.context}."
-            )
+            raise UserError(f"gpt: a sequence of {length} tokens is longer than the model's context {self.context}.")
         # Slicing the table is the look-up of positions 0 … T-1, and needs no index tensor.
         x = self.token_embedding(tokens) + self.position_embedding.weight[:length]
         if self._taps is not None:

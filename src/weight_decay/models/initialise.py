@@ -20,9 +20,7 @@ INITIALISATIONS = ("pytorch", "he_fan_out")
 def check_initialisation(name: str, model: str) -> None:
     """Raise `UserError` unless `name` is one of `INITIALISATIONS`."""
     if name not in INITIALISATIONS:
-        raise UserError(
-            f"{model}: unknown initialisation {name!r}; choose one of {', '.join(INITIALISATIONS)}."
-        )
+        raise UserError(f"{model}: unknown initialisation {name!r}; choose one of {', '.join(INITIALISATIONS)}.")
 
 
 @torch.no_grad()

@@ -66,7 +66,7 @@ class VGG(nn.Module):
                 layers[f"conv{number}"] = nn.Conv2d(channels, channels_out, 3, padding=1)
                 if batch_norm:
                     layers[f"norm{number}"] = nn.BatchNorm2d(channels_out)
-                layers[f"relu{number}"] = nn.ReLU()
+                layers[f"relu{number}"] = nn.ReLU(inplace=True)
                 channels = channels_out
             if size > 1:
                 layers[f"pool{stage + 1}"] = nn.MaxPool2d(2)
@@ -75,9 +75,9 @@ class VGG(nn.Module):
         self.classifier = nn.Sequential(
             OrderedDict[str, nn.Module](
                 linear1=nn.Linear(channels * size * size, channels),
-                relu1=nn.ReLU(),
+                relu1=nn.ReLU(inplace=True),
                 linear2=nn.Linear(channels, channels),
-                relu2=nn.ReLU(),
+                relu2=nn.ReLU(inplace=True),
             )
         )
         self.head = nn.Linear(channels, classes)

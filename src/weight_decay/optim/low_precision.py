@@ -37,7 +37,8 @@ class RoundedOptimizer:
     save memory. `options` are the arguments of `DecayedOptimizer` after `groups`. Stochastic rounding
     draws from a generator of its own, saved in `state_dict`.
 
-    "nearest" rounds once per step, as torch's fused kernels do. The interface is `DecayedOptimizer`'s; a gradient scaler (float16) does not apply.
+    "nearest" rounds once per step, as torch's fused kernels do. The interface is `DecayedOptimizer`'s;
+    a gradient scaler (float16) does not apply.
 
     Raises UserError if a parameter is not bfloat16.
     """

@@ -3,13 +3,10 @@
 For sample i with logits h(x_i) in R^C, ‖J_i‖_F² = Σ_c ‖∇_w h_c(x_i)‖². A layer that multiplies patches X
 (one column per output position) by a matrix has the per-sample gradient G Xᵀ, where G holds the derivative of
 h_c with respect to the layer's output. So one activation-gradient backward per class gives everything, and
-‖G Xᵀ‖² is found by whichever of two routes needs fewer multiplications:
+`ghost_norm` finds ‖G Xᵀ‖² for all samples by the cheapest of several routes.
 
-- direct: multiply G Xᵀ out for each sample, square and forget (many positions, early layers);
-- Gram: ‖G Xᵀ‖² = ⟨XᵀX, GᵀG⟩, where XᵀX is shared by all the classes (few positions, late layers).
-
-Definitions: the paper's (1/N) Σ_i Tr(∇h(x_i) ∇h(x_i)ᵀ), and the mean of the per-sample norms that the authors'
-code reports instead. Both are measured in eval mode.
+Definitions: the paper's (1/N) Σ_i Tr(∇h(x_i) ∇h(x_i)ᵀ), and the mean of the per-sample norms that the
+authors' code reports instead. Both are measured in eval mode.
 """
 
 from __future__ import annotations
@@ -21,12 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn import functional as F
 
 from weight_decay.errors import UserError
 from weight_decay.probes.eval_mode import eval_mode
+from weight_decay.probes.ghost_norm import gradient_square
 
-DEFAULT_SAMPLES_AT_ONCE = 16
+DEFAULT_SAMPLES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,15 @@ def jacobian_mean_square_estimate(
     return per_sample.mean(), per_sample.std() / len(per_sample) ** 0.5
 
 
+def scale_free_jacobian_norm(mean_square: Tensor, weight_norm: Tensor) -> Tensor:
+    """‖w‖ · ‖J‖_F: how far the logits move per relative, not absolute, change of the weights.
+
+    Where h(αw) = h(w), as for weights followed by a norm, J(αw) = J(w)/α: weight decay changes ‖J‖ by shrinking
+    ‖w‖ even if the function stays the same. The product does not see that.
+    """
+    return weight_norm * mean_square.sqrt()
+
+
 def _one_per_class(logits: Tensor) -> list[Tensor]:
     classes = logits.shape[1]
     one_hot = torch.eye(classes, dtype=logits.dtype, device=logits.device)
@@ -129,15 +135,15 @@ def _piece_squares(
             f"{tuple(logits.shape)} for {len(inputs)} samples."
         )
     cotangents = cotangents_for(logits.detach())
-    contractions = [_contraction(layers[call.name], call, len(cotangents)) for call in calls]
+    square_functions = [gradient_square(layers[call.name], call.input, len(cotangents)) for call in calls]
     edges = [call.output for call in calls]
-    calls.clear()  # lets go of the inputs that no contraction keeps
+    calls.clear()  # lets go of the inputs that no function keeps
     squares = []
     for index, cotangent in enumerate(cotangents):
         last = index + 1 == len(cotangents)
         gradients = torch.autograd.grad(logits, edges, cotangent, retain_graph=not last)
         with torch.no_grad():
-            terms = [square(gradient) for square, gradient in zip(contractions, gradients, strict=True)]
+            terms = [square(gradient) for square, gradient in zip(square_functions, gradients, strict=True)]
             squares.append(torch.stack(terms).sum(0))
     return torch.stack(squares)
 
@@ -190,9 +196,7 @@ def _unsupported(module: nn.Module) -> str | None:
     return "only Conv2d, Linear and BatchNorm2d may have trainable parameters"
 
 
-def _recorded_forward(
-    model: nn.Module, layers: dict[str, nn.Module], inputs: Tensor
-) -> tuple[Tensor, list[_Call]]:
+def _recorded_forward(model: nn.Module, layers: dict[str, nn.Module], inputs: Tensor) -> tuple[Tensor, list[_Call]]:
     calls: list[_Call] = []
 
     def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -208,7 +212,7 @@ def _recorded_forward(
     finally:
         for handle in handles:
             handle.remove()
-    _check_single_use(layers, logits)
+    _check_single_use(layers, logits, Counter(call.name for call in calls))
     for call in calls:
         if call.input._version != call.input_version:
             raise UserError(
@@ -218,7 +222,7 @@ def _recorded_forward(
     return logits, calls
 
 
-def _check_single_use(layers: dict[str, nn.Module], logits: Tensor) -> None:
+def _check_single_use(layers: dict[str, nn.Module], logits: Tensor, called: Counter[str]) -> None:
     """Every trainable parameter must enter the graph of the logits exactly once, else the sum is wrong."""
     uses: Counter[Tensor] = Counter()
     waiting, seen = [logits.grad_fn], {logits.grad_fn}
@@ -232,6 +236,11 @@ def _check_single_use(layers: dict[str, nn.Module], logits: Tensor) -> None:
                 seen.add(following)
                 waiting.append(following)
     for name, module in layers.items():
+        if called[name] != 1:
+            raise UserError(
+                f"The Jacobian norm needs each layer called exactly once in a forward pass, but module '{name}' "
+                f"({type(module).__name__}) is called {called[name]} times; freeze it or change the model."
+            )
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and uses[parameter] != 1:
                 raise UserError(
@@ -239,89 +248,3 @@ def _check_single_use(layers: dict[str, nn.Module], logits: Tensor) -> None:
                     f"'{parameter_name}' of module '{name}' ({type(module).__name__}) is used "
                     f"{uses[parameter]} times; freeze it or give each use its own parameter."
                 )
-
-
-# ---------------------------------------------------------------------------------------------------------
-# From the gradient of a layer's output to the squared norms of its parameters' gradients
-
-
-def _contraction(module: nn.Module, call: _Call, cotangents: int) -> Callable[[Tensor], Tensor]:
-    """A function from the gradient of the layer's output (B, ...) to Σ ‖parameter gradient‖², shape (B,)."""
-    with torch.no_grad():
-        if isinstance(module, nn.BatchNorm2d):
-            return _norm_contraction(module, call.input)
-        if isinstance(module, nn.Conv2d):
-            patches, outputs = _patches(module, call.input), module.out_channels
-        else:
-            assert isinstance(module, nn.Linear)
-            # (B, ..., features) to one column per position.
-            patches = call.input.reshape(len(call.input), -1, module.in_features).mT
-            outputs = module.out_features
-        weight = _weight_contraction(patches, outputs, cotangents) if module.weight.requires_grad else None
-    has_bias = module.bias is not None and module.bias.requires_grad
-    features_last = isinstance(module, nn.Linear)
-
-    def square(gradient: Tensor) -> Tensor:
-        flat = (
-            gradient.reshape(len(gradient), -1, outputs).mT
-            if features_last
-            else gradient.flatten(2)
-        )
-        total = flat.new_zeros(len(flat)) if weight is None else weight(flat)
-        return total + _square_sum(flat.sum(2)) if has_bias else total
-
-    return square
-
-
-def _patches(convolution: nn.Conv2d, inputs: Tensor) -> Tensor:
-    """The input values under the kernel at each output position: (B, in_channels · kernel area, positions)."""
-    kernel, dilation, padding = convolution.kernel_size, convolution.dilation, convolution.padding
-    if isinstance(padding, str):
-        # "same" pads by one more on the far side when the total is odd, which unfold cannot express.
-        totals = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
-        top, left = (total // 2 for total in totals)
-        inputs = F.pad(inputs, (left, totals[1] - left, top, totals[0] - top))
-        padding = (0, 0)
-    return F.unfold(inputs, kernel, dilation, padding, convolution.stride)
-
-
-def _weight_contraction(patches: Tensor, outputs: int, cotangents: int) -> Callable[[Tensor], Tensor]:
-    """‖G Xᵀ‖² per sample for X = `patches` (B, K, P), as a function of G (B, `outputs`, P)."""
-    _, inner, positions = patches.shape
-    direct_cost = cotangents * positions * inner * outputs
-    gram_cost = positions**2 * (inner + cotangents * outputs)
-    if direct_cost < gram_cost:
-        columns = patches.mT
-        return lambda gradient: _square_sum(torch.bmm(gradient, columns))
-    gram = torch.bmm(patches.mT, patches)
-    if outputs < positions:
-        return lambda gradient: _inner(torch.bmm(gradient, gram), gradient)
-    return lambda gradient: _inner(torch.bmm(gradient.mT, gradient), gram)
-
-
-def _norm_contraction(norm: nn.BatchNorm2d, inputs: Tensor) -> Callable[[Tensor], Tensor]:
-    """In eval mode y = γ x̂ + β with x̂ fixed per channel: ∂γ = Σ_p g x̂ and ∂β = Σ_p g."""
-    scale_counts, shift_counts = norm.weight.requires_grad, norm.bias.requires_grad
-    normalised = None
-    if scale_counts:
-        assert norm.running_mean is not None and norm.running_var is not None
-        centred = inputs - norm.running_mean[:, None, None]
-        normalised = (centred * (norm.running_var + norm.eps).rsqrt()[:, None, None]).flatten(2)
-
-    def square(gradient: Tensor) -> Tensor:
-        flat = gradient.flatten(2)
-        total = flat.new_zeros(len(flat))
-        if normalised is not None:
-            total = total + _square_sum((flat * normalised).sum(2))
-        return total + _square_sum(flat.sum(2)) if shift_counts else total
-
-    return square
-
-
-def _inner(left: Tensor, right: Tensor) -> Tensor:
-    """Σ left · right per sample, shape (B,)."""
-    return torch.linalg.vecdot(left.flatten(1), right.flatten(1))
-
-
-def _square_sum(values: Tensor) -> Tensor:
-    return _inner(values, values)

@@ -26,8 +26,8 @@ def logit_gradient_norms(logits: Tensor, labels: Tensor) -> Tensor:
 def noise_scale(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """σ = (1/N) Σ_i ‖ℓ'_i(w)‖_2, ℓ' the derivative of the cross-entropy w.r.t. the logits; a scalar tensor.
 
-    `batches` yields (inputs (B, ...), integer labels (B,)) on the model's device. The model runs in eval mode,
-    forward only, and is left as it was. Raises UserError when `batches` is empty.
+    `batches` yields (inputs (B, ...), integer labels (B,)) on the model's device. The model runs in eval
+    mode, forward only, and is left as it was. Raises UserError when `batches` is empty.
     """
     norms = []
     with eval_mode(model):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def trainable_parameters(model: nn.Module) -> list[Tensor]:
-    """The parameters that count in every norm: those with `requires_grad`, shared ones once, as plain data."""
+    """The parameters that count in each norm: those with `requires_grad`, shared ones once, without graph."""
     return [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -47,7 +47,7 @@ def effective_lr_sgd(lr: float, norm: Tensor) -> Tensor:
 
 
 def effective_lr_adamw(lr: float, norm: Tensor) -> Tensor:
-    """η / ‖w‖ with the whole-model norm, the paper's effective learning rate of AdamW: `effective_lr/adamw`."""
+    """η / ‖w‖ with the whole-model norm, the paper's effective LR of AdamW: `effective_lr/adamw`."""
     return lr / norm
 
 
@@ -70,7 +70,7 @@ def effective_lr_adam_coordinate(
 
 @torch.no_grad()
 def snapshot(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A copy of the tensors, taken before a step that `rotation`, `update_norm` or `bf16_lost_updates` judge."""
+    """A copy of the tensors, for `rotation`, `update_norm` and `bf16_lost_updates` to compare with later."""
     return [tensor.detach().clone() for tensor in tensors]
 
 

@@ -46,9 +46,7 @@ class Collected:
 
     def describe(self) -> str:
         """A few lines for the terminal: how much is in the tables, and each folder that is not."""
-        lines = [
-            f"{len(self.tables)} tables from {self.finished} finished runs; {self.unfinished} not finished"
-        ]
+        lines = [f"{len(self.tables)} tables from {self.finished} finished runs; {self.unfinished} not finished"]
         lines += [f"left out, damaged: {item.folder} ({item.reason})" for item in self.damaged]
         return "\n".join(lines)
 
@@ -108,7 +106,7 @@ def _identity(
 def _described(experiment: Experiment, run: dict[str, Any], record: Record) -> list[str]:
     own = {**run, **record.summary}
     return [
-        _text(run["data"].get("split")), _text(run["data"].get("fingerprint")), str(run["regime"]),
+        _split(run["data"].get("split")), _text(run["data"].get("fingerprint")), str(run["regime"]),
         _commit(run), str(record.summary["status"]), _text(record.summary.get("start_step", 0)),
         _text(record.summary["divergence_step"]),
         _text(own.get("parameters")), _text(own.get("device")), _text(own.get("seconds")),
@@ -118,6 +116,12 @@ def _described(experiment: Experiment, run: dict[str, Any], record: Record) -> l
 
 def _commit(run: dict[str, Any]) -> str:
     return str(run["git_commit"] or "not recorded")
+
+
+def _split(split: Any) -> str:
+    if isinstance(split, dict):
+        return "; ".join(f"{role}: {chosen}" for role, chosen in split.items())
+    return _text(split)
 
 
 def _text(value: Any) -> str:

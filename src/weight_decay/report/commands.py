@@ -19,9 +19,7 @@ def _arguments(command: str, words: Sequence[str], results: str) -> tuple[Path, 
             raise UserError(f"{command}: {name} is not known here; give experiment names and results=FOLDER.")
     folder = Path(folders[-1] if folders else results)
     if not folder.is_dir():
-        raise UserError(
-            f"{command}: there is no folder {folder}; run an experiment first, or set results=FOLDER."
-        )
+        raise UserError(f"{command}: there is no folder {folder}; run an experiment first, or set results=FOLDER.")
     return folder, names
 
 
@@ -51,7 +49,7 @@ def demo_report(words: Sequence[str]) -> int:
     if names:
         raise UserError(f"demo-report: takes no experiment, got {' '.join(names)}.")
     collected = collect(results, ["demo_over_training", "demo_under_training"])
-    page = demo_page(results, results / "demo.html")
+    page = demo_page(results, results / "report.html")
     print(effects_text(demo_effects(results)))
     print(f"\n{collected.describe()}\nFigures: {results / 'figures'}\nPage:    {page.resolve().as_uri()}")
     return 0

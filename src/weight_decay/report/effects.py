@@ -18,6 +18,7 @@ from weight_decay.report.tables import (
     missing_metrics,
     tables_of,
 )
+from weight_decay.report.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ class Effect:
     @property
     def stamp(self) -> str:
         """Scale, data and seeds, and what ± means where it appears."""
-        seeds = f"{self.tables.seeds} seeds, mean ± standard deviation" if self.tables.seeds > 1 else "1 seed"
-        return f"scale {self.tables.scale} · data {self.tables.data} · {seeds}"
+        return self.tables.stamp + (", mean ± standard deviation" if self.tables.seeds > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def loss(value: float) -> str:
 
 def three_digits(value: float) -> str:
     """Three significant digits, plain where that is readable."""
-    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.3g}"
+    return f"{value:.0f}" if 100 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def points(value: float) -> str:
@@ -96,10 +96,7 @@ def demo_effects(results: Path, scale: str = "micro") -> list[Effect]:
 def over_training_effect(tables: Tables) -> Effect:
     """The 2×2 of learning rate η and decay λ: error, EMA, ‖J‖² before the drop of η and at the end."""
     curves = tables.main_curves
-    before = {
-        name: _phase_end(curves, name)
-        for name in ("test/error", "ema/test/error", "ema/jacobian/mean_square")
-    }
+    before = {name: _phase_end(curves, name) for name in ("test/error", "ema/test/error", "ema/jacobian/mean_square")}
     final = tables.runs.set_index("run_id")
     columns = [
         Column("test error before the drop of η", before["test/error"], percent),
@@ -120,9 +117,7 @@ def over_training_effect(tables: Tables) -> Effect:
     )
 
 
-def _over_training_findings(
-    cells: dict[tuple[float, ...], list[str]], columns: list[Column]
-) -> list[Finding]:
+def _over_training_findings(cells: dict[tuple[float, ...], list[str]], columns: list[Column]) -> list[Finding]:
     error, averaged, final, jacobian, *_ = (column.values for column in columns)
     large, strong = max(key[0] for key in cells), max(key[1] for key in cells)
     chosen, weak = cells[large, strong], min(key[1] for key in cells)
@@ -152,11 +147,7 @@ def under_training_effect(tables: Tables) -> Effect:
     """λ = 0 against λ > 0 in one pass: loss in the middle and at the end, EMA, effective LR and ‖w‖."""
     curves = tables.main_curves
     final = tables.runs.set_index("run_id")
-    middle = (
-        mean_between(curves, "val/loss", 0.4, 0.6)
-        if not missing_metrics(curves, ["val/loss"])
-        else _nothing()
-    )
+    middle = mean_between(curves, "val/loss", 0.4, 0.6) if not missing_metrics(curves, ["val/loss"]) else _nothing()
     columns = [
         Column("validation loss, middle of the run", middle, loss),
         Column("final validation loss", _final(final, "val/loss"), loss),
@@ -245,9 +236,7 @@ def _lowest(
     ours, theirs = _mean(values, chosen), [_mean(values, runs) for runs in others]
     if any(math.isnan(value) for value in (ours, *theirs)):
         return Finding(statement, None, "not measured in every cell")
-    return Finding(
-        statement, ours < min(theirs), f"{write(ours)}; the best of the others has {write(min(theirs))}"
-    )
+    return Finding(statement, ours < min(theirs), f"{write(ours)}; the best of the others has {write(min(theirs))}")
 
 
 def _below(
@@ -276,41 +265,7 @@ def effects_text(effects: list[Effect]) -> str:
     parts = []
     for effect in effects:
         parts += [f"{effect.title}\n({effect.stamp})", text_table(effect.header, effect.rows)]
-        parts += [
-            f"  {item.verdict:>11}  {item.statement}:\n{'':15}{item.numbers}" for item in effect.findings
-        ]
+        parts += [f"  {item.verdict:>11}  {item.statement}:\n{'':15}{item.numbers}" for item in effect.findings]
         if effect.tables.seeds == 1:
             parts.append("  One seed: a small difference may be chance.")
     return "\n\n".join(parts)
-
-
-def text_table(header: list[str], rows: list[list[str]], *, align: str = "", width: int = 15) -> str:
-    """An aligned text table; header cells are wrapped at about `width` characters.
-
-    `align` has an `l` or `r` for each column; without it, all but the first are set right.
-    """
-    sides = align or "l" + "r" * (len(header) - 1)
-    wrapped = [_wrap(cell, width) for cell in header]
-    height = max(len(lines) for lines in wrapped)
-    top = [[""] * (height - len(lines)) + lines for lines in wrapped]
-    body = [list(line) for line in zip(*top, strict=True)] + rows
-    widths = [max(len(row[index]) for row in body) for index in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(size) if side == "l" else cell.rjust(size)
-            for cell, size, side in zip(row, widths, sides, strict=True)
-        ).rstrip()
-        for row in body
-    ]
-    lines.insert(height, "─" * min(110, sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join(lines)
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from weight_decay.report.style import (
     DASHED,
     DOTTED,
+    Draw,
     LineStyle,
     Theme,
     curve,
@@ -41,6 +42,14 @@ class DrawnFigure:
 LINES: dict[str, LineStyle] = {"iterate": "-", "moving average (EMA)": DASHED}
 
 
+def drawn(
+    results: Path, tables: Tables, title: str, caption: str, alternative: str, draw: Draw, part: str = ""
+) -> DrawnFigure:
+    """Draw a figure of an experiment into `results`/figures; `part` tells its several figures apart."""
+    path = save(draw, results / "figures", f"{tables.experiment}{part}-{tables.scale}")
+    return DrawnFigure(path, title, caption, alternative, tables.experiment, tables.scale)
+
+
 def demo_figures(results: Path, scale: str = "micro") -> list[DrawnFigure]:
     """Draw both demo figures from `results`/tables into `results`/figures (PNG, dark PNG, PDF).
 
@@ -52,24 +61,21 @@ def demo_figures(results: Path, scale: str = "micro") -> list[DrawnFigure]:
 def demo_over_training(results: Path, scale: str) -> DrawnFigure:
     """Test error, training loss, ‖J‖ and ‖w‖ against epochs for the 2×2 of η and λ (Figs 2, 3)."""
     tables = tables_of(results, "demo_over_training", scale)
-    path = save(
-        lambda theme: _over_training(tables, theme), results / "figures", f"{tables.experiment}-{scale}"
-    )
-    return DrawnFigure(
-        path,
+    return drawn(
+        results,
+        tables,
         "Over-training: many passes, SGD",
-        "The vertical dotted line marks the drop of the learning rate. Before it, the iterate pays for the "
-        "noise of a large learning rate; its moving average (EMA) does not.",
+        "The vertical dotted line marks the drop of the learning rate. Before it, compare the iterate "
+        "(solid) with its moving average (dashed), which is free of most of the noise.",
         "Panels against epochs for large and small learning rate, with and without weight decay: "
         "test error, training loss, Jacobian norm and weight norm.",
-        tables.experiment,
-        scale,
+        lambda theme: _over_training(tables, theme),
     )
 
 
 def _over_training(tables: Tables, theme: Theme) -> Figure:
     curves = tables.main_curves
-    cells = _cells(curves, theme)
+    cells = cells_of(curves, theme)
     panels: list[tuple[str, str, str, float]] = [
         ("test/error", "Test error", "test error (%)", 100.0),
         ("train/loss", "Training loss", "training cross-entropy", 1.0),
@@ -78,10 +84,12 @@ def _over_training(tables: Tables, theme: Theme) -> Figure:
     ]
     panels = [panel for panel in panels if not missing_metrics(curves, [panel[0]])]
     rows, columns = (2, 2) if len(panels) == 4 else (1, len(panels))
-    figure, axes = new_figure(rows, columns, tables.stamp, width=4.6)
-    drop = _rate_drop(curves)
+    figure, axes = new_figure(rows, columns, tables.band_stamp, width=4.6)
+    drop = rate_drop(curves)
     for axis, (metric, title, label, factor) in zip(axes, panels, strict=True):
-        for rows_of_cell, name, color in cells:
+        for measured, name, color in cells:
+            # Before the first step the iterate's batch-norm statistics are placeholders, and ‖J‖ means nothing.
+            rows_of_cell = measured[measured["step"] > 0] if metric.startswith("jacobian/") else measured
             curve(axis, rows_of_cell, "epoch", metric, color, label=name, factor=factor)
             averaged = f"ema/{metric}"
             if metric != "weights/norm" and not missing_metrics(rows_of_cell, [averaged]):
@@ -98,21 +106,19 @@ def _over_training(tables: Tables, theme: Theme) -> Figure:
     return figure
 
 
-def _cells(curves: pd.DataFrame, theme: Theme) -> list[tuple[pd.DataFrame, str, str]]:
-    """Rows, label and colour of each (η, λ), largest η first; blue with decay, orange without."""
-    largest = curves[LEARNING_RATE].max()
-    grid = (
-        curves[[LEARNING_RATE, DECAY]].drop_duplicates().sort_values([LEARNING_RATE, DECAY], ascending=False)
-    )
+def cells_of(curves: pd.DataFrame, theme: Theme) -> list[tuple[pd.DataFrame, str, str]]:
+    """Rows, label and colour of each (η, λ), largest η first; one hue family with decay, one without."""
+    grid = curves[[LEARNING_RATE, DECAY]].drop_duplicates().sort_values([LEARNING_RATE, DECAY], ascending=False)
+    rates = sorted(grid[LEARNING_RATE].unique(), reverse=True)
     cells = []
     for rate, decay in grid.to_numpy(dtype=float):
         rows = curves[(curves[LEARNING_RATE] == rate) & (curves[DECAY] == decay)]
-        index = (0 if decay > 0 else 1) + (0 if rate == largest else 2)
-        cells.append((rows, f"η = {rate:g}, λ = {decay:g}", theme.series[index]))
+        index = 2 * rates.index(rate) + (0 if decay > 0 else 1)
+        cells.append((rows, f"η = {rate:g}, λ = {decay:g}", theme.series[index % len(theme.series)]))
     return cells
 
 
-def _rate_drop(curves: pd.DataFrame) -> float | None:
+def rate_drop(curves: pd.DataFrame) -> float | None:
     """The epoch of the last step at the largest learning rate, if the rate falls at all."""
     last = []
     for _, rows in curves.sort_values("step").groupby("run_id"):
@@ -125,25 +131,22 @@ def _rate_drop(curves: pd.DataFrame) -> float | None:
 def demo_under_training(results: Path, scale: str) -> DrawnFigure:
     """Validation loss, its difference to λ = 0, effective LR and ‖w‖ against iterations (Figs 6 and 7)."""
     tables = tables_of(results, "demo_under_training", scale)
-    path = save(
-        lambda theme: _under_training(tables, theme), results / "figures", f"{tables.experiment}-{scale}"
-    )
-    return DrawnFigure(
-        path,
+    return drawn(
+        results,
+        tables,
         "Under-training: one pass, AdamW",
         "Top right: the loss with decay minus the loss without, at the same step and seed; below zero, "
         "decay is ahead. The effective learning rate is the learning rate over the norm of the weights, "
         "both of which change as the run goes on.",
         "Four panels against iterations for each weight decay: validation loss, loss difference to no decay, "
         "effective learning rate and weight norm.",
-        tables.experiment,
-        scale,
+        lambda theme: _under_training(tables, theme),
     )
 
 
 def _under_training(tables: Tables, theme: Theme) -> Figure:
     curves = tables.main_curves
-    figure, (loss, difference, rate, norm) = new_figure(2, 2, tables.stamp, width=4.6)
+    figure, (loss, difference, rate, norm) = new_figure(2, 2, tables.band_stamp, width=4.6)
     strengths = sorted(curves[DECAY].unique())
     colors = {decay: theme.series[index] for decay, index in zip(strengths, (1, 0, 4, 5, 3), strict=False)}
     gaps: list[tuple[pd.DataFrame, str]] = []
@@ -174,9 +177,7 @@ def _under_training(tables: Tables, theme: Theme) -> Figure:
     return figure
 
 
-def paired_difference(
-    curves: pd.DataFrame, metric: str, coordinate: str, ours: float, theirs: float
-) -> pd.DataFrame:
+def paired_difference(curves: pd.DataFrame, metric: str, coordinate: str, ours: float, theirs: float) -> pd.DataFrame:
     """Per seed and step, `metric` where `coordinate` is `ours` minus where it is `theirs`."""
     keys = ["seed", "step", "epoch", "samples"]
     one, other = (curves[curves[coordinate] == value].set_index(keys)[metric] for value in (ours, theirs))

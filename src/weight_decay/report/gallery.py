@@ -112,11 +112,7 @@ def _effect(effect: Effect) -> str:
         + "</tr>\n"
         for row in effect.rows
     )
-    caution = (
-        '<p class="caution">One seed: a small difference may be chance.</p>\n'
-        if effect.tables.seeds == 1
-        else ""
-    )
+    caution = '<p class="caution">One seed: a small difference may be chance.</p>\n' if effect.tables.seeds == 1 else ""
     return (
         f'<ul class="findings">\n{findings}</ul>\n{caution}'
         f'<div class="scroll" role="region" aria-label="{escape(effect.title)}" tabindex="0"><table>'
@@ -127,7 +123,7 @@ def _effect(effect: Effect) -> str:
 
 def _number(text: str) -> str:
     """Escaped text in which a number and its unit stay on one line."""
-    return escape(text).replace(" %", "&nbsp;%").replace(" points", "&nbsp;points")
+    return escape(text).replace(" %", "&nbsp;%").replace(" points", "&nbsp;points").replace("e-", "e&#8209;")
 
 
 def _verdict_class(holds: bool | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -11,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from weight_decay.errors import UserError
-from weight_decay.report.effects import text_table
 from weight_decay.report.runs import Cell, DamagedRunError, Experiment, read_experiments, read_summary
+from weight_decay.report.text_table import text_table
 
 ORDER = ("running", "waiting", "interrupted", "failed", "damaged", "diverged", "completed")
 SILENT_AFTER = 120.0
 """Seconds without a new line in metrics.jsonl after which a running run is called silent."""
 
 _TAIL_BYTES = 16384
+_LONGEST_DETAIL = 100
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def _state(cell: Cell) -> tuple[str, str]:
         return ("damaged", str(error)) if begun else ("waiting", "")
     status = summary["status"]
     if status == "failed":
-        return status, (str(summary.get("error") or "no error recorded").strip().splitlines() or [""])[-1]
+        last = str(summary.get("error") or "no error recorded").strip().splitlines()[-1]
+        return status, textwrap.shorten(last, _LONGEST_DETAIL, placeholder=" …")
     if status == "diverged":
         return status, f"at step {summary.get('divergence_step')}"
     if status == "running":
@@ -145,9 +148,7 @@ def _overview(experiments: list[Experiment], states: list[State]) -> str:
     rows = []
     for experiment in experiments:
         counted = Counter(
-            state.status
-            for state in states
-            if (state.experiment, state.scale) == (experiment.name, experiment.scale)
+            state.status for state in states if (state.experiment, state.scale) == (experiment.name, experiment.scale)
         )
         counts = [str(counted[status] or "·") for status in ORDER]
         rows.append([experiment.name, experiment.scale, str(len(experiment.cells)), *counts])

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -136,12 +138,11 @@ def save(draw: Draw, folder: Path, name: str) -> Path:
             for kind in kinds:
                 content = io.BytesIO()
                 hidden = (
-                    {"Software": None}
-                    if kind == "png"
-                    else {"CreationDate": None, "Creator": None, "Producer": None}
+                    {"Software": None} if kind == "png" else {"CreationDate": None, "Creator": None, "Producer": None}
                 )
                 figure.savefig(content, format=kind, dpi=DOTS_PER_INCH, metadata=hidden)
                 write_if_changed(folder / f"{stem}.{kind}", content.getvalue())
+                figure.set_layout_engine("none")  # the layout is found; finding it again takes as long as drawing
     return folder / f"{name}.png"
 
 
@@ -160,36 +161,54 @@ def legend(figure: Figure, axis: Axes, *, columns: int, lines: dict[str, LineSty
     """One legend above all panels: the labelled lines of `axis`, then what each line style means."""
     handles, labels = axis.get_legend_handles_labels()
     for name, style in (lines or {}).items():
-        handles.append(
-            Line2D([], [], color=matplotlib.rcParams["xtick.color"], linestyle=style, linewidth=1.6)
-        )
+        handles.append(Line2D([], [], color=matplotlib.rcParams["xtick.color"], linestyle=style, linewidth=1.6))
         labels.append(name)
-    figure.legend(
-        handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6, columnspacing=1.8
-    )
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6, columnspacing=1.8)
+
+
+def faded(color: str, theme: Theme) -> str:
+    """A colour of ours, drained towards the grey that marks what is the paper's."""
+    mixed = [0.4 * ours + 0.6 * grey for ours, grey in zip(to_rgb(color), to_rgb(theme.paper), strict=True)]
+    return to_hex((mixed[0], mixed[1], mixed[2]))
+
+
+def shades(theme: Theme, count: int) -> list[str]:
+    """`count` colours for an ordered quantity, dark to light or the reverse, none lost in the background."""
+    low, high = (0.05, 0.85) if theme.name == "light" else (0.25, 1.0)
+    positions = np.linspace(low, high, count) if count > 1 else [low]
+    return [to_hex(matplotlib.colormaps["viridis"](position)) for position in positions]
 
 
 def curve(
     axis: Axes, curves: pd.DataFrame, x: str, metric: str, color: str, *,
-    label: str = "_", line: LineStyle = "-", factor: float = 1.0, width: float = 1.8,
+    label: str = "_", line: LineStyle = "-", factor: float = 1.0, width: float = 1.8, marker: str = "",
 ) -> None:  # fmt: skip
     """The mean of `metric` over seeds against `x`, with a band of ± 1 standard deviation; times `factor`."""
     drawn = band(curves, x, metric)
     mean, spread = drawn["mean"] * factor, drawn["std"] * factor
-    axis.plot(drawn[x], mean, linestyle=line, color=color, label=label, linewidth=width)
+    axis.plot(drawn[x], mean, linestyle=line, color=color, label=label, linewidth=width, marker=marker)
     if (spread > 0).any():
         axis.fill_between(drawn[x], mean - spread, mean + spread, color=color, alpha=0.18, linewidth=0)
 
 
-def plain_log(axis: Axes) -> None:
-    """A logarithmic y axis whose ticks are plain numbers, dense enough to be read off."""
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
-    decades = high / low
-    marks: tuple[float, ...] = (1, 2, 5) if decades < 300 else (1,)
-    axis.yaxis.set_major_locator(LogLocator(base=10, subs=marks, numticks=12))
-    axis.yaxis.set_major_formatter(FuncFormatter(_plain))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+def plain_log(axis: Axes, which: Literal["x", "y"] = "y") -> None:
+    """A logarithmic axis whose ticks are plain numbers, dense enough to be read off, never crowded."""
+    if which == "x":
+        axis.set_xscale("log")
+    else:
+        axis.set_yscale("log")
+    scaled = axis.xaxis if which == "x" else axis.yaxis
+    low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
+    crowded = high / low > (30 if which == "x" else 300)
+    scaled.set_major_locator(LogLocator(base=10, subs=(1,) if crowded else (1, 2, 5), numticks=9))
+    scaled.set_major_formatter(FuncFormatter(_plain))
+    scaled.set_minor_formatter(NullFormatter())
+
+
+def empty(axis: Axes, text: str, theme: Theme) -> None:
+    """Say in place of a panel why there is nothing to see."""
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center", color=theme.muted)
 
 
 def _plain(value: float, _: int) -> str:

@@ -47,8 +47,12 @@ class Tables:
     @property
     def stamp(self) -> str:
         """Scale, data and seeds: what every figure must carry."""
-        seeds = f"{self.seeds} seeds, band: ± 1 standard deviation" if self.seeds > 1 else "1 seed"
-        return f"scale {self.scale} · data {self.data} · {seeds}"
+        return f"scale {self.scale} · data {self.data} · {self.seeds} seed{'s' if self.seeds > 1 else ''}"
+
+    @property
+    def band_stamp(self) -> str:
+        """The stamp of a figure whose bands show the spread over seeds."""
+        return self.stamp + (", band: ± 1 standard deviation" if self.seeds > 1 else "")
 
 
 def tables_of(results: Path, experiment: str, scale: str) -> Tables:
@@ -64,9 +68,7 @@ def tables_of(results: Path, experiment: str, scale: str) -> Tables:
             raise UserError(f"The table {path} cannot be read ({error}): collect again.") from error
     summary, curves = frames
     if summary.empty:
-        raise UserError(
-            f"No run of {experiment} at scale {scale} has finished under {results}: run it first."
-        )
+        raise UserError(f"No run of {experiment} at scale {scale} has finished under {results}: run it first.")
     return Tables(experiment, scale, summary, curves)
 
 

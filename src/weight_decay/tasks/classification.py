@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weight_decay.optim.averaging import reestimate_batch_norm
+from weight_decay.probes.eval_mode import eval_mode
 from weight_decay.probes.jacobian import jacobian_norm
 from weight_decay.probes.noise import noise_scale
 from weight_decay.tasks.protocol import Batch
@@ -22,6 +23,7 @@ class Classification:
     evaluation: named sets of fixed batches, e.g. {"train": ..., "test": ...}; each yields (uint8 images, labels).
     reestimation: training batches for the batch-norm statistics of averaged models.
     jacobian: the images of the Jacobian and noise probes (PAPER §1: the first of each class).
+    dtype: of the model's weights, and so of its inputs.
     mean, std: channel statistics in [0, 255], or None to feed images scaled to [0, 1].
     """
 
@@ -33,11 +35,13 @@ class Classification:
         mean: Tensor | None,
         std: Tensor | None,
         autocast: Callable[[], AbstractContextManager[Any]],
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._evaluation = evaluation
         self._reestimation = reestimation
         self._jacobian = jacobian
         self._autocast = autocast
+        self._dtype = dtype
         if mean is None or std is None:
             self._scale, self._shift = torch.tensor(1 / 255.0), torch.tensor(0.0)
         else:
@@ -56,7 +60,7 @@ class Classification:
     def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
         """`train/loss`, `train/error`, `test/loss`, `test/error` of the model in eval mode; its mode is restored."""
         metrics: dict[str, Tensor] = {}
-        with _eval_mode(model):
+        with eval_mode(model):
             for name, batches in self._evaluation.items():
                 metrics |= {f"{name}/{key}": value for key, value in self._evaluate_set(model, batches).items()}
         return metrics
@@ -79,28 +83,18 @@ class Classification:
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
         """Exact Jacobian norm (both definitions) and noise scale σ, in the precision of the weights."""
         norm = jacobian_norm(model, self._images(self._jacobian))
-        with _eval_mode(model):
-            scale = noise_scale(model, ((self.floats(images), labels) for images, labels in self._jacobian))
-        return {"jacobian/mean_square": norm.mean_square, "jacobian/mean_norm": norm.mean_norm, "noise/scale": scale}
+        scale = noise_scale(model, ((self.floats(images), labels) for images, labels in self._jacobian))
+        return {
+            "jacobian/mean_square": norm.mean_square,
+            "jacobian/mean_norm": norm.mean_norm,
+            "noise/scale": scale,
+        }
 
     def floats(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, H, W) as the normalised floats the model sees."""
         if self._scale.device != images.device:
             self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
-        return torch.addcmul(self._shift, images.float(), self._scale)
+        return torch.addcmul(self._shift, images.float(), self._scale).to(self._dtype)
 
     def _images(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
         return (self.floats(images) for images, _ in batches)
-
-
-class _eval_mode:  # noqa: N801
-    """Puts a model in eval mode and back."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model, self._training = model, model.training
-
-    def __enter__(self) -> None:
-        self._model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self._model.train(self._training)

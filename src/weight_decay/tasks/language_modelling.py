@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weight_decay.probes.eval_mode import eval_mode
 from weight_decay.tasks.protocol import Batch
 
 
@@ -36,19 +37,18 @@ class LanguageModelling:
     def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
         """`train/loss` and `val/loss` in nats per token on the fixed windows; every window weighs the same."""
         metrics: dict[str, Tensor] = {}
-        training = model.training
-        model.eval()
-        for name, batches in self._evaluation.items():
-            total, count = None, 0
-            for tokens, targets in batches:
-                with self._autocast():
-                    part = self.forward(model)(tokens, targets).double() * len(tokens)
-                total = part if total is None else total + part
-                count += len(tokens)
-            assert total is not None
-            metrics[f"{name}/loss"] = total / count
-        model.train(training)
+        with eval_mode(model):
+            for name, batches in self._evaluation.items():
+                metrics[f"{name}/loss"] = self._mean_loss(model, batches)
         return metrics
+
+    def _mean_loss(self, model: nn.Module, batches: Iterable[Batch]) -> Tensor:
+        sums, windows = [], 0
+        for tokens, targets in batches:
+            with self._autocast():
+                sums.append(self.forward(model)(tokens, targets).double() * len(tokens))
+            windows += len(tokens)
+        return torch.stack(sums).sum() / windows
 
     def reestimate(self, model: nn.Module) -> None:
         """Nothing: there is no batch norm in these models."""

@@ -26,6 +26,10 @@ class Stream(Protocol):
 class Task(Protocol):
     """A training objective with its evaluation."""
 
+    def forward(self, model: nn.Module) -> Callable[..., Any]:
+        """What `loss` calls: the model, or the method of it that computes the loss; this is what gets compiled."""
+        ...
+
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
         """Mean training loss of the batch in nats, a scalar on the device."""
         ...

@@ -1,0 +1,68 @@
+# make demo: set up and train both regimes on embedded data.   make test: set up and pass the tests.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+DEMO := results/demo
+
+.PHONY: help install demo test lint format benchmark clean-demo data-cifar5m data-tiny-imagenet data-openwebtext data-text
+
+help:
+	@echo "make demo                 train both regimes on embedded data, then show the effects (about 3 minutes on 2 cores)"
+	@echo "make test                 run the tests (under 10 minutes on 2 cores)"
+	@echo "make lint | format        ruff and mypy | ruff format"
+	@echo "make benchmark            every benchmark in benchmarks/, each prints ratios measured side by side"
+	@echo "make data-cifar5m FROM=FOLDER        CIFAR-5m's part0..5.npz -> data/cifar5m"
+	@echo "make data-tiny-imagenet FROM=FOLDER  tiny-imagenet-200 -> data/tiny_imagenet"
+	@echo "make data-openwebtext [FROM=FOLDER]  OpenWebText -> data/openwebtext"
+	@echo "make data-text FROM=PATH [NAME=text] .txt, .jsonl, .parquet -> data/NAME"
+	@echo "Everything else is the command $(BIN)/weight-decay (try --help and --info)."
+
+install: $(VENV)/.installed
+
+# Newer than pyproject.toml means installed; a half-finished installation leaves no stamp and is made again.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "make: Python 3.11 to 3.13 is needed, $(PYTHON) is `$(PYTHON) --version`; name another with PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/weight-decay experiment=demo_over_training scale=micro execution.results=$(DEMO) jobs=$(JOBS)
+	$(BIN)/weight-decay experiment=demo_under_training scale=micro execution.results=$(DEMO) jobs=$(JOBS)
+	@$(BIN)/weight-decay demo-report results=$(DEMO)
+
+test: install
+	$(BIN)/python -m pytest -n $(JOBS) --durations=10
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: install
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+data-cifar5m: install
+	@test -n "$(FROM)" || { echo "make data-cifar5m: say where part0.npz to part5.npz are: FROM=FOLDER" >&2; exit 2; }
+	$(BIN)/python scripts/prepare_cifar5m.py "$(FROM)" data/cifar5m
+
+data-tiny-imagenet: install
+	@test -n "$(FROM)" || { echo "make data-tiny-imagenet: say where the folder tiny-imagenet-200 is: FROM=FOLDER" >&2; exit 2; }
+	$(BIN)/python scripts/prepare_tiny_imagenet.py "$(FROM)" data/tiny_imagenet
+
+data-openwebtext: install
+	$(BIN)/python scripts/prepare_openwebtext.py --root data $(if $(FROM),--source "$(FROM)")
+
+data-text: install
+	@test -n "$(FROM)" || { echo "make data-text: say which text: FROM=PATH" >&2; exit 2; }
+	$(BIN)/python scripts/prepare_text.py --from "$(FROM)" --target data/$(or $(NAME),text)
+
+clean-demo:
+	rm -rf $(DEMO)

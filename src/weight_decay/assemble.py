@@ -1,0 +1,139 @@
+"""From built parts to what can be trained: a run's `Training` and `Segment`, and those of its branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weight_decay.build import (
+    Regime,
+    autocast,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    parameter_groups,
+    weight_dtype,
+)
+from weight_decay.config import RunConfig
+from weight_decay.config_groups import BranchConfig
+from weight_decay.loop import Training
+from weight_decay.optim import sphere
+from weight_decay.optim.averaging import Averages
+from weight_decay.optim.schedules import Constant
+from weight_decay.probes.divergence import DivergenceMonitor
+from weight_decay.provenance import code_fingerprint
+from weight_decay.record import Mirror, Progress, Recorder
+from weight_decay.segment import Cadence, Segment
+from weight_decay.span import Clock
+
+
+def build_training(config: RunConfig, regime: Regime, device: torch.device) -> Training:
+    """A run at its step 0, on the device and in the precision that the config asks for."""
+    model = build_model(config).to(device, weight_dtype(config.precision))
+    if config.data.regime == "over_training":
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(config, model, config.decay.strength, config.optimizer.clip_norm)
+    if config.sphere_radius is not None:
+        sphere.project_(optimizer.parameters, config.sphere_radius)
+    forward = regime.task.forward(model)
+    return Training(
+        model=model,
+        forward=torch.compile(forward) if config.execution.compile else forward,
+        task=regime.task,
+        stream=regime.stream,
+        optimizer=optimizer,
+        schedule=build_schedule(config, regime.clock),
+        averages=Averages(model, config.averaging.ema),
+        autocast=autocast(config.precision, device),
+        scaler=torch.amp.GradScaler(device.type) if config.precision.kind == "float16_autocast" else None,
+        micro_batches=config.batch_size // (config.micro_batch_size or config.batch_size),
+        weight_decay=config.decay.strength,
+        decayed=_decayed(config, model),
+        eps=config.optimizer.eps,
+        sphere_radius=config.sphere_radius,
+        history=torch.zeros(config.probes.log_every.every(regime.clock), 2, device=device),
+    )
+
+
+def _decayed(config: RunConfig, model: torch.nn.Module) -> list[torch.Tensor]:
+    """The parameters that the rules let decay, whatever the strength, so that λ = 0 has a comparable norm."""
+    return [p for group in parameter_groups(config, model, 1.0) if group.weight_decay > 0 for p in group.parameters]
+
+
+def build_segment(
+    config: RunConfig,
+    training: Training,
+    folder: Path,
+    first: int,
+    last: int,
+    clock: Clock,
+    mirror: Mirror | None,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Segment:
+    """The stretch of training from step `first` to `last`, recorded in `folder`."""
+    probes, divergence = config.probes, config.divergence
+    cadence = Cadence(
+        probes.log_every.every(clock),
+        probes.evaluate_every.every(clock),
+        None if probes.jacobian_every is None else probes.jacobian_every.every(clock),
+    )
+    monitor = DivergenceMonitor(
+        divergence.threshold, divergence.patience.every(clock), first + divergence.grace.steps(clock)
+    )
+    return Segment(
+        training,
+        folder,
+        first,
+        last,
+        cadence,
+        monitor,
+        config.checkpoint,
+        Recorder(folder, mirror),
+        progress,
+        config.batch_size,
+        say,
+        code_fingerprint(),
+    )
+
+
+def branched_training(config: RunConfig, branch: BranchConfig, parent: Training, regime: Regime) -> Training:
+    """A copy of the trunk at its present step, with the branch's learning rate and decay, and no averages."""
+    device = parent.history.device
+    model = build_model(config).to(device, weight_dtype(config.precision))
+    if config.data.regime == "over_training":
+        model = model.to(memory_format=torch.channels_last)
+    model.load_state_dict(parent.model.state_dict())
+    optimizer = build_optimizer(config, model, branch.strength, config.optimizer.clip_norm)
+    if branch.keep_optimizer_state:
+        # Through a copy: the branch must not write into the trunk's moments.
+        optimizer.load_state_dict(_cloned(parent.optimizer.state_dict()))
+    return Training(
+        model=model,
+        forward=regime.task.forward(model),
+        task=regime.task,
+        stream=regime.stream,
+        optimizer=optimizer,
+        schedule=Constant(branch.lr),
+        averages=Averages(model, ()),
+        autocast=parent.autocast,
+        scaler=torch.amp.GradScaler(device.type) if parent.scaler is not None else None,
+        micro_batches=parent.micro_batches,
+        weight_decay=branch.strength,
+        decayed=_decayed(config, model),
+        eps=config.optimizer.eps,
+        sphere_radius=parent.sphere_radius,
+        history=torch.zeros_like(parent.history),
+        step=parent.step,
+    )
+
+
+def _cloned(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: _cloned(value) for key, value in state.items()}
+    return [_cloned(value) for value in state] if isinstance(state, list) else state

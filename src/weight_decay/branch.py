@@ -1,0 +1,73 @@
+"""Branches: side runs from snapshots of a run, with another learning rate and decay (Figs 5, 6, 15)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from weight_decay.assemble import branched_training, build_segment
+from weight_decay.build import Regime
+from weight_decay.config import RunConfig
+from weight_decay.config_groups import BranchConfig
+from weight_decay.loop import Event
+from weight_decay.record import Progress, write_summary
+from weight_decay.run_folder import Labels, identity, read_status, speaker
+from weight_decay.segment import Segment
+
+
+def branch_event(
+    config: RunConfig,
+    branch: BranchConfig,
+    trunk: Segment,
+    regime: Regime,
+    labels: Labels,
+    stop: Callable[[], bool],
+) -> Event:
+    """The event that runs `branch` from the trunk's weights at every step it is due."""
+
+    def run_branch() -> None:
+        trunk.save()
+        _run_branch(config, branch, trunk, regime, labels, stop)
+
+    start = branch.start.steps(regime.clock)
+    every = branch.every.every(regime.clock) if branch.every is not None else sys.maxsize
+    return Event(trunk.timed(run_branch), every, start, also_last=False)
+
+
+def _run_branch(
+    config: RunConfig,
+    branch: BranchConfig,
+    trunk: Segment,
+    regime: Regime,
+    labels: Labels,
+    stop: Callable[[], bool],
+) -> None:
+    parent = trunk.training
+    first = parent.step
+    folder = trunk.folder / "branches" / f"{branch.name}-{first:09d}"
+    if read_status(folder) in ("completed", "diverged") or stop():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{labels.title} {branch.name}@{first}"
+    last = first + branch.duration.steps(regime.clock)
+    training = branched_training(config, branch, parent, regime)
+    progress = Progress(last - first, title, config.execution.progress, labels.position)
+    segment = build_segment(config, training, folder, first, last, regime.clock, None, progress, speaker(title))
+    segment.resume()
+    status, divergence_step = segment.train(stop)
+    progress.close()
+    segment.recorder.close()
+    summary = {
+        **identity(config, labels),
+        "branch": branch.name,
+        "status": status,
+        "start_step": first,
+        "total_steps": last,
+        "divergence_step": divergence_step,
+        "final": {k: v for k, v in segment.recorder.latest.items() if k != "step"},
+        "seconds": round(segment.recorder.seconds, 3),
+    }
+    write_summary(folder, summary)
+    if status != "interrupted":
+        for file in (folder / "checkpoints").glob("*"):
+            file.unlink()

@@ -1,0 +1,328 @@
+"""The groups a run's config is made of, one dataclass for each choice; `config.py` puts them together.
+
+Each checks its own values: the ValueError starts with the name of the field, and `schema.py` adds where it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from weight_decay.schema import EXECUTION
+from weight_decay.span import Span
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Labelled images. `seed` drives the procedural generator and the nested choice of a subset."""
+
+    kind: Literal["procedural", "cifar5m", "cifar10", "cifar100", "tiny_imagenet"]
+    image_size: int
+    classes: int
+    train_size: int | None
+    test_size: int | None
+    seed: int
+    normalise: bool
+    root: str = field(metadata=EXECUTION)
+    regime: ClassVar[str] = "over_training"
+
+    def __post_init__(self) -> None:
+        require(self.image_size >= 8, f"image_size: must be at least 8 pixels, got {self.image_size}")
+        require(self.classes >= 2, f"classes: must be at least 2, got {self.classes}")
+        for name in ("train_size", "test_size"):
+            size = getattr(self, name)
+            require(
+                size is None or size > 0,
+                f"{name}: must be a positive number of images or null for all, got {size}",
+            )
+        if self.kind == "procedural":
+            require(
+                self.train_size is not None,
+                "train_size: the procedural generator is endless, so say how many images",
+            )
+            require(
+                self.test_size is not None,
+                "test_size: the procedural generator is endless, so say how many images",
+            )
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """A token stream. `sampling` is the paper's `with_replacement`, or `one_pass` (each window exactly once)."""
+
+    kind: Literal["python_text", "openwebtext", "text", "nanogpt"]
+    context: int
+    vocabulary: int
+    sampling: Literal["with_replacement", "one_pass"]
+    evaluation_windows: int
+    seed: int
+    root: str = field(metadata=EXECUTION)
+    regime: ClassVar[str] = "under_training"
+
+    def __post_init__(self) -> None:
+        require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
+        require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")
+        require(
+            self.evaluation_windows > 0,
+            f"evaluation_windows: must be positive, got {self.evaluation_windows}",
+        )
+
+
+@dataclass(frozen=True)
+class ResNetModel:
+    """Pre-activation ResNet (PAPER §2); `scale_invariant` is the net of Figs 13 and 15."""
+
+    kind: Literal["resnet"]
+    depth: Literal[18, 34]
+    width: int
+    initialisation: Literal["pytorch", "he_fan_out"]
+    scale_invariant: bool
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, f"width: must be positive, got {self.width}")
+
+
+@dataclass(frozen=True)
+class VGGModel:
+    """VGG16, without batch norm in the paper (Fig 11a)."""
+
+    kind: Literal["vgg"]
+    depth: Literal[16]
+    width: int
+    batch_norm: bool
+    initialisation: Literal["pytorch", "he_fan_out"]
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, f"width: must be positive, got {self.width}")
+
+
+@dataclass(frozen=True)
+class GPTModel:
+    """GPT-2 as in the paper: tied embeddings, no biases; context and vocabulary come from the data."""
+
+    kind: Literal["gpt"]
+    layers: int
+    heads: int
+    width: int
+    qk_norm: bool
+    attention: Literal["auto", "math", "efficient", "flash", "cudnn"]
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "width"):
+            require(getattr(self, name) > 0, f"{name}: must be positive, got {getattr(self, name)}")
+        require(
+            self.width % self.heads == 0,
+            f"width: must be a multiple of heads, got {self.width} and {self.heads}",
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD (momentum 0 in the vision experiments) or AdamW. `clip_norm` null means no clipping."""
+
+    kind: Literal["sgd", "adamw"]
+    lr: float
+    momentum: float
+    nesterov: bool
+    betas: tuple[float, float]
+    eps: float
+    clip_norm: float | None
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"lr: the learning rate must be positive, got {self.lr:g}")
+        require(0 <= self.momentum < 1, f"momentum: must be in [0, 1), got {self.momentum:g}")
+        require(
+            all(0 <= beta < 1 for beta in self.betas),
+            f"betas: both must be in [0, 1), got {list(self.betas)}",
+        )
+        require(self.eps > 0, f"eps: must be positive, got {self.eps:g}")
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"clip_norm: must be positive or null, got {self.clip_norm}",
+        )
+        require(not self.nesterov or self.momentum > 0, "nesterov: needs a momentum above 0")
+
+
+@dataclass(frozen=True)
+class DecayRuleConfig:
+    """One line of the ordered list: parameters whose name matches the regex decay with `scale` × strength."""
+
+    match: str
+    scale: float
+
+    def __post_init__(self) -> None:
+        require(self.scale >= 0, f"scale: must not be negative, got {self.scale:g}")
+
+
+@dataclass(frozen=True)
+class DecayConfig:
+    """λ and where it acts. `decoupled`: w <- w - ηλw. `l2`: λw joins the gradient before clipping (Fig 21)."""
+
+    kind: Literal["decoupled", "l2"]
+    strength: float
+    rules: tuple[DecayRuleConfig, ...]
+
+    def __post_init__(self) -> None:
+        require(self.strength >= 0, f"strength: weight decay must not be negative, got {self.strength:g}")
+        require(
+            len(self.rules) > 0,
+            "rules: at least one rule is needed; {match: '.*', scale: 1} decays every parameter",
+        )
+
+
+@dataclass(frozen=True)
+class ConstantSchedule:
+    """The same learning rate throughout."""
+
+    kind: Literal["constant"]
+
+
+@dataclass(frozen=True)
+class TwoPhaseSchedule:
+    """The paper's vision schedule: η until `drop_at`, then `final_lr` (Fig 2)."""
+
+    kind: Literal["two_phase"]
+    drop_at: Span
+    final_lr: float
+
+    def __post_init__(self) -> None:
+        require(self.final_lr > 0, f"final_lr: must be positive, got {self.final_lr:g}")
+
+
+@dataclass(frozen=True)
+class WarmupCosineSchedule:
+    """Linear warm-up, then a cosine to `final_fraction` × η at `decay_until` (Fig 6)."""
+
+    kind: Literal["warmup_cosine"]
+    warmup: Span
+    decay_until: Span
+    final_fraction: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.final_fraction <= 1, f"final_fraction: must be in [0, 1], got {self.final_fraction:g}")
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """Number formats. "Autocast" keeps float32 weights; `bfloat16` stores the weights themselves in bfloat16."""
+
+    kind: Literal["float32", "tf32", "bfloat16_autocast", "float16_autocast", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class AveragingConfig:
+    """Exponential moving averages of the weights; the first of the list is "the" EMA of the metric names.
+
+    `reestimate_samples`: training images for the batch-norm statistics of an average, null for the whole set.
+    """
+
+    ema: tuple[float, ...]
+    reestimate_samples: int | None
+
+    def __post_init__(self) -> None:
+        for beta in self.ema:
+            require(0 < beta < 1, f"ema: every decay must lie strictly between 0 and 1, got {beta:g}")
+        require(len(set(self.ema)) == len(self.ema), f"ema: the same decay is listed twice in {list(self.ema)}")
+        samples = self.reestimate_samples
+        require(samples is None or samples > 0, f"reestimate_samples: must be positive or null, got {samples}")
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What is measured and how often; null switches a probe off. All probes run off the hot path.
+
+    log_every: training loss, norms, the effective learning rates, divergence check.
+    evaluate_every: loss and error of iterate and EMA on fixed batches of both sets.
+    jacobian_every: exact Jacobian norm of iterate and EMA and the noise scale, on `jacobian_per_class` images a class.
+    """
+
+    log_every: Span
+    evaluate_every: Span
+    evaluation_batch: int
+    evaluation_train_samples: int | None
+    jacobian_every: Span | None
+    jacobian_per_class: int
+
+    def __post_init__(self) -> None:
+        require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")
+        require(
+            self.jacobian_per_class > 0,
+            f"jacobian_per_class: must be positive, got {self.jacobian_per_class}",
+        )
+
+
+@dataclass(frozen=True)
+class DivergenceConfig:
+    """A run has diverged on NaN/Inf, or when its loss has lost `threshold` of its progress for `patience` on end.
+
+    Progress is the fall from the loss at the start to the best level so far; the first `grace` of the run is exempt.
+    """
+
+    threshold: float
+    patience: Span
+    grace: Span
+
+    def __post_init__(self) -> None:
+        require(self.threshold > 0, f"threshold: must be positive, got {self.threshold:g}")
+
+
+@dataclass(frozen=True)
+class BranchConfig:
+    """A side run from snapshots of this one: the same loop with another schedule and decay (Figs 5, 6, 15).
+
+    start: first snapshot; every: distance between snapshots (null: only the first). Constant `lr`, decay `strength`.
+    """
+
+    name: str
+    start: Span
+    every: Span | None
+    duration: Span
+    lr: float
+    strength: float
+    keep_optimizer_state: bool
+
+    def __post_init__(self) -> None:
+        require(self.name.isidentifier(), f'name: letters, digits and "_" only, got "{self.name}"')
+        require(self.lr > 0, f"lr: must be positive, got {self.lr:g}")
+        require(self.strength >= 0, f"strength: must not be negative, got {self.strength:g}")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How often to save the full state, and how many to keep. Never changes a number of the run."""
+
+    every_seconds: float
+    keep: int
+
+    def __post_init__(self) -> None:
+        require(self.every_seconds >= 0, f"every_seconds: must not be negative, got {self.every_seconds:g}")
+        require(self.keep >= 1, f"keep: at least one checkpoint must be kept, got {self.keep}")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """W&B as a mirror of the run's own files. `offline` needs no account and no network."""
+
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """Where and how a run is computed; its results may differ from another machine's only in rounding."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int
+    compile: bool
+    results: str
+    progress: bool
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 0, f"threads: must be positive, or 0 for torch's own choice, got {self.threads}")

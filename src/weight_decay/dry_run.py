@@ -1,0 +1,54 @@
+"""What a command would do: its cells with their exact settings, and what each would cost, without doing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weight_decay.build import check
+from weight_decay.config import RunConfig, folder_name, to_dict
+from weight_decay.experiments import Plan
+
+
+def describe(plan: Plan) -> str:
+    """Text: the settings that all cells share, then one line for each cell with what is its own."""
+    for cell in plan.cells:
+        check(cell.config)
+    flat = [_flat(to_dict(cell.config)) for cell in plan.cells]
+    shared = {key: value for key, value in flat[0].items() if all(other.get(key) == value for other in flat)}
+    lines = [
+        f"{plan.experiment} at scale {plan.scale}: {plan.title}",
+        f"figure {plan.figure}, {len(plan.cells)} cell(s), command: {plan.command}",
+        "",
+        "settings of all cells",
+        *(f"  {key} = {value}" for key, value in shared.items()),
+        "",
+        "cells",
+    ]
+    for cell in plan.cells:
+        lines.append(f"  {cell.index:4d}  {cell.title or 'the only one'}  -> {folder_name(cell.config)}")
+    return "\n".join([*lines, "", f"data: {_data_needed(plan.cells[0].config)}"])
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    return {
+        name: leaf
+        for key, value in values.items()
+        for name, leaf in _flat(value, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
+def _data_needed(config: RunConfig) -> str:
+    needed = {
+        "procedural": "made on the spot",
+        "python_text": "made on the spot from this Python's own library",
+        "cifar5m": "CIFAR-5m's six parts, 18.4 GB: make data-cifar5m FROM=FOLDER",
+        "cifar10": "CIFAR-10, unpacked as torchvision does it",
+        "cifar100": "CIFAR-100, unpacked as torchvision does it",
+        "tiny_imagenet": "tiny-imagenet-200: make data-tiny-imagenet FROM=FOLDER",
+        "openwebtext": "OpenWebText, 18 GB of tokens: make data-openwebtext",
+        "text": "a text of your own: make data-text FROM=PATH",
+        "nanogpt": "nanoGPT's train.bin and val.bin",
+    }
+    return f"{needed[config.data.kind]}, in {config.data.root}"

@@ -1,0 +1,52 @@
+"""The paper's own curves, as digitised in results/reference/paper_curves.csv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from weight_decay.errors import UserError
+
+COLUMNS = (
+    "figure",
+    "metric",
+    "x_axis",
+    "x",
+    "y",
+    "lr",
+    "weight_decay",
+    "iterate",
+    "precision",
+    "seed",
+    "start",
+    "note",
+)
+
+
+def reference(results: Path, figure: str, metric: str, iterate: str | None = None) -> pd.DataFrame:
+    """The digitised points of one panel of the paper, in the order of x within each curve.
+
+    `figure` as in the file ("1", "2a", "3", "5c", "15a", ...), `metric` in the paper's words (`test_error`,
+    `train_cross_entropy`, `weight_norm`, `jacobian_norm`, ...), `iterate` one of sgd, adamw, ema, finetuned,
+    tiny_lr. Errors are fractions. The frame is empty when `results` has no reference or the paper no such
+    curve: a figure then shows our runs alone. Raises UserError when the file is there but not understood.
+    """
+    path = results / "reference" / "paper_curves.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=list(COLUMNS))
+    try:
+        points = pd.read_csv(path, dtype={"figure": str, "precision": str, "note": str, "weight_decay": str})
+    except ValueError as error:
+        raise UserError(f"The reference {path} cannot be read ({error}): restore it from git.") from error
+    if tuple(points.columns) != COLUMNS:
+        raise UserError(f"The reference {path} must have the columns {', '.join(COLUMNS)}: restore it from git.")
+    chosen = points[(points["figure"] == figure) & (points["metric"] == metric)]
+    if iterate is not None:
+        chosen = chosen[chosen["iterate"] == iterate]
+    return chosen.sort_values("x", kind="stable").reset_index(drop=True)
+
+
+def decay_of(points: pd.DataFrame) -> pd.Series:
+    """λ of each point as a number; NaN where the paper only says that it is positive."""
+    return pd.to_numeric(points["weight_decay"], errors="coerce")

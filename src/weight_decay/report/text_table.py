@@ -1,0 +1,35 @@
+"""Tables in plain text, for the terminal."""
+
+from __future__ import annotations
+
+
+def text_table(header: list[str], rows: list[list[str]], *, align: str = "", width: int = 15) -> str:
+    """An aligned text table; header cells are wrapped at about `width` characters.
+
+    `align` has an `l` or `r` for each column; without it, all but the first are set right.
+    """
+    sides = align or "l" + "r" * (len(header) - 1)
+    wrapped = [_wrap(cell, width) for cell in header]
+    height = max(len(lines) for lines in wrapped)
+    top = [[""] * (height - len(lines)) + lines for lines in wrapped]
+    body = [list(line) for line in zip(*top, strict=True)] + rows
+    widths = [max(len(row[index]) for row in body) for index in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(size) if side == "l" else cell.rjust(size)
+            for cell, size, side in zip(row, widths, sides, strict=True)
+        ).rstrip()
+        for row in body
+    ]
+    lines.insert(height, "─" * min(110, sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(lines)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines

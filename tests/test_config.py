@@ -1,0 +1,155 @@
+"""Config: strict building, one clear sentence for each mistake, and the identity of a run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weight_decay.cli import make_plan
+from weight_decay.config import RunConfig, build, folder_name, run_id, to_dict
+from weight_decay.errors import UserError
+from weight_decay.span import Clock, Span
+
+BAD_SETTINGS = {
+    "optimizer.lr=-1": "optimizer.lr: the learning rate must be positive, got -1.",
+    "optimizer.lr=abc": "optimizer.lr: must be a number, got 'abc'.",
+    "optimizer.lr=nan": "optimizer.lr: must be a number",
+    "optimizer.lr=inf": "optimizer.lr: must be a number",
+    "optimizer.momentum=1": "optimizer.momentum: must be in [0, 1), got 1.",
+    "optimzer.lr=1": "optimzer.lr: there is no such setting; did you mean optimizer.lr?",
+    "optimizer.lrr=1": "optimizer.lrr: there is no such setting; did you mean optimizer.lr?",
+    "averaging.ema=[1.5]": "averaging.ema: every decay must lie strictly between 0 and 1, got 1.5.",
+    "averaging.ema=[0.9,0.9]": "averaging.ema: the same decay is listed twice",
+    "averaging.ema=0.9": "averaging.ema: must be a list, got 0.9.",
+    "decay.strength=-0.1": "decay.strength: weight decay must not be negative, got -0.1.",
+    "decay.kind=l3": "decay.kind: must be one of decoupled, l2, got 'l3'.",
+    "decay.rules=[]": "decay.rules: at least one rule is needed",
+    "batch_size=0": "batch_size: must be positive, got 0.",
+    "micro_batch_size=5": "micro_batch_size: must divide batch_size 128, got 5.",
+    "duration='5 parsecs'": 'duration: "5 parsecs" is not a length',
+    "duration=50%": 'duration: must be a positive length, got "50%".',
+    "seed=1.5": "seed: must be a whole number, got 1.5.",
+    "execution.progress=3": "execution.progress: must be true or false, got 3.",
+    "model=gpt_micro": "model: procedural data needs a resnet or vgg model, got gpt.",
+    "model=resnet19": "model: there is no resnet19; did you mean resnet18?",
+    "data=python_text": "model: python_text data needs a gpt model, got resnet.",
+    "data.train_size=null": "data.train_size: the procedural generator is endless",
+    "optimizer.lr=0.1,0.2": "several values for one setting need the flag -m",
+    "+new=1": "settings can be changed but not added or removed",
+    "~seed": "settings can be changed but not added or removed",
+    "seed": "cannot be read as key=value",
+    "cell=5": "cell: single at scale micro has cells 0 to 0, got 5.",
+    "cell=x": "cell: must be a number or a list of numbers",
+    "jobs=0": "jobs: must be a whole number of at least 1, got 0.",
+    "branches=[{name: a b}]": "branches[0]",
+}
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return make_plan([])[0].cells[0].config
+
+
+@pytest.mark.parametrize("setting", BAD_SETTINGS)
+def test_a_mistake_gets_one_clear_sentence(setting: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_plan([setting])
+    assert BAD_SETTINGS[setting] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_unknown_keys_are_named(config: RunConfig) -> None:
+    values = to_dict(config)
+    missing: dict[str, Any] = copy.deepcopy(values)
+    del missing["optimizer"]["eps"]
+    with pytest.raises(UserError, match=r"optimizer\.eps: this setting is missing"):
+        build(missing)
+    unknown: dict[str, Any] = copy.deepcopy(values)
+    unknown["optimizer"]["epsilon"] = 1
+    with pytest.raises(UserError, match=r"optimizer\.epsilon: there is no such setting"):
+        build(unknown)
+
+
+def test_a_config_survives_the_round_trip_through_plain_values(config: RunConfig) -> None:
+    assert build(to_dict(config)) == config
+    assert run_id(build(to_dict(config))) == run_id(config)
+
+
+def test_the_identity_is_pinned() -> None:
+    """A change here makes every run of a user start anew: it must be meant."""
+    assert run_id(make_plan(["seed=3", "decay.strength=0.01"])[0].cells[0].config) == "PINNED"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "execution.threads=2",
+        "execution.results=elsewhere",
+        "execution.progress=false",
+        "checkpoint.every_seconds=1",
+        "tracking=disabled",
+        "data.root=elsewhere",
+    ],
+)
+def test_where_and_how_a_run_is_computed_is_no_part_of_its_identity(config: RunConfig, setting: str) -> None:
+    assert run_id(make_plan([setting])[0].cells[0].config) == run_id(config)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "seed=1",
+        "decay.strength=0.1",
+        "optimizer.lr=0.2",
+        "averaging.ema=[0.9]",
+        "data.train_size=4096",
+        "precision=tf32",
+    ],
+)
+def test_whatever_changes_the_numbers_changes_the_identity(config: RunConfig, setting: str) -> None:
+    other = make_plan([setting])[0].cells[0].config
+    assert run_id(other) != run_id(config)
+    assert folder_name(other) != folder_name(config)
+
+
+@given(st.integers(1, 10**6), st.sampled_from(["steps", "epochs", "samples", "tokens"]))
+def test_a_length_reads_back_what_it_writes(value: int, unit: str) -> None:
+    assert Span.parse(str(Span(float(value), unit))) == Span(float(value), unit)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("960 steps", 960),
+        ("1 step", 1),
+        ("2 epochs", 800),
+        ("0.5 epochs", 200),
+        ("12.8k samples", 100),
+        ("5M samples", 39063),  # 39062.5: halves go up, so that no presentation is left out
+        ("8192 tokens", 8),
+        ("25%", 250),
+    ],
+)
+def test_lengths_in_steps(text: str, steps: int) -> None:
+    assert Span.parse(text).steps(Clock(128, 51200, 8, 1000)) == steps
+
+
+def test_a_cadence_is_at_least_one_step() -> None:
+    assert Span.parse("1 sample").every(Clock(128, 51200)) == 1
+
+
+def test_a_user_value_beats_the_experiment_and_collapses_its_axis() -> None:
+    cells = make_plan(["experiment=demo_over_training", "scale=micro", "optimizer.lr=0.07"])[0].cells
+    assert {cell.config.optimizer.lr for cell in cells} == {0.07}
+    assert len(cells) == 2
+    assert {cell.config.decay.strength for cell in cells} == {0.0, 0.015}
+
+
+def test_an_experiment_that_is_not_declared_at_a_scale_says_so(words: Callable[..., list[str]]) -> None:
+    with pytest.raises(UserError, match="there is no huge"):
+        make_plan(["experiment=demo_over_training", "scale=huge"])

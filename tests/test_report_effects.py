@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import synthetic_runs
+from synthetic_runs import over_training_run, under_training_run, write_demo, write_experiment, write_run
+from weight_decay.errors import UserError
+from weight_decay.report.collect import collect
+from weight_decay.report.effects import (
+    demo_effects,
+    effects_text,
+    over_training_effect,
+    under_training_effect,
+)
+from weight_decay.report.tables import tables_of
+
+
+def _verdicts(effect) -> list[str]:
+    return [finding.verdict for finding in effect.findings]
+
+
+def test_the_numbers_are_those_the_runs_were_made_of(tmp_path: Path) -> None:
+    write_demo(tmp_path)
+    collect(tmp_path)
+    over, under = demo_effects(tmp_path)
+    assert [row[0] for row in over.rows] == [
+        "η = 0.3, λ = 0.015", "η = 0.3, λ = 0", "η = 0.02, λ = 0.015", "η = 0.02, λ = 0",
+    ]  # fmt: skip
+    assert over.rows[0][1:] == ["39.4 %", "22.4 %", "23.7 %", "92", "111", "20"]
+    assert over.rows[3][1:] == ["74.3 %", "73.3 %", "73.6 %", "623", "657", "36"]
+    assert _verdicts(over) == ["yes"] * 4
+    assert [row[2:4] for row in under.rows] == [["1.526", "1.516"], ["1.510", "1.489"]]
+    assert [row[-1] for row in under.rows] == ["321", "151"]
+    # The rate ends at a tenth of 1e-2: 1e-3 / 321 and 1e-3 / 151.
+    assert [row[4] for row in under.rows] == ["3.12e-06", "6.62e-06"]
+    assert _verdicts(under) == ["yes"] * 4
+    text = effects_text([over, under])
+    assert "scale micro · data procedural · 1 seed" in text and text.count("One seed:") == 2
+
+
+def test_verdicts_turn_with_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swap the outcomes of decay and no decay: every verdict must turn into its opposite."""
+    table = synthetic_runs.OVER_TRAINING
+    swapped = {key: table[key[0], 0.015 if key[1] == 0 else 0.0] for key in table}
+    monkeypatch.setattr(synthetic_runs, "OVER_TRAINING", swapped)
+    reverse = dict(zip(synthetic_runs.UNDER_TRAINING, reversed(synthetic_runs.UNDER_TRAINING.values()), strict=True))
+    monkeypatch.setattr(synthetic_runs, "UNDER_TRAINING", reverse)
+    write_demo(tmp_path)
+    collect(tmp_path)
+    over, under = demo_effects(tmp_path)
+    assert _verdicts(over) == ["no"] * 4
+    assert _verdicts(under) == ["no"] * 4
+
+
+def test_several_seeds_give_mean_spread_and_a_count_of_agreeing_pairs(tmp_path: Path) -> None:
+    write_demo(tmp_path, seeds=(0, 1, 2))
+    collect(tmp_path)
+    over, under = demo_effects(tmp_path)
+    # Seeds shift errors by 0, 0.4 and 0.8 points: mean + 0.4, standard deviation 0.4.
+    assert over.rows[0][3] == "24.1 ± 0.4 %"
+    assert under.rows[1][2] == "1.514 ± 0.004"
+    assert "in 3 of 3 seeds" in under.findings[1].numbers
+    assert "One seed" not in effects_text([over, under])
+
+
+def test_a_diverged_cell_is_shown_as_such_and_leaves_the_verdict_open(tmp_path: Path) -> None:
+    cells = [write_run(tmp_path, under_training_run(0.0, status="diverged"))]
+    cells.append(write_run(tmp_path, under_training_run(0.05)))
+    write_experiment(tmp_path, "demo_under_training", cells, "under_training")
+    collect(tmp_path)
+    effect = under_training_effect(tables_of(tmp_path, "demo_under_training", "micro"))
+    assert effect.rows[0][0] == "λ = 0 — 1 of 1 diverged (step 2000)" and effect.rows[0][2] == "–"
+    assert effect.findings[1].verdict == "cannot tell"
+
+
+def test_metrics_that_were_not_measured_are_dashes(tmp_path: Path) -> None:
+    cells = []
+    for lr, decay in synthetic_runs.OVER_TRAINING:
+        run = over_training_run(lr, decay)
+        run.rows = [{name: row[name] for name in ("step", "epoch", "lr", "test/error")} for row in run.rows]
+        cells.append(write_run(tmp_path, run))
+    write_experiment(tmp_path, "demo_over_training", cells, "over_training")
+    collect(tmp_path)
+    effect = over_training_effect(tables_of(tmp_path, "demo_over_training", "micro"))
+    assert effect.rows[0][1:] == ["39.4 %", "–", "23.7 %", "–", "–", "–"]
+    assert _verdicts(effect) == ["yes", "cannot tell", "cannot tell", "cannot tell"]
+
+
+def test_absent_and_empty_tables_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run demo_over_training first"):
+        demo_effects(tmp_path)
+    cell = write_run(tmp_path, over_training_run(0.3, 0.0, status="failed"))
+    path = write_experiment(tmp_path, "demo_over_training", [cell], "over_training")
+    assert json.loads(path.read_text())["cells"]
+    collect(tmp_path)
+    with pytest.raises(UserError, match="No run of demo_over_training at scale micro has finished"):
+        demo_effects(tmp_path)

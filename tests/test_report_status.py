@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from synthetic_runs import over_training_run, under_training_run, write_demo, write_experiment, write_run
+from weight_decay.errors import UserError
+from weight_decay.report.status import status_table
+
+
+def _one_of_each(results: Path) -> list[dict]:
+    cells = [
+        write_run(results, under_training_run(0.0, seed=0)),
+        write_run(results, under_training_run(0.0, seed=1, status="diverged")),
+        write_run(results, under_training_run(0.0, seed=2, status="failed", extra={"error": "a\nout of memory"})),
+        write_run(results, under_training_run(0.0, seed=3, status="interrupted", extra={"step": 1200})),
+        {
+            "run_id": "0" * 12,
+            "folder": "absent-000000000000",
+            "coordinates": {"decay.strength": 0.0, "seed": 4},
+        },
+        write_run(results, over_training_run(0.3, 0.015, seed=5, status="running", extra={"total_steps": 1920})),
+        write_run(results, under_training_run(0.0, seed=6)),
+    ]
+    (results / "runs" / cells[6]["folder"] / "summary.json").write_text('{"stat')
+    write_experiment(results, "all", cells, "under_training")
+    return cells
+
+
+def test_every_state_is_told_with_what_matters(tmp_path: Path) -> None:
+    cells = _one_of_each(tmp_path)
+    text = status_table(tmp_path, "all")
+    lines = {line.split("seed=")[1].split()[0]: line for line in text.splitlines() if "seed=" in line}
+    assert "completed" in lines["0"] and "0:00:42" in lines["0"]
+    assert "diverged" in lines["1"] and "step 2000" in lines["1"]
+    assert lines["2"].rstrip().endswith("out of memory") and "failed" in lines["2"]
+    assert "interrupted" in lines["3"] and "step 1200" in lines["3"]
+    assert "waiting" in lines["4"]
+    # 960 steps took 38.4 s (25 steps/s), so the other 960 take as long.
+    assert "step 960 of 1920, 25 steps/s, 0:00:38 left" in lines["5"] and "silent" not in lines["5"]
+    assert "damaged" in lines["6"] and "summary.json" in lines["6"]
+    assert text.splitlines()[-1].startswith("7 cells: 1 running, 1 waiting, 1 interrupted, 1 failed, 1 damaged")
+    metrics = tmp_path / "runs" / cells[5]["folder"] / "metrics.jsonl"
+    os.utime(metrics, (time.time() - 600, time.time() - 600))
+    assert "silent for 0:10:0" in status_table(tmp_path, "all")
+
+
+def test_a_line_still_in_writing_does_not_disturb(tmp_path: Path) -> None:
+    cell = _one_of_each(tmp_path)[5]
+    with (tmp_path / "runs" / cell["folder"] / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 1000, "time/sec')
+    assert "step 960 of 1920" in status_table(tmp_path, "all")
+
+
+def test_the_overview_counts_each_experiment(tmp_path: Path) -> None:
+    write_demo(tmp_path)
+    _one_of_each(tmp_path)
+    lines = status_table(tmp_path, None).splitlines()
+    states = "running waiting interrupted failed damaged diverged completed"
+    assert lines[0].split() == f"experiment scale cells {states}".split()
+    assert lines[2].split() == ["all", "micro", "7", *["1"] * 7]
+    assert lines[3].split() == ["demo_over_training", "micro", "4", *["·"] * 6, "4"]
+
+
+def test_nothing_started_and_unknown_names_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No experiment was started"):
+        status_table(tmp_path, None)
+    write_demo(tmp_path)
+    with pytest.raises(UserError, match=r"'fig03_grid'.*demo_over_training"):
+        status_table(tmp_path, "fig03_grid")
+
+
+def test_a_thousand_runs_in_under_a_second(tmp_path: Path) -> None:
+    cells = []
+    for seed in range(1000):
+        run = under_training_run(0.05, seed=seed, steps=100, status="running" if seed % 10 == 0 else "completed")
+        run.rows = run.rows[:3]
+        cells.append(write_run(tmp_path, run))
+    write_experiment(tmp_path, "many", cells, "under_training")
+    started = time.perf_counter()
+    assert "1000 cells: 100 running, 900 completed" in status_table(tmp_path, None)
+    assert time.perf_counter() - started < 1.0
+    assert json.loads((tmp_path / "experiments" / "many-micro.json").read_text())["cells"]

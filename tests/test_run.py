@@ -1,0 +1,347 @@
+"""One run: what it records, how it resumes, how it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import read_metrics, read_summary
+from weight_decay import checkpoint
+from weight_decay.config import RunConfig, folder_name
+from weight_decay.errors import UserError
+from weight_decay.loop import Training
+from weight_decay.run import run
+from weight_decay.run_folder import Labels, claimed
+
+Tiny = Callable[..., RunConfig]
+LABELS = Labels("test", "micro", "test")
+REGIMES = ["vision", "text"]
+
+
+def folder_of(config: RunConfig) -> Path:
+    return Path(config.execution.results) / "runs" / folder_name(config)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Make the training loop stop as on SIGTERM once `step` steps are made."""
+    advance = Training.advance
+
+    def advance_then_signal(self: Training, observe: bool) -> None:
+        advance(self, observe)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Training, "advance", advance_then_signal)
+
+
+# Measured once with this code on x86-64 and torch 2.15; a change here means that training changed.
+GOLDEN: dict[str, dict[str, float]] = {
+    "vision": {},
+    "text": {},
+}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_golden_metrics(tiny: Tiny, regime: str) -> None:
+    config = tiny(regime)
+    assert run(config, LABELS) == "completed"
+    final = read_summary(folder_of(config))["final"]
+    assert GOLDEN[regime].keys() <= final.keys()
+    for name, value in GOLDEN[regime].items():
+        assert final[name] == pytest.approx(value, rel=2e-4), name
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_what_is_recorded(tiny: Tiny, regime: str) -> None:
+    config = tiny(regime)
+    run(config, LABELS)
+    lines = read_metrics(folder_of(config))
+    logged = [line["step"] for line in lines if "batch/loss" in line]
+    evaluation = "test/error" if regime == "vision" else "val/loss"
+    evaluated = [line["step"] for line in lines if evaluation in line]
+    assert logged == [2, 4, 6]
+    assert evaluated == [0, 3, 6]
+    names = {name for line in lines for name in line}
+    common = {
+        "lr",
+        "weight_decay",
+        "train/loss",
+        "ema/train/loss",
+        "weights/norm",
+        "weights/decayed_norm",
+        "weights/max",
+    }
+    common |= {"effective_lr/adamw", "effective_lr/sgd", "effective_lr/rotation", "grad/norm", "update/norm"}
+    common |= {"stability/bf16_lost_updates", "divergence/score", "epoch", "samples"}
+    own = {
+        "vision": {"test/loss", "train/error", "ema/test/error", "ema_0.5/test/error", "jacobian/mean_square"}
+        | {"ema/jacobian/mean_square", "jacobian/mean_norm", "noise/scale", "ema/noise/scale"},
+        "text": {"val/loss", "ema/val/loss", "effective_lr/adam_coordinate", "grad/clipped"},
+    }
+    assert common | own[regime] <= names
+    last_log = [line for line in lines if "batch/loss" in line][-1]
+    assert last_log["effective_lr/adamw"] == pytest.approx(last_log["lr"] / last_log["weights/norm"], rel=1e-6)
+    assert last_log["effective_lr/sgd"] == pytest.approx(last_log["lr"] / last_log["weights/norm"] ** 2, rel=1e-6)
+    summary = read_summary(folder_of(config))
+    assert summary["status"] == "completed"
+    assert summary["data"]["fingerprint"]
+    assert {"git_commit", "code_fingerprint", "versions", "device", "seconds", "seed", "scale"} <= summary.keys()
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_six_steps_equal_three_and_resume_and_three(
+    tiny: Tiny, regime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tiny(regime, f"execution.results={tmp_path / 'whole'}")
+    assert run(whole, LABELS) == "completed"
+    halved = tiny(regime, f"execution.results={tmp_path / 'halved'}")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert run(halved, LABELS) == "interrupted"
+    assert read_summary(folder_of(halved))["status"] == "interrupted"
+    assert run(halved, LABELS) == "completed"
+    assert "goes on from step 3 of 6" in capsys.readouterr().err
+    assert read_metrics(folder_of(halved)) == read_metrics(folder_of(whole))
+    keys = ("weights_sha256", "step", "divergence_step", "status", "data", "parameters")
+    for key in keys:
+        assert read_summary(folder_of(halved))[key] == read_summary(folder_of(whole))[key]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_damaged_latest_checkpoint_is_said_and_the_one_before_is_used(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damaged: bool
+) -> None:
+    whole = tiny("text", f"execution.results={tmp_path / 'whole'}")
+    run(whole, LABELS)
+    config = tiny("text", f"execution.results={tmp_path / 'damaged'} checkpoint.every_seconds=0")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        run(config, LABELS)
+    latest = max((folder_of(config) / "checkpoints").glob("*.pt"))
+    if damaged:
+        latest.write_bytes(latest.read_bytes()[:-100])
+    assert run(config, LABELS) == "completed"
+    said = capsys.readouterr().err
+    assert ("is damaged" in said) == damaged
+    assert f"goes on from step {3 if damaged else 4}" in said
+    assert read_metrics(folder_of(config)) == read_metrics(folder_of(whole))
+
+
+def _run_in_child(config: RunConfig) -> None:
+    torch.set_num_threads(1)
+    run(config, LABELS)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_killed_at_random_moments_it_ends_with_the_same_numbers(tiny: Tiny, regime: str, tmp_path: Path) -> None:
+    more = "duration='30 steps' checkpoint.every_seconds=0.02"
+    whole = tiny(regime, f"{more} execution.results={tmp_path / 'whole'}")
+    started = time.monotonic()
+    run(whole, LABELS)
+    seconds = time.monotonic() - started
+    killed = tiny(regime, f"{more} execution.results={tmp_path / 'killed'}")
+    generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "little"))
+    # A forked child has everything imported already, so that the kills fall into the run and not before it.
+    context = multiprocessing.get_context("fork")
+    kills = 0
+    for _ in range(30):
+        child = context.Process(target=_run_in_child, args=(killed,))
+        child.start()
+        child.join(seconds * torch.rand((), generator=generator).item())
+        if child.is_alive():
+            kills += 1
+            os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+        if child.exitcode == 0 or kills >= 6:
+            break
+    run(killed, LABELS)
+    assert kills > 0
+    assert read_metrics(folder_of(killed)) == read_metrics(folder_of(whole))
+    assert read_summary(folder_of(killed))["weights_sha256"] == read_summary(folder_of(whole))["weights_sha256"]
+
+
+def test_the_command_itself_killed_and_repeated(words: Callable[..., list[str]], tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "weight_decay",
+        *words("text", "duration='400 steps' checkpoint.every_seconds=0.05"),
+    ]
+    results = tmp_path / "results" / "runs"
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(results.glob("*/checkpoints/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "goes on from step" in again.stderr
+    skipped = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert skipped.returncode == 0
+    assert "1 already done of 1 cell(s)" in skipped.stderr
+
+
+def test_a_finished_run_is_skipped(tiny: Tiny) -> None:
+    config = tiny("text")
+    assert run(config, LABELS) == "completed"
+    before = {path: path.stat().st_mtime_ns for path in folder_of(config).rglob("*") if path.name != "run.lock"}
+    assert run(config, LABELS) == "skipped"
+    assert before == {p: p.stat().st_mtime_ns for p in folder_of(config).rglob("*") if p.name != "run.lock"}
+
+
+def test_a_run_that_another_process_works_on_is_left_to_it(tiny: Tiny) -> None:
+    config = tiny("text")
+    folder_of(config).mkdir(parents=True)
+    with claimed(folder_of(config)) as mine:
+        assert mine
+        assert run(config, LABELS) == "busy"
+    assert not (folder_of(config) / "summary.json").exists()
+
+
+def test_a_divergence_is_a_result(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny("vision", "optimizer.lr=1e30 decay.strength=0 duration='20 steps'")
+    assert run(config, LABELS) == "diverged"
+    summary = read_summary(folder_of(config))
+    assert summary["status"] == "diverged"
+    assert 1 <= summary["divergence_step"] <= 4
+    assert "diverged at step" in capsys.readouterr().err
+    text = (folder_of(config) / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert all(json.loads(line) is not None for line in text.splitlines())
+    assert run(config, LABELS) == "skipped"
+
+
+def test_a_failure_is_kept_with_its_reason(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("text")
+
+    def fail(self: Training, observe: bool) -> None:
+        raise RuntimeError("the machine caught fire")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "advance", fail)
+        assert run(config, LABELS) == "failed"
+    summary = read_summary(folder_of(config))
+    assert (summary["status"], summary["error"]) == ("failed", "the machine caught fire")
+    assert "Traceback" in (folder_of(config) / "error.txt").read_text()
+    assert run(config, LABELS) == "completed"
+
+
+def test_bad_data_is_one_sentence(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match="data-openwebtext"):
+        run(tiny("text", "data=openwebtext data.root=/nonexistent-folder"), LABELS)
+    with pytest.raises(UserError, match="one pass"):
+        run(tiny("text", "duration='10M steps'"), LABELS)
+
+
+def test_results_that_cannot_be_written_are_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"execution\.results: cannot make"):
+        run(tiny("text", f"execution.results={tmp_path / 'file'}"), LABELS)
+
+
+BRANCH = "branches=[{name: tail, start: 2 steps, every: 2 steps, duration: 3 steps, lr: 0.001, strength: 0.0, "
+
+
+@pytest.mark.parametrize("keep", ["true", "false"])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_branches_leave_the_trunk_alone(tiny: Tiny, tmp_path: Path, regime: str, keep: str) -> None:
+    plain = tiny(regime, f"execution.results={tmp_path / 'plain'}")
+    run(plain, LABELS)
+    branched = tiny(regime, f'"{BRANCH}keep_optimizer_state: {keep}}}]" execution.results={tmp_path / "branched"}')
+    assert run(branched, LABELS) == "completed"
+    assert read_metrics(folder_of(branched)) == read_metrics(folder_of(plain))
+    folders = sorted((folder_of(branched) / "branches").iterdir())
+    assert [folder.name for folder in folders] == ["tail-000000002", "tail-000000004", "tail-000000006"]
+    for folder, first in zip(folders, (2, 4, 6), strict=True):
+        lines = read_metrics(folder)
+        assert lines[0]["step"] == first
+        assert lines[-1]["step"] == first + 3
+        assert {line["lr"] for line in lines if "lr" in line} == {0.001}
+        assert read_summary(folder)["status"] == "completed"
+        assert not list((folder / "checkpoints").glob("*"))
+    trunk = {line["step"]: line for line in read_metrics(folder_of(plain)) if "train/loss" in line}
+    last = next(line for line in read_metrics(folders[-1]) if "train/loss" in line)
+    assert last["train/loss"] == trunk[6]["train/loss"]
+
+
+def test_a_run_stopped_inside_a_branch_goes_on_in_it(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = f'"{BRANCH}keep_optimizer_state: true}}]"'
+    whole = tiny("text", f"{more} execution.results={tmp_path / 'whole'}")
+    run(whole, LABELS)
+    stopped = tiny("text", f"{more} execution.results={tmp_path / 'stopped'}")
+    advance, count = Training.advance, [0]
+
+    def counted(self: Training, observe: bool) -> None:
+        advance(self, observe)
+        count[0] += 1
+        if count[0] == 4:  # two steps of the trunk, then two of the first branch
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "advance", counted)
+        assert run(stopped, LABELS) == "interrupted"
+    assert run(stopped, LABELS) == "completed"
+    assert read_metrics(folder_of(stopped)) == read_metrics(folder_of(whole))
+    for folder in sorted((folder_of(whole) / "branches").iterdir()):
+        other = folder_of(stopped) / "branches" / folder.name
+        assert read_metrics(other) == read_metrics(folder)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16_autocast", "bfloat16", "tf32", "float16_autocast"])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_every_precision_trains(tiny: Tiny, regime: str, precision: str) -> None:
+    config = tiny(regime, f"precision={precision} probes.jacobian_every=null")
+    assert run(config, LABELS) == "completed"
+    final = read_summary(folder_of(config))["final"]
+    reference = tiny(regime, "probes.jacobian_every=null")
+    run(reference, LABELS)
+    exact = read_summary(folder_of(reference))["final"]
+    assert math.isfinite(final["train/loss"])
+    assert final["train/loss"] == pytest.approx(exact["train/loss"], rel=0.05)
+
+
+def test_micro_batches_give_the_same_run_to_rounding(tiny: Tiny) -> None:
+    one, four = tiny("text"), tiny("text", "micro_batch_size=1")
+    run(one, LABELS)
+    run(four, LABELS)
+    for a, b in zip(read_metrics(folder_of(one)), read_metrics(folder_of(four)), strict=True):
+        if "train/loss" in a:
+            assert b["train/loss"] == pytest.approx(a["train/loss"], rel=1e-5)
+
+
+def test_runs_that_differ_only_in_decay_see_the_same_data_and_start(tiny: Tiny) -> None:
+    first = []
+    for strength in ("0", "0.3"):
+        config = tiny("text", f"decay.strength={strength}")
+        run(config, LABELS)
+        first.append(next(line for line in read_metrics(folder_of(config)) if "train/loss" in line))
+    assert first[0] == first[1]
+
+
+def test_old_checkpoints_are_removed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("text", "checkpoint.every_seconds=0 checkpoint.keep=2")
+    kept: list[int] = []
+    save = checkpoint.save
+
+    def counting(folder: Path, *rest: object) -> Path:
+        path = save(folder, *rest)  # type: ignore[arg-type]
+        kept.append(len(list(folder.glob("*.pt"))))
+        return path
+
+    monkeypatch.setattr(checkpoint, "save", counting)
+    run(config, LABELS)
+    assert max(kept) == 2

@@ -1,0 +1,111 @@
+"""Who may import whom: the walls that keep the training side, the report side and hydra apart."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "weight_decay"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TRAINING_SIDE = {
+    "cli",
+    "build",
+    "run",
+    "segment",
+    "sweep",
+    "loop",
+    "tasks",
+    "data",
+    "models",
+    "optim",
+    "probes",
+    "record",
+}
+# Layers of DESIGN.md, lowest first: a room may import from its own layer and from those below.
+LAYERS = [
+    {"errors", "span", "schema", "config", "seeds", "models", "data", "optim", "probes", "checkpoint", "provenance"},
+    {"tasks"},
+    {"loop", "record"},
+    {"build", "segment"},
+    {"run"},
+    {"experiments", "sweep", "dry_run", "help"},
+    {"cli", "__init__"},
+]
+
+
+def imports(file: Path) -> set[str]:
+    """Full names of all modules imported anywhere in a file, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{file.name} uses a relative import; write it in full"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(name: str) -> str | None:
+    """The room of the house a module is in: the first name below the package."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "weight_decay" and len(parts) > 1 else None
+
+
+def rooms_imported(file: Path) -> set[str]:
+    """Rooms that a file imports from."""
+    return {found for name in imports(file) if (found := room(name)) is not None}
+
+
+def own_room(file: Path) -> str:
+    """The room a file is in."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_hydra_is_imported_only_by_the_command_line() -> None:
+    users = {f.relative_to(PACKAGE).as_posix() for f in FILES if imports(f) & {"hydra", "omegaconf"}}
+    assert users == {"cli.py"}
+
+
+def test_wandb_is_imported_only_by_the_record_and_the_dashboard() -> None:
+    users = {f.relative_to(PACKAGE).as_posix() for f in FILES if "wandb" in {name.split(".")[0] for name in imports(f)}}
+    assert "record.py" in users
+    assert users <= {"record.py", "report/dashboard.py"}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if own_room(f) == "report"], ids=lambda f: f.name)
+def test_the_report_never_imports_the_training_side(file: Path) -> None:
+    assert "torch" not in {name.split(".")[0] for name in imports(file)}
+    assert not rooms_imported(file) & TRAINING_SIDE
+
+
+def test_the_report_runs_without_loading_torch() -> None:
+    code = (
+        "import sys, weight_decay.report.commands, weight_decay.report.gallery as g; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if own_room(f) != "report"], ids=lambda f: f.name)
+def test_imports_point_down(file: Path) -> None:
+    layer = next(i for i, rooms in enumerate(LAYERS) if own_room(file) in rooms)
+    allowed = set().union(*LAYERS[: layer + 1])
+    if own_room(file) == "cli":
+        allowed.add("report")  # it hands the report's own commands over, unseen
+    assert rooms_imported(file) <= allowed
+
+
+def test_every_file_stays_short() -> None:
+    long = {f.name: n for f in FILES if (n := len(f.read_text().splitlines())) > 330}
+    assert not long
+
+
+def test_nothing_a_user_hands_us_is_executed() -> None:
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), file
+        assert not {"pickle", "dill", "cloudpickle", "shelve", "marshal"} & imports(file), file

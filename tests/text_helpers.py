@@ -1,0 +1,69 @@
+"""What the tests of text preparation share: a small tokeniser, texts, and reading a folder back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+
+from weight_decay.data.openwebtext import prepare
+from weight_decay.data.text_sources import find_text
+from weight_decay.data.token_files import SPLITS, load_tokens
+
+
+def small_encoding() -> tiktoken.Encoding:
+    """All 256 bytes and a few merges; end-of-text is the last id."""
+    merges = [b"th", b"the", b" t", b" the", b"in", b"er", b"an", "é".encode()]
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    ranks |= {merge: 256 + number for number, merge in enumerate(merges)}
+    return tiktoken.Encoding(
+        "small",
+        pat_str=r" ?\p{L}+| ?\p{N}+|\s+|[^\s\p{L}\p{N}]+",
+        mergeable_ranks=ranks,
+        special_tokens={"<|endoftext|>": len(ranks)},
+    )
+
+
+def some_texts(count: int) -> list[str]:
+    """Texts of different lengths with non-ASCII letters, line ends and the end-of-text marker itself."""
+    rng = np.random.default_rng(0)
+    words = ["the", "theatre", "café", "naïve", "in", "answer\n", "42", "<|endoftext|>", "日本", "and"]
+    return [f"{number}: " + " ".join(rng.choice(words, rng.integers(1, 60))) for number in range(count)]
+
+
+def write_jsonl(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(texts)), "utf-8")
+    return path
+
+
+def run(source: Path, target: Path, workers: int = 1, piece_bytes: int = 4096, seed: int = 0) -> dict[str, Any]:
+    return prepare(
+        find_text(source, "text"),
+        target,
+        small_encoding(),
+        0.2,
+        seed,
+        workers,
+        "mine",
+        piece_bytes,
+        progress=False,
+    )
+
+
+def decoded(folder: Path) -> dict[str, list[str]]:
+    """The documents of a prepared folder, decoded; each must end with end-of-text."""
+    encoding, texts = small_encoding(), {}
+    for split in SPLITS:
+        token_set = load_tokens("text", split, folder, verify="sha256")
+        assert token_set.document_starts is not None and token_set.vocabulary == encoding.n_vocab
+        documents = np.split(token_set.tokens, token_set.document_starts[1:])
+        assert all(document[-1] == encoding.eot_token for document in documents)
+        texts[split] = [encoding.decode(document[:-1].tolist()) for document in documents]
+    return texts
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
