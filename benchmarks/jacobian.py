@@ -4,6 +4,8 @@ Goals, on ResNet18 of width 64, 32×32 images, a batch of 10, one process, warm:
 `vmap(jacrev)` with at most 1/8 of its memory, and at most 1.6 times the time of one forward pass and one
 activation-gradient backward per class. Times are the best of several interleaved rounds in one process;
 memory is each variant's peak above what model and inputs already took, in a process of its own.
+Most of the time of `vmap(jacrev)` goes into getting its gigabytes from the system, so the first ratio depends on
+the machine; the third does not.
 
     python benchmarks/jacobian.py                        # the goals, about 2 minutes
     python benchmarks/jacobian.py --width 8 --size 16    # seconds
@@ -97,7 +99,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: torch's own")
     parser.add_argument("--memory-of", choices=VARIANTS, help="only print this variant's peak memory, in MB")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -141,7 +141,11 @@ def test_multirun_makes_one_run_for_each_value_and_reports_the_worst(words: Word
 
 
 def test_multirun_of_an_experiment_makes_one_job_for_each_cell(words: Words, tmp_path: Path) -> None:
-    base = [w for w in words("text", "duration='2 steps' schedule.warmup='1 step'") if w.partition("=")[0] not in ("decay.strength", "data")]
+    base = [
+        w
+        for w in words("text", "duration='2 steps' schedule.warmup='1 step'")
+        if w.partition("=")[0] not in ("decay.strength", "data")
+    ]
     done = command(["-m", "experiment=demo_under_training", "scale=micro", *base], tmp_path)
     assert done.returncode == 0, done.stderr
     plan = make_plan(["experiment=demo_under_training", "scale=micro", *base])[0]
@@ -155,7 +159,11 @@ def test_multirun_of_an_experiment_makes_one_job_for_each_cell(words: Words, tmp
 
 
 def test_a_failing_cell_does_not_stop_the_others(words: Words, tmp_path: Path) -> None:
-    base = [w for w in words("text", "duration='2 steps' schedule.warmup='1 step'") if w.partition("=")[0] not in ("decay.strength", "data")]
+    base = [
+        w
+        for w in words("text", "duration='2 steps' schedule.warmup='1 step'")
+        if w.partition("=")[0] not in ("decay.strength", "data")
+    ]
     base += ["experiment=demo_under_training", "scale=micro"]
     plan = make_plan(base)[0]
     # A folder where the record should be makes the first cell fail for real.

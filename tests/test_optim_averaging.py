@@ -127,9 +127,7 @@ def test_resumed_averages_are_bitwise_equal(tmp_path: Path) -> None:
         tail.update(step)
 
     wander(model, range(4), after)
-    torch.save(
-        {"ema": averages.state_dict(), "tail": tail.state_dict(), "model": model.state_dict()}, tmp_path / "s"
-    )
+    torch.save({"ema": averages.state_dict(), "tail": tail.state_dict(), "model": model.state_dict()}, tmp_path / "s")
     wander(model, range(4, 8), after)
 
     saved = torch.load(tmp_path / "s", weights_only=True)
@@ -189,9 +187,7 @@ def test_batch_norm_statistics_are_sample_weighted_means_over_the_pass() -> None
 
     with torch.no_grad():
         first = [model[0](b) for b in batches]
-        normalised = [
-            nn.functional.batch_norm(a, None, None, model[1].weight, model[1].bias, True) for a in first
-        ]
+        normalised = [nn.functional.batch_norm(a, None, None, model[1].weight, model[1].bias, True) for a in first]
         second = [model[3](a.relu()) for a in normalised]
     for norm, activations in ((model[1], first), (model[4], second)):
         mean, variance = mean_and_variance(activations)
@@ -199,9 +195,7 @@ def test_batch_norm_statistics_are_sample_weighted_means_over_the_pass() -> None
         torch.testing.assert_close(norm.running_var, variance, rtol=1e-12, atol=1e-12)
     statistics = [b.clone() for b in (model[4].running_mean, model[4].running_var)]
     reestimate_batch_norm(model, reversed(batches))
-    torch.testing.assert_close(
-        statistics, [model[4].running_mean, model[4].running_var], rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(statistics, [model[4].running_mean, model[4].running_var], rtol=1e-12, atol=1e-12)
 
 
 def test_equal_batches_agree_with_torch() -> None:

@@ -185,9 +185,7 @@ def test_with_gradients_the_kernel_decides_whether_adamw_loses_decay() -> None:
             ends.append(parameter.detach().double())
         return ((ends[0] - ends[1]) @ ends[0] / (ends[0] @ ends[0])).item()
 
-    large = {
-        how: shrinkage(how, 1e-2) for how in ("exact", "fused", "foreach", "nearest", "stochastic", "kahan")
-    }
+    large = {how: shrinkage(how, 1e-2) for how in ("exact", "fused", "foreach", "nearest", "stochastic", "kahan")}
     assert large["foreach"] == 0.0  # decay is rounded away before the update is added
     assert large["fused"] > 0.5 * large["exact"]  # rounded once: updates of the order of the gap carry it
     assert large["nearest"] == pytest.approx(large["fused"], rel=0.05)

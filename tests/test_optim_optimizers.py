@@ -26,9 +26,7 @@ def values(seed: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     return [torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype) for shape in SHAPES]
 
 
-def build(
-    dtype: torch.dtype = torch.float64, strengths: list[float] | None = None, **changes: Any
-) -> DecayedOptimizer:
+def build(dtype: torch.dtype = torch.float64, strengths: list[float] | None = None, **changes: Any) -> DecayedOptimizer:
     parameters = [nn.Parameter(v) for v in values(0, dtype)]
     first, second, third = parameters
     strengths = STRENGTHS if strengths is None else strengths
@@ -180,9 +178,7 @@ def test_a_branch_keeps_the_moments_under_its_own_strength_and_grouping() -> Non
     feed(parent, 1)
     parent.step()
     parameters = dict(zip(parent.names, parent.parameters, strict=True))
-    group = ParameterGroup(
-        ("c", "a", "b"), [nn.Parameter(parameters[n].detach().clone()) for n in "cab"], 0.0
-    )
+    group = ParameterGroup(("c", "a", "b"), [nn.Parameter(parameters[n].detach().clone()) for n in "cab"], 0.0)
     child = DecayedOptimizer([group], "adamw", 0.1, 0.0, BETAS, EPS, False, "decoupled", None)
     child.load_state_dict(parent.state_dict())
     moments = dict(zip(parent.names, parent.second_moments() or [], strict=True))
@@ -218,9 +214,7 @@ def test_state_of_another_optimizer_or_model_is_refused() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("fused", [True, False])
-def test_scaler_skips_everything_on_overflow_and_changes_nothing_otherwise(
-    momentum: float, fused: bool
-) -> None:
+def test_scaler_skips_everything_on_overflow_and_changes_nothing_otherwise(momentum: float, fused: bool) -> None:
     scaled = build(torch.float32, momentum=momentum, clip_norm=1.0, fused=fused)
     plain = build(torch.float32, momentum=momentum, clip_norm=1.0, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

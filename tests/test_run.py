@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,19 +48,56 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 # Measured once with this code on x86-64 and torch 2.15; a change here means that training changed.
 GOLDEN: dict[str, dict[str, float]] = {
-    "vision": {},
-    "text": {},
+    "vision": {
+        "train/loss": 2.3122957944869995,
+        "test/loss": 2.3169695138931274,
+        "test/error": 0.9375,
+        "ema/test/loss": 2.3176790475845337,
+        "ema_0.5/test/loss": 2.3028799295425415,
+        "jacobian/mean_square": 21.43337631225586,
+        "ema/jacobian/mean_norm": 72.25827026367188,
+        "noise/scale": 0.9493647813796997,
+        "batch/loss": 2.3240162134170532,
+        "weights/norm": 18.668926239013672,
+        "grad/norm": 3.0286710262298584,
+        "effective_lr/rotation": 0.00016223079001065344,
+    },
+    "text": {
+        "train/loss": 10.425830841064453,
+        "val/loss": 10.406069278717041,
+        "ema/val/loss": 10.82573652267456,
+        "batch/loss": 10.492741584777832,
+        "weights/norm": 28.122234344482422,
+        "weights/decayed_norm": 26.6480770111084,
+        "effective_lr/adamw": 8.242657349910587e-05,
+        "effective_lr/adam_coordinate": 563.2919311523438,
+        "grad/norm": 0.9889316558837891,
+        "grad/clipped": 0.5,
+        "effective_lr/rotation": 0.04450767859816551,
+    },
 }
 
 
+def frozen_text(folder: Path) -> str:
+    """nanoGPT's files with the same tokens on every machine; python_text differs between Python versions."""
+    folder.mkdir()
+    positions = np.arange(20_000, dtype=np.uint64)
+    tokens = ((positions * np.uint64(2654435761) >> np.uint64(9)) % np.uint64(97) + positions % np.uint64(5)).astype(
+        "<u2"
+    )
+    tokens[:16_000].tofile(folder / "train.bin")
+    tokens[16_000:].tofile(folder / "val.bin")
+    return f"data=nanogpt data.context=16 data.evaluation_windows=32 data.root={folder}"
+
+
 @pytest.mark.parametrize("regime", REGIMES)
-def test_golden_metrics(tiny: Tiny, regime: str) -> None:
-    config = tiny(regime)
+def test_golden_metrics(tiny: Tiny, regime: str, tmp_path: Path) -> None:
+    config = tiny(regime, frozen_text(tmp_path / "text") if regime == "text" else "")
     assert run(config, LABELS) == "completed"
     final = read_summary(folder_of(config))["final"]
     assert GOLDEN[regime].keys() <= final.keys()
     for name, value in GOLDEN[regime].items():
-        assert final[name] == pytest.approx(value, rel=2e-4), name
+        assert final[name] == pytest.approx(value, rel=1e-3), name
 
 
 @pytest.mark.parametrize("regime", REGIMES)

@@ -60,8 +60,7 @@ class _Shadow:
             saved[name].shape != w.shape for name, w in self.named(weights).items()
         ):
             raise UserError(
-                "the saved weight average does not fit the model's parameters; "
-                "use a checkpoint of the same model."
+                "the saved weight average does not fit the model's parameters; use a checkpoint of the same model."
             )
         torch._foreach_copy_(weights, [saved[name].to(weights[0].device) for name in self.names])
 

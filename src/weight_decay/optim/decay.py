@@ -81,9 +81,7 @@ def decay_groups(
 
 def _compiled(rule: DecayRule) -> re.Pattern[str]:
     if not (math.isfinite(rule.scale) and rule.scale >= 0):
-        raise UserError(
-            f"the decay rule '{rule.match}' has scale {rule.scale}; use a finite number that is 0 or more."
-        )
+        raise UserError(f"the decay rule '{rule.match}' has scale {rule.scale}; use a finite number that is 0 or more.")
     try:
         return re.compile(rule.match)
     except re.error as error:

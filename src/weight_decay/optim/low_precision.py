@@ -43,9 +43,7 @@ class RoundedOptimizer:
     Raises UserError if a parameter is not bfloat16.
     """
 
-    def __init__(
-        self, groups: Sequence[ParameterGroup], rounding: Rounding, seed: int, **options: Any
-    ) -> None:
+    def __init__(self, groups: Sequence[ParameterGroup], rounding: Rounding, seed: int, **options: Any) -> None:
         if rounding not in ("nearest", "stochastic", "kahan"):
             raise UserError(f"precision.rounding is '{rounding}'; use 'nearest', 'stochastic' or 'kahan'.")
         self.names = tuple(name for group in groups for name in group.names)
@@ -63,9 +61,7 @@ class RoundedOptimizer:
         )
         self._scratch: list[Tensor] = list(self._wide.parameters)
         self._narrow: list[Tensor] = list(self.parameters)
-        self._lost = (
-            [torch.zeros_like(p, requires_grad=False) for p in self._narrow] if rounding == "kahan" else []
-        )
+        self._lost = [torch.zeros_like(p, requires_grad=False) for p in self._narrow] if rounding == "kahan" else []
         self._generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
 
     def set_lr(self, lr: float | Tensor) -> None:
@@ -134,8 +130,6 @@ def stochastic_bfloat16(values: Tensor, generator: torch.Generator) -> Tensor:
     Adding a uniform 16-bit integer to the bits and cutting the low 16 carries into the kept bits with
     probability (distance to the lower neighbour) / (gap). Infinities and NaNs stay what they are.
     """
-    noise = torch.randint(
-        0, 1 << 16, values.shape, dtype=torch.int32, device=values.device, generator=generator
-    )
+    noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, device=values.device, generator=generator)
     rounded = (values.view(torch.int32) + noise).bitwise_and_(-(1 << 16)).view(torch.float32)
     return torch.where(values.isfinite(), rounded, values).bfloat16()

@@ -128,9 +128,7 @@ class MatchedEffectiveLR:
                 f"of shape {norms.shape}; record both at every one of its steps, "
                 f"{dimensions}-dimensional norms for norm '{norm}'."
             )
-        if not (
-            np.isfinite(norms).all() and (norms > 0).all() and np.isfinite(lrs).all() and (lrs >= 0).all()
-        ):
+        if not (np.isfinite(norms).all() and (norms > 0).all() and np.isfinite(lrs).all() and (lrs >= 0).all()):
             raise UserError(
                 "the reference run has a weight norm that is not above 0 or a learning rate below 0 or not "
                 "finite; choose a reference that completed."

@@ -46,9 +46,7 @@ class DivergenceMonitor:
                 return step
             self._track_level(loss)
             if math.isfinite(self.best):
-                self.score = max(
-                    0.0, (loss - self.best) / max(self.start - self.best, self.start / 10, 1e-12)
-                )
+                self.score = max(0.0, (loss - self.best) / max(self.start - self.best, self.start / 10, 1e-12))
             bad = self.score >= self.threshold and step >= self.grace
             self.bad_steps = self.bad_steps + 1 if bad else 0
             if self.bad_steps >= self.patience:

@@ -16,7 +16,7 @@ from weight_decay.tasks.protocol import Batch
 class LanguageModelling:
     """Mean cross-entropy of the next token, evaluated on fixed windows.
 
-    evaluation: named sets of fixed batches, e.g. {"train": ..., "val": ...}; each yields (tokens, targets), both (B, T).
+    evaluation: named sets of fixed batches, e.g. {"train": ..., "val": ...}; each yields two (B, T).
     """
 
     def __init__(
