@@ -27,7 +27,7 @@ TRAINING_SIDE = {
 }
 # Layers of DESIGN.md, lowest first: a room may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "span", "schema", "config", "seeds", "models", "data", "optim", "probes", "checkpoint", "provenance"},
+    {"errors", "span", "fingerprint", "stopping", "slurm", "schema", "config", "seeds", "models", "data", "optim", "probes", "checkpoint", "provenance"},
     {"tasks"},
     {"loop", "record"},
     {"build", "segment"},

@@ -42,6 +42,8 @@ class Plan:
     figure: str | None
     overrides: tuple[str, ...]
     cells: tuple[Cell, ...]
+    recorded: tuple[Cell, ...]
+    """All cells of the experiment, also where this command runs only some of them."""
 
     @property
     def command(self) -> str:
@@ -119,19 +121,17 @@ def write_plan(results: Path, plan: Plan) -> Path:
             "folder": folder_name(cell.config),
             "coordinates": dict(cell.coordinates),
         }
-        for cell in plan.cells
+        for cell in plan.recorded
     ]
-    write_json(
-        path,
-        {
-            "experiment": plan.experiment,
-            "scale": plan.scale,
-            "title": plan.title,
-            "figure": plan.figure,
-            "regime": data.regime,
-            "data": data.kind,
-            "command": plan.command,
-            "cells": cells,
-        },
-    )
+    record = {
+        "experiment": plan.experiment,
+        "scale": plan.scale,
+        "title": plan.title,
+        "figure": plan.figure,
+        "regime": data.regime,
+        "data": data.kind,
+        "command": plan.command,
+        "cells": cells,
+    }
+    write_json(path, record)
     return path
