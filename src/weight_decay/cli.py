@@ -258,16 +258,13 @@ def _multirun(settings: Sequence[str]) -> int:
     keys = {word.partition("=")[0] for word in words}
     plans, steering = _expand_multirun(words), make_plan(_split(words)[0])[1]
     # One record for all jobs, whatever they vary, and one look at the state of things before any of them starts.
-    union = tuple(dataclasses.replace(cell, index=i) for i, cell in enumerate(_distinct(plans)))
-    everything = dataclasses.replace(
-        plans[0], cells=union, recorded=union if len(plans) > 1 else plans[0].recorded, overrides=_told(words)
-    )
+    everything = plans[0] if len(plans) == 1 else _union(plans, words)
     launcher = [word for word in settings if _is_hydras(word)]
     on_slurm = any(word.startswith("hydra/launcher=") and "slurm" in word for word in launcher)
     if on_slurm:
         slurm.check_available()
     prepare(everything, steering.stale)
-    logs = Path(union[0].config.execution.results) / "hydra"
+    logs = Path(plans[0].cells[0].config.execution.results) / "hydra"
     missing = unfinished(everything)
     if plans[0].experiment != "single" and "cell" not in keys:
         # Indices of the grid, which is the same one for each combination of values.
@@ -296,12 +293,11 @@ def _multirun(settings: Sequence[str]) -> int:
     return report_from_folders(everything, logs / "slurm")
 
 
-def _distinct(plans: Sequence[Plan]) -> list[Cell]:
-    return list({run_id(cell.config): cell for plan in plans for cell in plan.cells}.values())
-
-
-def _told(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for word in words if word.partition("=")[0] not in COMMAND_KEYS)
+def _union(plans: Sequence[Plan], words: Sequence[str]) -> Plan:
+    distinct = {run_id(cell.config): cell for plan in plans for cell in plan.cells}.values()
+    cells = tuple(dataclasses.replace(cell, index=index) for index, cell in enumerate(distinct))
+    told = tuple(word for word in words if word.partition("=")[0] not in COMMAND_KEYS)
+    return dataclasses.replace(plans[0], cells=cells, all_cells=cells, overrides=told)
 
 
 _CODES: list[int] = []

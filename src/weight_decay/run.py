@@ -106,6 +106,11 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     # First our own file: SLURM may leave no time for W&B.
     write_summary(folder, summary)
     mirror.finish({"status": status, "divergence_step": divergence_step}, ok=status != "interrupted")
+    if status == "completed":
+        try:
+            segment.tidy()  # after the summary: a run killed in between must still be able to resume
+        except OSError as error:
+            say(f"is complete, but its final weights could not be kept ({error.strerror})")
     return status
 
 
