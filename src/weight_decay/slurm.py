@@ -25,10 +25,16 @@ def requeue_if_preempted() -> None:
 
     A job that was cancelled, or that SLURM is requeuing by itself, is no longer RUNNING and is left alone.
     """
-    job = os.environ.get("SLURM_JOB_ID")
+    job = _job_id()
     number = signal.Signals["SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")]
     if job is not None and callable(signal.getsignal(number)) and _squeue("-j", job, "-o", "%T") in (None, "RUNNING"):
         signal.raise_signal(number)
+
+
+def _job_id() -> str | None:
+    """This job as squeue names it; the plain id of an array's first task would stand for the whole array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 @contextmanager
