@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from weight_decay.config_groups import (
-    AveragingConfig,
     BranchConfig,
     CheckpointConfig,
     ConstantSchedule,
@@ -35,9 +34,9 @@ from weight_decay.config_groups import (
     TwoPhaseSchedule,
     VGGModel,
     WarmupCosineSchedule,
-    require,
 )
-from weight_decay.schema import EXECUTION, build_dataclass
+from weight_decay.config_measurements import AveragingConfig
+from weight_decay.schema import EXECUTION, build_dataclass, require
 from weight_decay.span import Span
 
 
@@ -86,6 +85,15 @@ class RunConfig:
         require(
             images or self.probes.jacobian_every is None,
             "probes.jacobian_every: the Jacobian norm is for images only; set it to null",
+        )
+        require(
+            images or self.probes.curvature is None,
+            "probes.curvature: curvature is for images only; set it to null",
+        )
+        ensemble = self.averaging.ensemble
+        require(
+            ensemble is None or (images and len(self.averaging.ema) > 0),
+            "averaging.ensemble: needs images, and an EMA to be compared with; set it to null",
         )
         names = [branch.name for branch in self.branches]
         require(len(set(names)) == len(names), f"branches: names must differ, got {names}")

@@ -20,6 +20,12 @@ EXECUTION = {"execution": True}
 """Field metadata: this value says where or how to compute, and cannot change a run's numbers."""
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
 def build_dataclass(cls: type, values: Any, path: str = "") -> Any:
     """An instance of the dataclass `cls` from `values`; UserError on unknown, missing or wrong settings."""
     if not isinstance(values, Mapping):
