@@ -27,10 +27,11 @@ TRAINING_SIDE = {
 }
 # Layers of DESIGN.md, lowest first: a room may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "span", "fingerprint", "stopping", "slurm", "schema", "config", "seeds", "models", "data", "optim", "probes", "checkpoint", "provenance"},
+    {"errors", "span", "schema", "config", "seeds", "models", "data", "optim", "probes", "checkpoint", "provenance"}
+    | {"config_groups", "config_measurements", "fingerprint", "slurm", "stopping"},
     {"tasks"},
     {"loop", "record"},
-    {"build", "segment"},
+    {"build", "measurements", "segment"},
     {"run"},
     {"experiments", "sweep", "dry_run", "help"},
     {"cli", "__init__"},

@@ -21,13 +21,14 @@ from weight_decay.config import RunConfig
 from weight_decay.config_groups import BranchConfig
 from weight_decay.fingerprint import code_fingerprint
 from weight_decay.loop import Training
+from weight_decay.measurements import Measurements
 from weight_decay.optim import sphere
-from weight_decay.optim.averaging import Averages
+from weight_decay.optim.averaging import Averages, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.record import Mirror, Progress, Recorder
-from weight_decay.segment import Cadence, Segment
-from weight_decay.span import Clock
+from weight_decay.segment import Cadence, Every, Segment
+from weight_decay.span import Clock, Span
 
 
 def build_training(config: RunConfig, regime: Regime, device: torch.device) -> Training:
@@ -39,6 +40,7 @@ def build_training(config: RunConfig, regime: Regime, device: torch.device) -> T
     if config.sphere_radius is not None:
         sphere.project_(optimizer.parameters, config.sphere_radius)
     forward = regime.task.forward(model)
+    tail = config.averaging.tail_start
     return Training(
         model=model,
         forward=torch.compile(forward) if config.execution.compile else forward,
@@ -47,6 +49,7 @@ def build_training(config: RunConfig, regime: Regime, device: torch.device) -> T
         optimizer=optimizer,
         schedule=build_schedule(config, regime.clock),
         averages=Averages(model, config.averaging.ema),
+        tail=None if tail is None else TailAverage(model, tail.steps(regime.clock)),
         autocast=autocast(config.precision, device),
         scaler=torch.amp.GradScaler(device.type) if config.precision.kind == "float16_autocast" else None,
         micro_batches=config.batch_size // (config.micro_batch_size or config.batch_size),
@@ -70,17 +73,13 @@ def build_segment(
     first: int,
     last: int,
     clock: Clock,
+    branched: bool,
     mirror: Mirror | None,
     progress: Progress,
     say: Callable[[str], None],
 ) -> Segment:
-    """The stretch of training from step `first` to `last`, recorded in `folder`."""
+    """The stretch of training from step `first` to `last`, of a run or of one of its branches, kept in `folder`."""
     probes, divergence = config.probes, config.divergence
-    cadence = Cadence(
-        probes.log_every.every(clock),
-        probes.evaluate_every.every(clock),
-        None if probes.jacobian_every is None else probes.jacobian_every.every(clock),
-    )
     monitor = DivergenceMonitor(
         divergence.threshold, divergence.patience.every(clock), first + divergence.grace.steps(clock)
     )
@@ -89,7 +88,8 @@ def build_segment(
         folder,
         first,
         last,
-        cadence,
+        cadence(config, clock, first, last, branched),
+        Measurements(training, probes.reestimated, probes.curvature is not None and probes.curvature.averages),
         monitor,
         config.checkpoint,
         Recorder(folder, mirror),
@@ -97,6 +97,33 @@ def build_segment(
         config.batch_size,
         say,
         code_fingerprint(),
+    )
+
+
+def cadence(config: RunConfig, clock: Clock, first: int, last: int, branched: bool) -> Cadence:
+    """When to measure what between steps `first` and `last`."""
+    probes, ensemble = config.probes, config.averaging.ensemble
+
+    def every(span: Span | None, from_start: bool) -> Every | None:
+        if span is None:
+            return None
+        if branched and not probes.within_branches:
+            return Every(last, 1)
+        return Every(first if from_start else first + span.every(clock), span.every(clock))
+
+    evaluate = every(probes.evaluate_every, True)
+    assert evaluate is not None
+    return Cadence(
+        log=probes.log_every.every(clock),
+        evaluate=evaluate,
+        probe=every(probes.jacobian_every, True),
+        # An untrained net's batch-norm statistics are placeholders, and its curvature is not worth its cost.
+        curvature=every(None if probes.curvature is None else probes.curvature.every, False),
+        ensemble=None
+        if ensemble is None or branched
+        else Every(
+            ensemble.start.steps(clock), ensemble.every.every(clock), ensemble.stop.steps(clock), also_last=False
+        ),
     )
 
 
@@ -119,6 +146,7 @@ def branched_training(config: RunConfig, branch: BranchConfig, parent: Training,
         optimizer=optimizer,
         schedule=Constant(branch.lr),
         averages=Averages(model, ()),
+        tail=None,
         autocast=parent.autocast,
         scaler=torch.amp.GradScaler(device.type) if parent.scaler is not None else None,
         micro_batches=parent.micro_batches,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weight_decay.optim import sphere
-from weight_decay.optim.averaging import Averages
+from weight_decay.optim.averaging import Averages, TailAverage
 from weight_decay.optim.optimizers import DecayedOptimizer
 from weight_decay.probes import weights
 from weight_decay.tasks.protocol import Batch, Stream, Task
@@ -27,16 +28,18 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """Something to do off the hot path, after steps start, start + every, ...: log, evaluate, probe, branch, save."""
+    """Something to do off the hot path after steps start, start + every, ... stop: log, evaluate, branch, save."""
 
     run: Callable[[], None]
     every: int = 1
     start: int = 0
     also_last: bool = True
+    stop: int = sys.maxsize
 
     def due(self, step: int, last: int) -> bool:
         """Whether to run after `step` steps have been made, of `last` in all."""
-        return (step >= self.start and (step - self.start) % self.every == 0) or (self.also_last and step == last)
+        in_time = self.start <= step <= self.stop and (step - self.start) % self.every == 0
+        return in_time or (self.also_last and step == last)
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Training:
     optimizer: DecayedOptimizer
     schedule: Schedule
     averages: Averages
+    tail: TailAverage | None
     autocast: Callable[[], AbstractContextManager[Any]]
     scaler: torch.amp.GradScaler | None
     micro_batches: int
@@ -71,6 +75,8 @@ class Training:
         if self.sphere_radius is not None:
             sphere.project_(self.parameters, self.sphere_radius)
         self.averages.update()
+        if self.tail is not None:
+            self.tail.update(self.step)
         row = self.history[self.step % len(self.history)]
         row[0] = loss
         if norm is not None:

@@ -82,7 +82,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     mirror = Mirror(config.tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
     progress = Progress(last, labels.title, config.execution.progress, labels.position)
     say = speaker(labels.title)
-    segment = build_segment(config, training, folder, 0, last, regime.clock, mirror, progress, say)
+    segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say)
     summary = {
         **identity(config, labels),
         "data": regime.data,

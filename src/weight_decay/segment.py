@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from weight_decay import checkpoint
 from weight_decay.config_groups import CheckpointConfig
 from weight_decay.loop import Event, Training, train
+from weight_decay.measurements import Measurements
 from weight_decay.probes import weights
 from weight_decay.probes.divergence import DivergenceMonitor
+from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.record import Progress, Recorder
 
 Status = Literal["completed", "diverged", "interrupted"]
@@ -26,12 +28,24 @@ class _DivergedError(Exception):
 
 
 @dataclass(frozen=True)
+class Every:
+    """The steps start, start + every, ... up to stop; and the last one, if `also_last`."""
+
+    start: int
+    every: int
+    stop: int = sys.maxsize
+    also_last: bool = True
+
+
+@dataclass(frozen=True)
 class Cadence:
-    """Steps between two logs, evaluations and costly probes (None: no such probes)."""
+    """Steps between two logs, and when the rest is measured (None: never). `ensemble`: when snapshots join it."""
 
     log: int
-    evaluate: int
-    probe: int | None
+    evaluate: Every
+    probe: Every | None
+    curvature: Every | None
+    ensemble: Every | None
 
 
 class Segment:
@@ -48,6 +62,7 @@ class Segment:
         first: int,
         last: int,
         cadence: Cadence,
+        measurements: Measurements,
         monitor: DivergenceMonitor,
         checkpoints: CheckpointConfig,
         recorder: Recorder,
@@ -66,9 +81,20 @@ class Segment:
         self._logged = first
         self._mark = self._saved_at = time.monotonic()
         self._aside = 0.0
-        self._measurements = [Event(self.timed(self.evaluate), cadence.evaluate, first)]
-        if cadence.probe is not None:
-            self._measurements.append(Event(self.timed(self.probe), cadence.probe, first))
+        self._stabilisation = StabilisationLevel()
+        self._measuring = measurements
+        # The ensemble takes in a step's snapshot before the evaluation of that step reads it.
+        wanted = (
+            (measurements.join_ensemble, cadence.ensemble),
+            (measurements.evaluate, cadence.evaluate),
+            (measurements.probe, cadence.probe),
+            (measurements.curvature, cadence.curvature),
+        )
+        self._events = [
+            Event(self.timed(self._recorded(measure)), when.every, when.start, when.also_last, when.stop)
+            for measure, when in wanted
+            if when is not None
+        ]
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -77,9 +103,9 @@ class Segment:
         # Saving comes last among a step's events, so what a checkpoint's own step recorded is in the record already.
         # Branches are the exception: the run saves before it enters one, and the branch may be unfinished.
         save = Event(self.timed(self.save_if_due), also_last=False)
-        events = [Event(self.log, self._cadence.log, self.first), *self._measurements, *self.branches, save]
+        events = [Event(self.log, self._cadence.log, self.first), *self._events, *self.branches, save]
         try:
-            for event in self.branches if self._resumed else [*self._measurements, *self.branches]:
+            for event in self.branches if self._resumed else [*self._events, *self.branches]:
                 if event.due(self.training.step, self.last):
                     event.run()
             self._mark, self._aside = time.monotonic(), 0.0
@@ -115,6 +141,8 @@ class Segment:
             "time/step": elapsed / steps,
             "throughput/samples": steps * self._batch_size / max(elapsed, 1e-9),
         }
+        if (level := self._stabilisation.update(lr, float(losses.mean()))) is not None:
+            metrics["train/stabilisation"] = level
         if training.optimizer.clip_norm is not None:
             metrics["grad/clipped"] = (norms > training.optimizer.clip_norm).double().mean()
         diverged = self.monitor.update(self._logged, losses.tolist())
@@ -144,27 +172,12 @@ class Segment:
             )
         return metrics
 
-    def evaluate(self) -> None:
-        """Record loss and error of iterate and averages on the same fixed batches."""
-        metrics = dict(self.training.task.evaluate(self.training.model))
-        for prefix, model in self._averages():
-            metrics |= {prefix + name: value for name, value in self.training.task.evaluate(model).items()}
-        self._write(metrics)
+    def _recorded(self, measure: Callable[[], dict[str, Any]]) -> Callable[[], None]:
+        def record() -> None:
+            if metrics := measure():
+                self._write(metrics)
 
-    def probe(self) -> None:
-        """Record the task's costly probes for iterate and averages."""
-        metrics = dict(self.training.task.probe(self.training.model))
-        for prefix, model in self._averages():
-            metrics |= {prefix + name: value for name, value in self.training.task.probe(model).items()}
-        if metrics:
-            self._write(metrics)
-
-    def _averages(self) -> Iterator[tuple[str, nn.Module]]:
-        averages = self.training.averages
-        for index, decay in enumerate(averages.decays):
-            model: nn.Module = averages.model_for(decay)
-            self.training.task.reestimate(model)
-            yield ("ema/" if index == 0 else f"ema_{decay:g}/"), model
+        return record
 
     def _write(self, metrics: dict[str, Any]) -> None:
         step = self.training.step
@@ -198,6 +211,9 @@ class Segment:
             "model": training.model.state_dict(),
             "optimizer": training.optimizer.state_dict(),
             "averages": training.averages.state_dict(),
+            "tail": training.tail.state_dict() if training.tail is not None else None,
+            "ensemble": self._measuring.ensemble.state_dict(),
+            "stabilisation": self._stabilisation.state_dict(),
             "scaler": training.scaler.state_dict() if training.scaler is not None else None,
             "history": training.history,
             "logged": self._logged,
@@ -236,6 +252,10 @@ class Segment:
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])
         training.averages.load_state_dict(state["averages"])
+        if training.tail is not None:
+            training.tail.load_state_dict(state["tail"])
+        self._measuring.ensemble.load_state_dict(state["ensemble"])
+        self._stabilisation.load_state_dict(state["stabilisation"])
         if training.scaler is not None:
             training.scaler.load_state_dict(state["scaler"])
         training.history.copy_(state["history"])

@@ -56,3 +56,11 @@ class LanguageModelling:
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
         """Nothing yet: the Jacobian probe is for images."""
         return {}
+
+    def curvature(self, model: nn.Module) -> dict[str, Tensor]:
+        """Nothing: the config refuses curvature probes for text."""
+        return {}
+
+    def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Never called: the config refuses snapshot ensembles for text."""
+        raise NotImplementedError
