@@ -112,11 +112,17 @@ def to_dict(config: Any, identity_only: bool = False) -> Any:
         return {
             f.name: to_dict(getattr(config, f.name), identity_only)
             for f in dataclasses.fields(config)
-            if not (identity_only and f.metadata.get("execution"))
+            if not (identity_only and _outside_identity(f, getattr(config, f.name)))
         }
     if isinstance(config, tuple):
         return [to_dict(item, identity_only) for item in config]
     return config
+
+
+def _outside_identity(described: dataclasses.Field[Any], value: Any) -> bool:
+    return bool(described.metadata.get("execution")) or (
+        "off" in described.metadata and described.metadata["off"] == value
+    )
 
 
 def is_execution_setting(key: str) -> bool:
