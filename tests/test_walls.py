@@ -30,11 +30,11 @@ LAYERS = [
     {"errors", "span", "schema", "config", "seeds", "models", "data", "optim", "probes", "checkpoint", "provenance"}
     | {"config_groups", "config_measurements"},
     {"tasks"},
-    {"loop", "record"},
-    {"build", "measurements", "segment"},
-    {"run"},
+    {"loop", "record", "run_folder"},
+    {"build", "measurements", "segment", "assemble"},
+    {"branch", "run"},
     {"experiments", "sweep", "dry_run", "help"},
-    {"cli", "__init__"},
+    {"cli", "__init__", "__main__"},
 ]
 
 
