@@ -28,7 +28,7 @@ TRAINING_SIDE = {
 # Layers of DESIGN.md, lowest first: a room may import from its own layer and from those below.
 LAYERS = [
     {"errors", "span", "schema", "config", "seeds", "models", "data", "optim", "probes", "checkpoint", "provenance"}
-    | {"config_groups", "config_measurements"},
+    | {"config_groups", "config_measurements", "fingerprint", "slurm", "stopping"},
     {"tasks"},
     {"loop", "record", "run_folder"},
     {"build", "measurements", "segment", "assemble"},

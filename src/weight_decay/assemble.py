@@ -19,13 +19,13 @@ from weight_decay.build import (
 )
 from weight_decay.config import RunConfig
 from weight_decay.config_groups import BranchConfig
+from weight_decay.fingerprint import code_fingerprint
 from weight_decay.loop import Training
 from weight_decay.measurements import Measurements
 from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
-from weight_decay.provenance import code_fingerprint
 from weight_decay.record import Mirror, Progress, Recorder
 from weight_decay.segment import Cadence, Every, Segment
 from weight_decay.span import Clock, Span

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import signal
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +21,7 @@ from weight_decay.errors import UserError
 from weight_decay.provenance import provenance
 from weight_decay.record import Mirror, Progress, write_summary
 from weight_decay.run_folder import Labels, claimed, identity, read_status, speaker
+from weight_decay.stopping import stop_requests
 
 Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
 
@@ -49,12 +47,25 @@ def run(config: RunConfig, labels: Labels) -> Outcome:
         try:
             return _run_claimed(config, labels, folder)
         except Exception as error:
-            (folder / "error.txt").write_text(traceback.format_exc())
-            reason = str(error) or type(error).__name__
-            write_summary(folder, {**identity(config, labels), "status": "failed", "error": reason})
+            reason = _reason(error, folder)
+            # On a full disk this cannot be written either; then the record stays as it was, and only the line is left.
+            with contextlib.suppress(OSError):
+                (folder / "error.txt").write_text(traceback.format_exc())
+                write_summary(folder, {**identity(config, labels), "status": "failed", "error": reason})
             if isinstance(error, UserError):
                 raise
+            speaker(labels.title)(f"failed: {reason}")
             return "failed"
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """The failure in one line, with what to do where the disk is the cause."""
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.filename or folder}: {error.strerror}; "
+            "see to the disk, then the same command goes on from the last checkpoint"
+        )
+    return str(error) or type(error).__name__
 
 
 def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
@@ -92,10 +103,14 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     summary["seconds"] = round(segment.recorder.seconds, 3)
     if status == "diverged":
         say(f"diverged at step {divergence_step}")
-    mirror.finish({"status": status, "divergence_step": divergence_step}, ok=status != "interrupted")
+    # First our own file: SLURM may leave no time for W&B.
     write_summary(folder, summary)
+    mirror.finish({"status": status, "divergence_step": divergence_step}, ok=status != "interrupted")
     if status == "completed":
-        segment.tidy()  # after the summary: a run killed in between must still be able to resume
+        try:
+            segment.tidy()  # after the summary: a run killed in between must still be able to resume
+        except OSError as error:
+            say(f"is complete, but its final weights could not be kept ({error.strerror})")
     return status
 
 
@@ -105,19 +120,3 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM, SIGINT and SIGUSR1 (SLURM's warning) into a request to save and stop at the next step."""
-    requested: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda received, _: requested.append(received)) for number in signals}
-    try:
-        yield lambda: bool(requested)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

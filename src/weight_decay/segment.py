@@ -113,7 +113,9 @@ class Segment:
         except _DivergedError as diverged:
             return "diverged", int(diverged.args[0])
         if self.training.step < self.last:
-            self.save()
+            # At its first step a run has nothing to save, and what it recorded there it will record again.
+            if self.training.step > self.first:
+                self.save()
             return "interrupted", None
         return "completed", None
 
