@@ -13,6 +13,7 @@ help:
 	@echo "make test                 run the tests (under 10 minutes on 2 cores)"
 	@echo "make lint | format        ruff and mypy | ruff format"
 	@echo "make benchmark            every benchmark in benchmarks/, each prints ratios measured side by side"
+	@echo "make reproduce-over-training [SCALE=micro] [SETTINGS='...']  every vision experiment, then tables and figures"
 	@echo "make data-cifar5m FROM=FOLDER        CIFAR-5m's part0..5.npz -> data/cifar5m"
 	@echo "make data-tiny-imagenet FROM=FOLDER  tiny-imagenet-200 -> data/tiny_imagenet"
 	@echo "make data-openwebtext [FROM=FOLDER]  OpenWebText -> data/openwebtext"
@@ -66,3 +67,18 @@ data-text: install
 
 clean-demo:
 	rm -rf $(DEMO)
+
+# Figures 1-5, 10-18 and Tables 2, 3. A cell that several figures need is run once; a finished one is not run again.
+# Every experiment is tried even if one before it fails, and the failure is the exit status.
+SCALE ?= micro
+OVER_TRAINING := fig01_cifar5m_size fig02_cifar10 fig02d_tiny_imagenet fig11b_resnet18 fig16_spectra \
+  fig03_grid_tiny_imagenet fig10_grid_cifar10 fig05_finetune tab02_ensemble fig15_sphere fig13_similarity \
+  fig11a_vgg fig11c_resnet34
+
+.PHONY: reproduce-over-training
+reproduce-over-training: install
+	@failed=; for experiment in $(OVER_TRAINING); do \
+	  $(BIN)/weight-decay experiment=$$experiment scale=$(SCALE) jobs=$(JOBS) $(SETTINGS) || failed="$$failed $$experiment"; \
+	done; \
+	$(BIN)/weight-decay collect $(OVER_TRAINING) && $(BIN)/weight-decay figures || failed="$$failed tables-and-figures"; \
+	if [ -n "$$failed" ]; then echo "not complete:$$failed" >&2; exit 1; fi
