@@ -219,7 +219,8 @@ def _assign(config: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(node, dict) or part not in node:
             known = list(node) if isinstance(node, dict) else []
             close = difflib.get_close_matches(part, known, n=1)
-            suggestion = ".".join([*parents[:depth], *close]) if close else ""
+            rest = [*parents, name][depth + 1 :]
+            suggestion = ".".join([*parents[:depth], *close, *rest])
             hint = f"; did you mean {suggestion}?" if close else "; `weight-decay --info` lists the settings."
             raise UserError(f"{key}: there is no such setting{hint}")
         if depth < len(parents):

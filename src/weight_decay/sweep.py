@@ -33,11 +33,14 @@ def run_cells(plan: Plan, jobs: int, stale: str, record: bool = True) -> int:
     bad input in a plan of a single cell. `record`: write the experiment's file; a job of a multirun leaves it alone.
     """
     prepare(plan, stale, record)
+    missing = unfinished(plan)
+    if not missing:
+        return _report(plan, {cell.index: "skipped" for cell in plan.cells})
     with stop_requests() as stop:
         if len(plan.cells) == 1:
             outcome = run(plan.cells[0].config, _labels(plan, plan.cells[0], 0))
             return _report(plan, {plan.cells[0].index: outcome})
-        workers = min(jobs, len(plan.cells))
+        workers = min(jobs, len(missing))
         outcomes = _serial(plan, 0, stop) if workers == 1 else _parallel(plan, workers, stop)
     return _report(plan, outcomes)
 

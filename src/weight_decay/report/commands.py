@@ -1,4 +1,4 @@
-"""The commands of `weight-decay` that only read and write files: status, collect, reports, W&B."""
+"""The commands of `weight-decay` that only read and write files, or speak to W&B."""
 
 from __future__ import annotations
 
@@ -55,6 +55,22 @@ def demo_report(words: Sequence[str]) -> int:
     return 0
 
 
+def figures(words: Sequence[str]) -> int:
+    """`weight-decay figures [results=FOLDER]`: every figure of the paper whose experiment has tables."""
+    from weight_decay.report.figures_paper import FIGURES, paper_figures
+
+    results, names = _arguments("figures", words, "results")
+    if names:
+        raise UserError(f"figures: takes no experiment, got {' '.join(names)}.")
+    drawn = paper_figures(results)
+    for figure in drawn:
+        print(f"{figure.experiment} at {figure.scale}: {figure.path}")
+    without = sorted(set(FIGURES) - {figure.experiment for figure in drawn})
+    if without:
+        print(f"no tables, so not drawn: {', '.join(without)}")
+    return 0
+
+
 def readme(words: Sequence[str]) -> int:
     """`weight-decay readme [results=FOLDER]`: rewrite the generated sections of README.md from the tables."""
     from weight_decay.report.readme import update
@@ -101,6 +117,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status,
     "collect": collect_tables,
     "demo-report": demo_report,
+    "figures": figures,
     "readme": readme,
     "sync": sync_offline,
     "dashboard": dashboard,
