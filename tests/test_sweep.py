@@ -167,10 +167,10 @@ def processes_of(words: list[str]) -> dict[Path, int]:
     return found
 
 
-LONG = "duration='400 steps' checkpoint.every_seconds=0.05"
+LONG = "duration='300 steps' checkpoint.every_seconds=0.2"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_sweep_told_to_stop_saves_all_its_cells_and_goes_on_bitwise(
     words: Words, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -180,7 +180,7 @@ def test_a_sweep_told_to_stop_saves_all_its_cells_and_goes_on_bitwise(
     asked = time.monotonic()
     sweep.send_signal(number)
     told = sweep.communicate()[1]
-    assert time.monotonic() - asked < 10
+    assert time.monotonic() - asked < 30  # what SLURM grants (KillWait); about a second where nothing else runs
     assert sweep.returncode == 130, told
     assert "interrupted" in told and "the same command goes on" in told
     assert {read_summary(folder)["status"] for folder in at_work} <= {"interrupted", "completed"}
