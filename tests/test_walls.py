@@ -16,13 +16,13 @@ LAYERS = [
     {"errors", "span", "schema", "config", "config_groups", "config_measurements", "config_language", "seeds"}
     | {"models", "data", "optim", "probes", "checkpoint", "fingerprint", "provenance", "stopping", "distributed"},
     {"tasks"},
-    {"loop", "record", "matched"},
+    {"loop", "record", "matched", "run_folder"},
     {"build", "build_language", "measurements", "segment"},
-    {"assemble", "run_folder"},
+    {"assemble"},
     {"branch"},
     {"run"},
-    {"experiments", "cost"},
-    {"sweep", "dry_run", "help", "slurm"},
+    {"experiments"},
+    {"sweep", "cost", "dry_run", "help", "slurm"},
     {"cli"},
     {"__main__", "__init__"},
 ]

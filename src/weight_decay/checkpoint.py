@@ -72,8 +72,9 @@ def load_latest(folder: Path, device: torch.device, say: Callable[[str], None]) 
             if {key: expected[key] for key in ("bytes", "sha256")} != _digest(path):
                 raise ValueError("its content does not match its checksum")
             return torch.load(path, map_location=device, weights_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            say(f"checkpoint {path.name} is damaged ({error}); using the one before it")
+        except Exception as error:  # torch raises many kinds on a file that is not what it should be
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            say(f"checkpoint {path.name} is damaged ({reason}); using the one before it")
     return None
 
 
