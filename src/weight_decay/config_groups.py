@@ -53,28 +53,6 @@ class ImageData:
 
 
 @dataclass(frozen=True)
-class TokenData:
-    """A token stream. `sampling` is the paper's `with_replacement`, or `one_pass` (each window exactly once)."""
-
-    kind: Literal["python_text", "openwebtext", "text", "nanogpt"]
-    context: int
-    vocabulary: int
-    sampling: Literal["with_replacement", "one_pass"]
-    evaluation_windows: int
-    seed: int
-    root: str = field(metadata=EXECUTION)
-    regime: ClassVar[str] = "under_training"
-
-    def __post_init__(self) -> None:
-        require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
-        require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")
-        require(
-            self.evaluation_windows > 0,
-            f"evaluation_windows: must be positive, got {self.evaluation_windows}",
-        )
-
-
-@dataclass(frozen=True)
 class ResNetModel:
     """Pre-activation ResNet (PAPER §2); `scale_invariant` is the net of Figs 13 and 15."""
 
@@ -103,30 +81,15 @@ class VGGModel:
 
 
 @dataclass(frozen=True)
-class GPTModel:
-    """GPT-2 as in the paper: tied embeddings, no biases; context and vocabulary come from the data."""
-
-    kind: Literal["gpt"]
-    layers: int
-    heads: int
-    width: int
-    qk_norm: bool
-    attention: Literal["auto", "math", "efficient", "flash", "cudnn"]
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "heads", "width"):
-            require(getattr(self, name) > 0, f"{name}: must be positive, got {getattr(self, name)}")
-        require(
-            self.width % self.heads == 0,
-            f"width: must be a multiple of heads, got {self.width} and {self.heads}",
-        )
-
-
-@dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD (momentum 0 in the vision experiments) or AdamW. `clip_norm` null means no clipping."""
+    """SGD (momentum 0 in the vision experiments) or AdamW. `clip_norm` null means no clipping.
+
+    kernel: torch's fused kernels or its foreach ones; with bfloat16 weights they round at different places, and
+    the foreach AdamW then loses weight decay that the fused one keeps.
+    """
 
     kind: Literal["sgd", "adamw"]
+    kernel: Literal["fused", "foreach"]
     lr: float
     momentum: float
     nesterov: bool
@@ -210,19 +173,32 @@ class WarmupCosineSchedule:
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Number formats. "Autocast" keeps float32 weights; `bfloat16` stores the weights themselves in bfloat16."""
+    """Number formats. "Autocast" keeps float32 weights; `bfloat16` stores the weights themselves in bfloat16.
+
+    rounding, of bfloat16 weights only: `kernel` leaves it to torch's own kernel, whose moments are bfloat16 too;
+    the others keep float32 moments and round once per step, to nearest, stochastically or Kahan-compensated.
+    """
 
     kind: Literal["float32", "tf32", "bfloat16_autocast", "float16_autocast", "bfloat16"]
+    rounding: Literal["kernel", "nearest", "stochastic", "kahan"]
+
+    def __post_init__(self) -> None:
+        require(
+            self.rounding == "kernel" or self.kind == "bfloat16",
+            f"rounding: {self.rounding} is for bfloat16 weights; with {self.kind} it must be kernel",
+        )
 
 
 @dataclass(frozen=True)
 class AveragingConfig:
     """Exponential moving averages of the weights; the first of the list is "the" EMA of the metric names.
 
+    `tail_start`: where a uniform average of all later weights begins (Fig 23), null for none.
     `reestimate_samples`: training images for the batch-norm statistics of an average, null for the whole set.
     """
 
     ema: tuple[float, ...]
+    tail_start: Span | None
     reestimate_samples: int | None
 
     def __post_init__(self) -> None:
@@ -240,6 +216,8 @@ class ProbeConfig:
     log_every: training loss, norms, the effective learning rates, divergence check.
     evaluate_every: loss and error of iterate and EMA on fixed batches of both sets.
     jacobian_every: exact Jacobian norm of iterate and EMA and the noise scale, on `jacobian_per_class` images a class.
+    stability_every: largest attention logit, activation and output logit on `stability_windows` fixed windows (text).
+    parameter_norms: with every log, the norm of each parameter by name (what matching per matrix needs, Fig 7).
     """
 
     log_every: Span
@@ -248,6 +226,9 @@ class ProbeConfig:
     evaluation_train_samples: int | None
     jacobian_every: Span | None
     jacobian_per_class: int
+    stability_every: Span | None
+    stability_windows: int
+    parameter_norms: bool
 
     def __post_init__(self) -> None:
         require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")
@@ -255,6 +236,7 @@ class ProbeConfig:
             self.jacobian_per_class > 0,
             f"jacobian_per_class: must be positive, got {self.jacobian_per_class}",
         )
+        require(self.stability_windows > 0, f"stability_windows: must be positive, got {self.stability_windows}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from weight_decay.config_groups import CheckpointConfig
 from weight_decay.loop import Event, Training, train
 from weight_decay.probes import weights
 from weight_decay.probes.divergence import DivergenceMonitor
+from weight_decay.probes.spikes import SpikeScore
 from weight_decay.record import Progress, Recorder
 
 Status = Literal["completed", "diverged", "interrupted"]
@@ -32,6 +33,7 @@ class Cadence:
     log: int
     evaluate: int
     probe: int | None
+    parameter_norms: bool
 
 
 class Segment:
@@ -59,6 +61,9 @@ class Segment:
         self.training, self.folder, self.first, self.last = training, folder, first, last
         self.recorder, self.progress, self.monitor = recorder, progress, monitor
         self.branches: list[Event] = []
+        self._spikes = {"stability/spike_score": SpikeScore()}
+        if training.optimizer.clip_norm is not None:  # otherwise the gradient norm is not known at every step
+            self._spikes["stability/grad_spike_score"] = SpikeScore()
         self._cadence = cadence
         self._checkpoints, self._batch_size, self._say, self._fingerprint = (
             checkpoints,
@@ -107,12 +112,10 @@ class Segment:
         order = torch.arange(self._logged, training.step) % len(losses)
         losses, norms = losses[order], norms[order]
         elapsed = time.monotonic() - self._mark - self._aside
-        lr = training.schedule.lr(training.step - 1)
         metrics: dict[str, Any] = {
-            "lr": lr,
             "weight_decay": training.weight_decay,
             "batch/loss": losses.mean(),
-            **self._sizes(lr),
+            **self._sizes(),
             **training.observed,
             "time/step": elapsed / steps,
             "throughput/samples": steps * self._batch_size / max(elapsed, 1e-9),
@@ -121,17 +124,24 @@ class Segment:
             metrics["grad/clipped"] = (norms > training.optimizer.clip_norm).double().mean()
         diverged = self.monitor.update(self._logged, losses.tolist())
         metrics["divergence/score"] = self.monitor.score
+        for (name, spikes), values in zip(self._spikes.items(), (losses, norms), strict=False):
+            spikes.update(values.tolist())
+            metrics[name] = spikes.score
         self._write(metrics)
         self._logged = training.step
         self._mark, self._aside = time.monotonic(), 0.0
         if diverged is not None:
             raise _DivergedError(diverged + 1)
 
-    def _sizes(self, lr: float) -> dict[str, Any]:
-        """Weight norms and effective learning rates (PAPER §1) at learning rate `lr`."""
-        optimizer = self.training.optimizer
-        norm = weights.global_norm(optimizer.parameters)
+    def _sizes(self) -> dict[str, Any]:
+        """Learning rate (of several: their mean), weight norms and effective learning rates (PAPER §1)."""
+        optimizer, given = self.training.optimizer, self.training.lr
+        each = given.reshape(-1).tolist() if isinstance(given, torch.Tensor) else [given]
+        lr = sum(each) / len(each)
+        norms = optimizer.parameter_norms()
+        norm = torch.linalg.vector_norm(norms)
         metrics = {
+            "lr": lr,
             "weights/norm": norm,
             "weights/max": weights.largest_magnitude(optimizer.parameters),
             "effective_lr/adamw": weights.effective_lr_adamw(lr, norm),
@@ -140,10 +150,12 @@ class Segment:
         if self.training.decayed:
             metrics["weights/decayed_norm"] = weights.global_norm(self.training.decayed)
         if moments := optimizer.second_moments():
-            each = len(moments)
+            lrs = each if len(each) == len(moments) else [lr] * len(moments)
             metrics["effective_lr/adam_coordinate"] = weights.effective_lr_adam_coordinate(
-                [lr] * each, moments, [self.training.eps] * each
+                lrs, moments, [self.training.eps] * len(moments)
             )
+        if self._cadence.parameter_norms:
+            metrics |= {f"weights/norm/{name}": value for name, value in zip(optimizer.names, norms, strict=True)}
         return metrics
 
     def evaluate(self) -> None:
@@ -167,6 +179,10 @@ class Segment:
             model: nn.Module = averages.model_for(decay)
             self.training.task.reestimate(model)
             yield ("ema/" if index == 0 else f"ema_{decay:g}/"), model
+        if self.training.tail is not None and self.training.tail.count > 0:
+            model = self.training.tail.model()
+            self.training.task.reestimate(model)
+            yield "tail/", model
 
     def _write(self, metrics: dict[str, Any]) -> None:
         step = self.training.step
@@ -200,11 +216,13 @@ class Segment:
             "model": training.model.state_dict(),
             "optimizer": training.optimizer.state_dict(),
             "averages": training.averages.state_dict(),
+            "tail": training.tail.state_dict() if training.tail is not None else None,
             "scaler": training.scaler.state_dict() if training.scaler is not None else None,
             "history": training.history,
             "logged": self._logged,
             "observed": training.observed,
             "monitor": self.monitor.state_dict(),
+            "spikes": {name: spikes.state_dict() for name, spikes in self._spikes.items()},
             "record": self.recorder.position(),
             "random": torch.get_rng_state(),
         }
@@ -224,12 +242,16 @@ class Segment:
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])
         training.averages.load_state_dict(state["averages"])
+        if training.tail is not None:
+            training.tail.load_state_dict(state["tail"])
         if training.scaler is not None:
             training.scaler.load_state_dict(state["scaler"])
         training.history.copy_(state["history"])
         training.observed = state["observed"]
         self._logged = state["logged"]
         self.monitor.load_state_dict(state["monitor"])
+        for name, spikes in self._spikes.items():
+            spikes.load_state_dict(state["spikes"][name])
         self.recorder.rewind(state["record"])
         torch.set_rng_state(state["random"].cpu())
         self.progress.show(training.step - self.first, self.recorder.latest)
