@@ -31,6 +31,12 @@ def command(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
+def two_steps_of_the_demo(words: Words) -> list[str]:
+    """Settings of a tiny run without those that the demo's experiment file decides."""
+    tiny = words("text", "duration='2 steps' schedule.warmup='1 step'")
+    return [word for word in tiny if word.partition("=")[0] not in ("decay.strength", "data")]
+
+
 def exit_code(words: list[str]) -> object:
     with pytest.raises(SystemExit) as stopped:
         main(words)
@@ -103,7 +109,8 @@ def test_every_experiment_composes_at_every_scale(experiment: str, scale: str) -
 def test_every_experiment_runs_two_steps_at_micro(experiment: str, tmp_path: Path, data_root: Path) -> None:
     words = [f"experiment={experiment}", "scale=micro", *QUIET.split(), "duration=2 steps", "cell=0"]
     assert exit_code([*words, f"execution.results={tmp_path}", f"data.root={data_root}"]) == 0
-    plan = json.loads((tmp_path / "experiments" / f"{experiment}-micro.json").read_text())
+    (plan_file,) = (tmp_path / "experiments").iterdir()
+    plan = json.loads(plan_file.read_text())
     folder = tmp_path / "runs" / plan["cells"][0]["folder"]
     assert json.loads((folder / "summary.json").read_text())["status"] == "completed"
     assert read_metrics(folder)[-1]["step"] == 2
@@ -141,11 +148,7 @@ def test_multirun_makes_one_run_for_each_value_and_reports_the_worst(words: Word
 
 
 def test_multirun_of_an_experiment_makes_one_job_for_each_cell(words: Words, tmp_path: Path) -> None:
-    base = [
-        w
-        for w in words("text", "duration='2 steps' schedule.warmup='1 step'")
-        if w.partition("=")[0] not in ("decay.strength", "data")
-    ]
+    base = two_steps_of_the_demo(words)
     done = command(["-m", "experiment=demo_under_training", "scale=micro", *base], tmp_path)
     assert done.returncode == 0, done.stderr
     plan = make_plan(["experiment=demo_under_training", "scale=micro", *base])[0]
@@ -154,16 +157,15 @@ def test_multirun_of_an_experiment_makes_one_job_for_each_cell(words: Words, tmp
     }
     assert done.stderr.count("1 completed of 1 cell(s)") == 2
     # The experiment's file lists all of its cells, although each job ran only one.
-    recorded = json.loads((tmp_path / "results" / "experiments" / "demo_under_training-micro.json").read_text())
+    files = list((tmp_path / "results" / "experiments").iterdir())
+    assert len(files) == 1
+    recorded = json.loads(files[0].read_text())
     assert len(recorded["cells"]) == 2
+    assert recorded["experiment"].startswith("demo_under_training+")
 
 
 def test_a_failing_cell_does_not_stop_the_others(words: Words, tmp_path: Path) -> None:
-    base = [
-        w
-        for w in words("text", "duration='2 steps' schedule.warmup='1 step'")
-        if w.partition("=")[0] not in ("decay.strength", "data")
-    ]
+    base = two_steps_of_the_demo(words)
     base += ["experiment=demo_under_training", "scale=micro"]
     plan = make_plan(base)[0]
     # A folder where the record should be makes the first cell fail for real.
@@ -184,3 +186,10 @@ def test_a_grid_expands_in_order_without_repeats_and_user_values_collapse_an_axi
         {"a": 1, "b": 5},
     ]
     assert expand(grid, {"b": 9}) == [{"a": 1, "b": 9}, {"a": 2, "b": 9}]
+
+
+def test_changed_settings_never_pass_for_the_declared_experiment() -> None:
+    declared = make_plan(["experiment=demo_under_training", "scale=micro", "execution.threads=2", "data.root=x"])[0]
+    changed = make_plan(["experiment=demo_under_training", "scale=micro", "batch_size=4"])[0]
+    assert declared.name == "demo_under_training"
+    assert changed.name.startswith("demo_under_training+")

@@ -19,15 +19,17 @@ import torch
 
 from conftest import read_metrics, read_summary
 from weight_decay import checkpoint
+from weight_decay.build import build_model
 from weight_decay.config import RunConfig, folder_name
 from weight_decay.errors import UserError
 from weight_decay.loop import Training
-from weight_decay.run import run
+from weight_decay.run import run, weights_digest
 from weight_decay.run_folder import Labels, claimed
 
 Tiny = Callable[..., RunConfig]
 LABELS = Labels("test", "micro", "test")
 REGIMES = ["vision", "text"]
+BRANCH = "branches=[{name: tail, start: 2 steps, every: 2 steps, duration: 3 steps, lr: 0.001, strength: 0.0, "
 
 
 def folder_of(config: RunConfig) -> Path:
@@ -231,6 +233,33 @@ def test_the_command_itself_killed_and_repeated(words: Callable[..., list[str]],
     assert "1 already done of 1 cell(s)" in skipped.stderr
 
 
+@pytest.mark.parametrize("final", [True, False])
+def test_a_finished_run_keeps_its_final_weights_alone(tiny: Tiny, final: bool) -> None:
+    config = tiny("vision", f"checkpoint.every_seconds=0 checkpoint.final={str(final).lower()}")
+    run(config, LABELS)
+    state = checkpoint.load_latest(folder_of(config) / "checkpoints", torch.device("cpu"), pytest.fail)
+    assert (state is not None) == final
+    if state is not None:
+        assert set(state) == {"step", "model", "averages"}
+        model = build_model(config)
+        model.load_state_dict(state["model"])
+        assert weights_digest(model) == read_summary(folder_of(config))["weights_sha256"]
+
+
+def test_a_run_killed_in_a_branch_at_its_very_start_records_nothing_twice(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = f'"{BRANCH.replace("start: 2 steps", "start: 0 steps")}keep_optimizer_state: true}}]"'
+    whole = tiny("text", f"{more} execution.results={tmp_path / 'whole'}")
+    run(whole, LABELS)
+    stopped = tiny("text", f"{more} execution.results={tmp_path / 'stopped'}")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        assert run(stopped, LABELS) == "interrupted"
+    assert run(stopped, LABELS) == "completed"
+    assert read_metrics(folder_of(stopped)) == read_metrics(folder_of(whole))
+
+
 def test_a_finished_run_is_skipped(tiny: Tiny) -> None:
     config = tiny("text")
     assert run(config, LABELS) == "completed"
@@ -287,9 +316,6 @@ def test_results_that_cannot_be_written_are_one_sentence(tiny: Tiny, tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"execution\.results: cannot make"):
         run(tiny("text", f"execution.results={tmp_path / 'file'}"), LABELS)
-
-
-BRANCH = "branches=[{name: tail, start: 2 steps, every: 2 steps, duration: 3 steps, lr: 0.001, strength: 0.0, "
 
 
 @pytest.mark.parametrize("keep", ["true", "false"])

@@ -117,7 +117,7 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, int]:
             _assign(config, key, value)
         run = build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
         cells.append(Cell(index, run, point))
-    plan = Plan(file.name, scale, file.title, file.figure, overrides, tuple(cells))
+    plan = Plan(file.name, scale, file.title, file.figure, overrides, tuple(cells), tuple(cells))
     return _select(plan, command["cell"]), _positive(command["jobs"], "jobs")
 
 

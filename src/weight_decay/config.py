@@ -118,6 +118,15 @@ def to_dict(config: Any, identity_only: bool = False) -> Any:
     return config
 
 
+def is_execution_setting(key: str) -> bool:
+    """Whether the dotted setting (or group) says where or how to compute, and cannot change a run's identity."""
+    top, *rest = key.split(".")
+    fields = {f.name: f for f in dataclasses.fields(RunConfig)}
+    if top in fields and fields[top].metadata.get("execution"):
+        return True
+    return top == "data" and rest == ["root"]
+
+
 def run_id(config: RunConfig) -> str:
     """Twelve hexadecimal digits that name every value able to change the run's numbers."""
     canonical = json.dumps(to_dict(config, identity_only=True), sort_keys=True, separators=(",", ":"))

@@ -277,10 +277,14 @@ class BranchConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How often to save the full state, and how many to keep. Never changes a number of the run."""
+    """How often to save the full state, and how many to keep; `final`: keep the weights of a finished run.
+
+    Never changes a number of the run.
+    """
 
     every_seconds: float
     keep: int
+    final: bool
 
     def __post_init__(self) -> None:
         require(self.every_seconds >= 0, f"every_seconds: must not be negative, got {self.every_seconds:g}")

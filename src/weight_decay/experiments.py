@@ -7,6 +7,7 @@ Experiment files (configs/experiment/*.yaml) declare for each scale which config
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from weight_decay.checkpoint import write_json
-from weight_decay.config import RunConfig, folder_name, run_id
+from weight_decay.config import RunConfig, folder_name, is_execution_setting, run_id
 from weight_decay.errors import UserError
 
 
@@ -42,6 +43,15 @@ class Plan:
     figure: str | None
     overrides: tuple[str, ...]
     cells: tuple[Cell, ...]
+    all_cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        """The experiment's name, with a suffix if settings were changed: it must not pass for the declared one."""
+        if all(is_execution_setting(word.partition("=")[0]) for word in self.overrides):
+            return self.experiment
+        digest = hashlib.sha256("\0".join(sorted(self.overrides)).encode()).hexdigest()
+        return f"{self.experiment}+{digest[:6]}"
 
     @property
     def command(self) -> str:
@@ -108,23 +118,23 @@ def expand(grid: Sequence[Mapping[str, Sequence[Any]]], overridden: Mapping[str,
 
 
 def write_plan(results: Path, plan: Plan) -> Path:
-    """Record which runs make up the experiment, for `collect` and `status`; returns the file."""
+    """Record which runs make up the whole experiment, for `collect` and `status`; returns the file."""
     folder = results / "experiments"
     folder.mkdir(parents=True, exist_ok=True)
     data = plan.cells[0].config.data
-    path = folder / f"{plan.experiment}-{plan.scale}.json"
+    path = folder / f"{plan.name}-{plan.scale}.json"
     cells = [
         {
             "run_id": run_id(cell.config),
             "folder": folder_name(cell.config),
             "coordinates": dict(cell.coordinates),
         }
-        for cell in plan.cells
+        for cell in plan.all_cells
     ]
     write_json(
         path,
         {
-            "experiment": plan.experiment,
+            "experiment": plan.name,
             "scale": plan.scale,
             "title": plan.title,
             "figure": plan.figure,

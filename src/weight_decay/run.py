@@ -94,6 +94,8 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         say(f"diverged at step {divergence_step}")
     mirror.finish({"status": status, "divergence_step": divergence_step}, ok=status != "interrupted")
     write_summary(folder, summary)
+    if status == "completed":
+        segment.tidy()  # after the summary: a run killed in between must still be able to resume
     return status
 
 

@@ -65,12 +65,9 @@ class Segment:
         if training.optimizer.clip_norm is not None:  # otherwise the gradient norm is not known at every step
             self._spikes["stability/grad_spike_score"] = SpikeScore()
         self._cadence = cadence
-        self._checkpoints, self._batch_size, self._say, self._fingerprint = (
-            checkpoints,
-            batch_size,
-            say,
-            fingerprint,
-        )
+        self._checkpoints, self._batch_size = checkpoints, batch_size
+        self._say, self._fingerprint = say, fingerprint
+        self._resumed = False
         self._logged = first
         self._mark = self._saved_at = time.monotonic()
         self._aside = 0.0
@@ -82,13 +79,12 @@ class Segment:
 
     def train(self, stop: Callable[[], bool]) -> tuple[Status, int | None]:
         """Train to the end, a divergence or a stop; returns the status and the step of divergence."""
-        fresh = self.training.step == self.first
         # Saving comes last among a step's events, so what a checkpoint's own step recorded is in the record already.
         # Branches are the exception: the run saves before it enters one, and the branch may be unfinished.
         save = Event(self.timed(self.save_if_due), also_last=False)
         events = [Event(self.log, self._cadence.log, self.first), *self._measurements, *self.branches, save]
         try:
-            for event in [*self._measurements, *self.branches] if fresh else self.branches:
+            for event in self.branches if self._resumed else [*self._measurements, *self.branches]:
                 if event.due(self.training.step, self.last):
                     event.run()
             self._mark, self._aside = time.monotonic(), 0.0
@@ -229,6 +225,20 @@ class Segment:
         checkpoint.save(self.folder / "checkpoints", training.step, state, self._checkpoints.keep)
         self._saved_at = time.monotonic()
 
+    def tidy(self) -> None:
+        """Replace the checkpoints of a finished run by its final weights and averages, or by nothing."""
+        folder, training = self.folder / "checkpoints", self.training
+        if self._checkpoints.final:
+            state = {
+                "step": training.step,
+                "model": training.model.state_dict(),
+                "averages": training.averages.state_dict(),
+            }
+            checkpoint.save(folder, training.step, state, keep=1)
+        else:
+            for file in folder.glob("step-*"):
+                file.unlink()
+
     def resume(self) -> bool:
         """Go back to the newest whole checkpoint; False if there is none, and then the record starts afresh."""
         training = self.training
@@ -255,5 +265,6 @@ class Segment:
         self.recorder.rewind(state["record"])
         torch.set_rng_state(state["random"].cpu())
         self.progress.show(training.step - self.first, self.recorder.latest)
+        self._resumed = True
         self._say(f"goes on from step {training.step} of {self.last}")
         return True

@@ -55,8 +55,20 @@ def demo_report(words: Sequence[str]) -> int:
     return 0
 
 
+def readme(words: Sequence[str]) -> int:
+    """`weight-decay readme [results=FOLDER]`: rewrite the generated sections of README.md from the tables."""
+    from weight_decay.report.readme import update
+
+    results, names = _arguments("readme", words, "results")
+    if names:
+        raise UserError(f"readme: takes no experiment, got {' '.join(names)}.")
+    update(Path("README.md"), results)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status,
     "collect": collect_tables,
     "demo-report": demo_report,
+    "readme": readme,
 }

@@ -1,0 +1,53 @@
+"""README.md: its numbers are those of the committed tables, and its commands are real."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from weight_decay.cli import make_plan
+from weight_decay.errors import UserError
+from weight_decay.help import groups
+from weight_decay.report.commands import COMMANDS
+from weight_decay.report.readme import sections, with_sections
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_generated_sections_are_current() -> None:
+    """`weight-decay readme` puts them right."""
+    assert with_sections(README, sections(ROOT / "results")) == README
+
+
+def test_a_missing_mark_is_said() -> None:
+    with pytest.raises(UserError, match="begin demo"):
+        with_sections("no marks here", {"demo": "x"})
+
+
+def commands() -> list[list[str]]:
+    lines = re.findall(r"^\.venv/bin/weight-decay (.*)$", README, re.MULTILINE)
+    found = [re.sub(r"\s+#.*$", "", line) for line in lines]
+    assert len(found) >= 6
+    return [[quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', line)] for line in found]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_is_understood(words: list[str]) -> None:
+    settings = [word for word in words if "=" in word and "," not in word]
+    if settings:
+        assert make_plan(settings)[0].cells
+    else:
+        assert words[0] in COMMANDS or words[0] in ("--info", "--help")
+
+
+def test_pictures_and_files_exist() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+def test_every_data_set_is_named() -> None:
+    for name in groups()["data"]:
+        assert f"`{name}`" in README
