@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from weight_decay.build import (
     Regime,
@@ -19,13 +21,14 @@ from weight_decay.build import (
 )
 from weight_decay.config import RunConfig
 from weight_decay.config_groups import BranchConfig
+from weight_decay.distributed import current
 from weight_decay.loop import Training
 from weight_decay.optim import sphere
-from weight_decay.optim.averaging import Averages
+from weight_decay.optim.averaging import Averages, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.provenance import code_fingerprint
-from weight_decay.record import Mirror, Progress, Recorder
+from weight_decay.record import Mirror, NoRecord, Progress, Recorder
 from weight_decay.segment import Cadence, Segment
 from weight_decay.span import Clock
 
@@ -38,24 +41,55 @@ def build_training(config: RunConfig, regime: Regime, device: torch.device) -> T
     optimizer = build_optimizer(config, model, config.decay.strength, config.optimizer.clip_norm)
     if config.sphere_radius is not None:
         sphere.project_(optimizer.parameters, config.sphere_radius)
-    forward = regime.task.forward(model)
+    start = config.averaging.tail_start
+    forward, accumulate = _forward(config, model, regime)
     return Training(
         model=model,
-        forward=torch.compile(forward) if config.execution.compile else forward,
+        forward=forward,
+        accumulate=accumulate,
         task=regime.task,
         stream=regime.stream,
         optimizer=optimizer,
-        schedule=build_schedule(config, regime.clock),
+        schedule=build_schedule(config, regime.clock, optimizer),
         averages=Averages(model, config.averaging.ema),
+        tail=None if start is None else TailAverage(model, start.steps(regime.clock)),
         autocast=autocast(config.precision, device),
         scaler=torch.amp.GradScaler(device.type) if config.precision.kind == "float16_autocast" else None,
-        micro_batches=config.batch_size // (config.micro_batch_size or config.batch_size),
+        micro_batches=micro_batches(config.batch_size // current().count, config.micro_batch_size),
         weight_decay=config.decay.strength,
         decayed=_decayed(config, model),
         eps=config.optimizer.eps,
         sphere_radius=config.sphere_radius,
         history=torch.zeros(config.probes.log_every.every(regime.clock), 2, device=device),
     )
+
+
+def _forward(
+    config: RunConfig, model: torch.nn.Module, regime: Regime
+) -> tuple[Callable[..., Any], Callable[[], AbstractContextManager[Any]]]:
+    """What computes the loss, and the context of a backward pass whose gradients other processes need not see yet."""
+    forward = regime.task.forward(model)
+    accumulate: Callable[[], AbstractContextManager[Any]] = nullcontext
+    if current().count > 1:
+        # DistributedDataParallel averages gradients only of what goes through a module's own forward.
+        shared = DistributedDataParallel(_Calling(model, forward), gradient_as_bucket_view=True)
+        forward, accumulate = shared, shared.no_sync
+    return (torch.compile(forward) if config.execution.compile else forward), accumulate
+
+
+class _Calling(torch.nn.Module):
+    """A module whose forward is the given method of `model`."""
+
+    def __init__(self, model: torch.nn.Module, method: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.forward = method
+
+
+def micro_batches(samples: int, largest: int | None) -> int:
+    """In how many equal parts a process takes its samples of a step, so that none is above `largest`."""
+    fewest = 1 if largest is None else -(-samples // largest)
+    return next(parts for parts in range(fewest, samples + 1) if samples % parts == 0)
 
 
 def _decayed(config: RunConfig, model: torch.nn.Module) -> list[torch.Tensor]:
@@ -76,10 +110,12 @@ def build_segment(
 ) -> Segment:
     """The stretch of training from step `first` to `last`, recorded in `folder`."""
     probes, divergence = config.probes, config.divergence
+    costly = probes.jacobian_every or probes.stability_every
     cadence = Cadence(
         probes.log_every.every(clock),
         probes.evaluate_every.every(clock),
-        None if probes.jacobian_every is None else probes.jacobian_every.every(clock),
+        None if costly is None else costly.every(clock),
+        probes.parameter_norms,
     )
     monitor = DivergenceMonitor(
         divergence.threshold, divergence.patience.every(clock), first + divergence.grace.steps(clock)
@@ -92,7 +128,7 @@ def build_segment(
         cadence,
         monitor,
         config.checkpoint,
-        Recorder(folder, mirror),
+        Recorder(folder, mirror) if current().writes else NoRecord(folder, None),
         progress,
         config.batch_size,
         say,
@@ -111,14 +147,17 @@ def branched_training(config: RunConfig, branch: BranchConfig, parent: Training,
     if branch.keep_optimizer_state:
         # Through a copy: the branch must not write into the trunk's moments.
         optimizer.load_state_dict(_cloned(parent.optimizer.state_dict()))
+    forward, accumulate = _forward(config, model, regime)
     return Training(
         model=model,
-        forward=regime.task.forward(model),
+        forward=forward,
+        accumulate=accumulate,
         task=regime.task,
         stream=regime.stream,
         optimizer=optimizer,
         schedule=Constant(branch.lr),
         averages=Averages(model, ()),
+        tail=None,
         autocast=parent.autocast,
         scaler=torch.amp.GradScaler(device.type) if parent.scaler is not None else None,
         micro_batches=parent.micro_batches,

@@ -25,8 +25,8 @@ from weight_decay.config_language import GPTModel, MatchedSchedule, TokenData
 from weight_decay.data.image_set import ImageSet
 from weight_decay.data.images import FixedImages, ImageStream
 from weight_decay.data.vision import load_images
-from weight_decay.errors import UserError
 from weight_decay.distributed import launched_together, local_rank
+from weight_decay.errors import UserError
 from weight_decay.loop import Optimizer, Schedule
 from weight_decay.matched import matched_schedule
 from weight_decay.models.gpt import GPT
@@ -172,6 +172,7 @@ class Regime:
 
 
 def make_clock(config: RunConfig, epoch_samples: int, tokens_per_sample: int) -> Clock:
+    """The clock of a run whose training set has `epoch_samples`; UserError if the run is shorter than a step."""
     without_total = Clock(config.batch_size, epoch_samples, tokens_per_sample)
     steps = config.duration.steps(without_total)
     if steps < 1:

@@ -40,7 +40,7 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all must ask at the same point."""
         # A CPU tensor travels by gloo also on GPUs: the host does not wait for the device.
-        return self.count > 1 and self.sum_(torch.tensor(int(flag))).item() > 0 or flag
+        return (self.count > 1 and self.sum_(torch.tensor(int(flag))).item() > 0) or flag
 
     def agree(self, value: int) -> int:
         """The value that rank 0 has."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -87,6 +87,7 @@ class Training:
 
     model: nn.Module
     forward: Callable[..., Any]
+    accumulate: Callable[[], AbstractContextManager[Any]]  # around all but the last micro-batch
     task: Task
     stream: Stream
     optimizer: Optimizer
@@ -142,10 +143,12 @@ class Training:
     def _backward(self, batch: Batch) -> Tensor:
         """Gradient of the mean loss over the global batch, in `micro_batches` equal parts; returns that mean."""
         total: Tensor | None = None
-        for part in zip(*(tensor.chunk(self.micro_batches) for tensor in batch), strict=True):
-            with self.autocast():
-                loss = self.task.loss(self.forward, part) / self.micro_batches
-            (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
+        parts = list(zip(*(tensor.chunk(self.micro_batches) for tensor in batch), strict=True))
+        for index, part in enumerate(parts, start=1):
+            with nullcontext() if index == len(parts) else self.accumulate():
+                with self.autocast():
+                    loss = self.task.loss(self.forward, part) / self.micro_batches
+                (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total

@@ -26,9 +26,7 @@ class ReferenceMissingError(UserError):
 def reference_config(config: RunConfig, schedule: MatchedSchedule) -> RunConfig:
     """The run whose effective learning rate is to be matched: this one with a decay and a schedule of its own."""
     assert schedule.reference_strength is not None
-    cosine = WarmupCosineSchedule(
-        "warmup_cosine", schedule.warmup, schedule.decay_until, schedule.final_fraction
-    )
+    cosine = WarmupCosineSchedule("warmup_cosine", schedule.warmup, schedule.decay_until, schedule.final_fraction)
     decay = dataclasses.replace(config.decay, strength=schedule.reference_strength)
     return dataclasses.replace(config, schedule=cosine, decay=decay)
 

@@ -15,6 +15,9 @@ import torch
 PACKAGE = Path(__file__).resolve().parent
 NUMERICS = (
     "build.py",
+    "build_language.py",
+    "distributed.py",
+    "matched.py",
     "loop.py",
     "run.py",
     "seeds.py",

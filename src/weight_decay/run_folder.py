@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from weight_decay.config import RunConfig, folder_name, run_id
+from weight_decay.distributed import current
 
 
 @dataclass(frozen=True)
@@ -63,4 +64,5 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 def speaker(title: str) -> Callable[[str], None]:
     """Print one line about a run without breaking the progress bars."""
-    return lambda text: tqdm.write(f"{title}: {text}", file=sys.stderr)
+    writes = current().writes
+    return lambda text: tqdm.write(f"{title}: {text}", file=sys.stderr) if writes else None

@@ -13,6 +13,8 @@ from torch import nn
 
 from weight_decay import checkpoint
 from weight_decay.config_groups import CheckpointConfig
+from weight_decay.distributed import current
+from weight_decay.errors import UserError
 from weight_decay.loop import Event, Training, train
 from weight_decay.probes import weights
 from weight_decay.probes.divergence import DivergenceMonitor
@@ -64,7 +66,7 @@ class Segment:
         self._spikes = {"stability/spike_score": SpikeScore()}
         if training.optimizer.clip_norm is not None:  # otherwise the gradient norm is not known at every step
             self._spikes["stability/grad_spike_score"] = SpikeScore()
-        self._cadence = cadence
+        self._cadence, self._ranks = cadence, current()
         self._checkpoints, self._batch_size = checkpoints, batch_size
         self._say, self._fingerprint = say, fingerprint
         self._resumed = False
@@ -104,7 +106,10 @@ class Segment:
         steps = training.step - self._logged
         if steps == 0:
             return
-        losses, norms = training.history.double().cpu().unbind(1)
+        history = training.history.double()
+        # Each process has the loss of its own part of the batch; the gradient norm is everybody's already.
+        self._ranks.sum_(history)
+        losses, norms = (history / self._ranks.count).cpu().unbind(1)
         order = torch.arange(self._logged, training.step) % len(losses)
         losses, norms = losses[order], norms[order]
         elapsed = time.monotonic() - self._mark - self._aside
@@ -205,6 +210,8 @@ class Segment:
 
     def save(self) -> None:
         """Save the full state as the checkpoint of the current step."""
+        if not self._ranks.writes:
+            return
         training = self.training
         state = {
             "fingerprint": self._fingerprint,
@@ -227,6 +234,8 @@ class Segment:
 
     def tidy(self) -> None:
         """Replace the checkpoints of a finished run by its final weights and averages, or by nothing."""
+        if not self._ranks.writes:
+            return
         folder, training = self.folder / "checkpoints", self.training
         if self._checkpoints.final:
             state = {
@@ -243,6 +252,12 @@ class Segment:
         """Go back to the newest whole checkpoint; False if there is none, and then the record starts afresh."""
         training = self.training
         state = checkpoint.load_latest(self.folder / "checkpoints", training.history.device, self._say)
+        step = -1 if state is None else state["step"]
+        if self._ranks.any(step != self._ranks.agree(step)):
+            raise UserError(
+                f"checkpoints: the processes of this run do not all see the same ones in {self.folder}; "
+                "put execution.results on a file system that they share."
+            )
         if state is None:
             self.recorder.rewind({"offset": 0, "seconds": 0.0, "latest": {}})
             return False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from tqdm import tqdm
 
 from weight_decay.build import check
 from weight_decay.config import folder_name
+from weight_decay.distributed import Ranks, join
 from weight_decay.errors import UserError
 from weight_decay.experiments import Cell, Plan, write_plan
+from weight_decay.matched import ReferenceMissingError
 from weight_decay.run import Outcome, run
-from weight_decay.run_folder import Labels
+from weight_decay.run_folder import Labels, claimed
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -23,13 +27,20 @@ FAILED, INTERRUPTED = 1, 130
 def run_cells(plan: Plan, jobs: int) -> int:
     """Run every cell that is not finished; returns the exit code: 1 if a cell failed, 130 if stopped, else 0.
 
+    Under torchrun all processes go through the same cells together, one cell at a time.
     Raises UserError before any work if a cell cannot be run, and for bad input in a plan of a single cell.
     """
     for cell in plan.cells:
         check(cell.config)
+    with join() as ranks:
+        return _run_checked(plan, jobs if ranks.count == 1 else 1, ranks)
+
+
+def _run_checked(plan: Plan, jobs: int, ranks: Ranks) -> int:
     results = Path(plan.cells[0].config.execution.results)
     try:
-        write_plan(results, plan)
+        if ranks.writes:
+            write_plan(results, plan)
     except OSError as error:
         raise UserError(
             f"execution.results: cannot write to {results} ({error.strerror}); choose another folder."
@@ -47,15 +58,40 @@ def _labels(plan: Plan, cell: Cell, position: int) -> Labels:
 
 def _serial(plan: Plan, cells: Sequence[Cell], position: int) -> dict[int, Outcome]:
     outcomes: dict[int, Outcome] = {}
-    for cell in cells:
+    waiting = deque(cells)
+    patience = len(cells)
+    while waiting:
+        cell = waiting.popleft()
         try:
             outcomes[cell.index] = run(cell.config, _labels(plan, cell, position))
+            patience = len(waiting)
+        except ReferenceMissingError as error:
+            # Its reference may be another cell: one that comes later, or that another process is working on.
+            if _busy(plan, outcomes) or patience > 0:
+                patience -= 1
+                waiting.append(cell)
+                if patience <= 0:
+                    time.sleep(1.0)
+                continue
+            tqdm.write(f"{cell.title}: {error}", file=sys.stderr)
+            outcomes[cell.index] = "failed"
         except UserError as error:
             tqdm.write(f"{cell.title}: {error}", file=sys.stderr)
             outcomes[cell.index] = "failed"
         if outcomes[cell.index] == "interrupted":
             break
     return outcomes
+
+
+def _busy(plan: Plan, outcomes: dict[int, Outcome]) -> bool:
+    """Whether another process is still working on a cell of the plan."""
+    for cell in plan.cells:
+        if outcomes.get(cell.index) == "busy":
+            folder = Path(cell.config.execution.results) / "runs" / folder_name(cell.config)
+            with claimed(folder) as free:
+                if not free:
+                    return True
+    return False
 
 
 def _work(plan: Plan, position: int, queue: multiprocessing.Queue[dict[int, Outcome]]) -> None:
