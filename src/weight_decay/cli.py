@@ -116,9 +116,14 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, int]:
         }.items():
             _assign(config, key, value)
         run = build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
-        cells.append(Cell(index, run, point))
+        cells.append(Cell(index, run, {key: value for key, value in point.items() if _is_coordinate(key, value)}))
     plan = Plan(file.name, scale, file.title, file.figure, overrides, tuple(cells), tuple(cells))
     return _select(plan, command["cell"]), _positive(command["jobs"], "jobs")
+
+
+def _is_coordinate(key: str, value: Any) -> bool:
+    """Whether a grid key is an axis of figures: what is only averaged or branched off is none, nor are lists."""
+    return key.partition(".")[0] not in ("averaging", "branches") and not isinstance(value, list | dict)
 
 
 def head_choices(chosen: dict[str, str]) -> dict[str, str]:

@@ -28,7 +28,8 @@ def reference_config(config: RunConfig, schedule: MatchedSchedule) -> RunConfig:
     assert schedule.reference_strength is not None
     cosine = WarmupCosineSchedule("warmup_cosine", schedule.warmup, schedule.decay_until, schedule.final_fraction)
     decay = dataclasses.replace(config.decay, strength=schedule.reference_strength)
-    return dataclasses.replace(config, schedule=cosine, decay=decay)
+    precision = schedule.reference_precision or config.precision
+    return dataclasses.replace(config, schedule=cosine, decay=decay, precision=precision)
 
 
 def find_reference(config: RunConfig, schedule: MatchedSchedule) -> tuple[Path, RunConfig]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from weight_decay.build import check
 from weight_decay.config import folder_name
-from weight_decay.distributed import Ranks, join
+from weight_decay.distributed import Ranks, current, join
 from weight_decay.errors import UserError
 from weight_decay.experiments import Cell, Plan, write_plan
 from weight_decay.matched import ReferenceMissingError
@@ -140,6 +140,13 @@ def _merge(outcomes: dict[int, Outcome], more: dict[int, Outcome]) -> None:
 
 
 def _report(plan: Plan, outcomes: dict[int, Outcome]) -> int:
+    code = INTERRUPTED if "interrupted" in outcomes.values() else FAILED if "failed" in outcomes.values() else 0
+    if current().writes:
+        _tell(plan, outcomes)
+    return code
+
+
+def _tell(plan: Plan, outcomes: dict[int, Outcome]) -> None:
     counts = {name: list(outcomes.values()).count(name) for name in dict.fromkeys(outcomes.values())}
     told = ", ".join(f"{count} {'already done' if name == 'skipped' else name}" for name, count in counts.items())
     print(f"{plan.experiment} at scale {plan.scale}: {told} of {len(plan.cells)} cell(s).", file=sys.stderr)
@@ -152,5 +159,3 @@ def _report(plan: Plan, outcomes: dict[int, Outcome]) -> int:
             )
     if "interrupted" in counts:
         print("  the same command goes on where it stopped.", file=sys.stderr)
-        return INTERRUPTED
-    return FAILED if "failed" in counts else 0
