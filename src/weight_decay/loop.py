@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from weight_decay.distributed import current
 from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, TailAverage
 from weight_decay.probes import weights
@@ -151,7 +152,10 @@ class Training:
                 (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
-        return total
+        ranks = current()
+        # Each process has the loss of its own part of the batch. Here and not when it is logged, so that a checkpoint
+        # holds the mean over all of them.
+        return ranks.sum_(total) / ranks.count if ranks.count > 1 else total
 
     @property
     def parameters(self) -> list[nn.Parameter]:

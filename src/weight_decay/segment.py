@@ -106,10 +106,7 @@ class Segment:
         steps = training.step - self._logged
         if steps == 0:
             return
-        history = training.history.double()
-        # Each process has the loss of its own part of the batch; the gradient norm is everybody's already.
-        self._ranks.sum_(history)
-        losses, norms = (history / self._ranks.count).cpu().unbind(1)
+        losses, norms = training.history.double().cpu().unbind(1)
         order = torch.arange(self._logged, training.step) % len(losses)
         losses, norms = losses[order], norms[order]
         elapsed = time.monotonic() - self._mark - self._aside
