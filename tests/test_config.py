@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from weight_decay.cli import make_plan
 from weight_decay.config import RunConfig, build, folder_name, run_id, to_dict
 from weight_decay.errors import UserError
+from weight_decay.schema import off
 from weight_decay.span import Clock, Span
 
 BAD_SETTINGS = {
@@ -82,7 +84,7 @@ def test_a_config_survives_the_round_trip_through_plain_values(config: RunConfig
 
 def test_the_identity_is_pinned() -> None:
     """A change here makes every run of a user start anew: it must be meant."""
-    assert run_id(make_plan(["seed=3", "decay.strength=0.01"])[0].cells[0].config) == "83935bc1be59"
+    assert run_id(make_plan(["seed=3", "decay.strength=0.01"])[0].cells[0].config) == "0a0c5634eb68"
 
 
 @pytest.mark.parametrize(
@@ -153,3 +155,14 @@ def test_a_user_value_beats_the_experiment_and_collapses_its_axis() -> None:
 def test_an_experiment_that_is_not_declared_at_a_scale_says_so(words: Callable[..., list[str]]) -> None:
     with pytest.raises(UserError, match="there is no huge"):
         make_plan(["experiment=demo_over_training", "scale=huge"])
+
+
+def test_a_feature_that_is_off_leaves_the_identity_alone() -> None:
+    @dataclass(frozen=True)
+    class Grown:
+        lr: float
+        later: int | None = field(default=None, metadata=off(None))
+
+    assert to_dict(Grown(0.1), identity_only=True) == {"lr": 0.1}
+    assert to_dict(Grown(0.1, 2), identity_only=True) == {"lr": 0.1, "later": 2}
+    assert to_dict(Grown(0.1)) == {"lr": 0.1, "later": None}

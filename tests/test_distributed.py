@@ -22,7 +22,16 @@ from weight_decay.run_folder import Labels
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 Words = Callable[..., list[str]]
-NUMBERS = "weights/norm train/loss val/loss ema/val/loss batch/loss grad/norm effective_lr/adamw grad/clipped".split()
+NUMBERS = [
+    "weights/norm",
+    "train/loss",
+    "val/loss",
+    "ema/val/loss",
+    "batch/loss",
+    "grad/norm",
+    "effective_lr/adamw",
+    "grad/clipped",
+]
 
 
 def together(words: list[str], processes: int = 2) -> subprocess.Popen[str]:
@@ -88,7 +97,10 @@ def assert_last_line_agrees(one: Path, two: Path) -> None:
 
 
 def test_a_killed_process_ends_the_job_with_one_sentence_and_it_resumes(words: Words, tmp_path: Path) -> None:
-    more = "duration='150 steps' schedule.warmup='2 steps' probes.log_every='50 steps' probes.evaluate_every='50 steps' checkpoint.every_seconds=0.05"
+    more = (
+        "duration='150 steps' schedule.warmup='2 steps' probes.log_every='50 steps' "
+        "probes.evaluate_every='50 steps' checkpoint.every_seconds=0.05"
+    )
     whole = words("text", f"{more} execution.results={tmp_path / 'whole'}")
     first = together(whole)
     assert first.wait(120) == 0, first.communicate()[0]

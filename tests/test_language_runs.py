@@ -45,9 +45,7 @@ def logged(config: RunConfig) -> dict[int, dict[str, Any]]:
 def test_the_matched_learning_rate_is_the_one_computed_by_hand(tiny: Tiny, norm: str, power: int) -> None:
     reference = tiny("text", f"{EVERY_STEP} decay.strength=5")
     run(reference, LABELS)
-    matched = tiny(
-        "text", f"{MATCHED} schedule.reference_strength=5 schedule.norm={norm} schedule.power={power}"
-    )
+    matched = tiny("text", f"{MATCHED} schedule.reference_strength=5 schedule.norm={norm} schedule.power={power}")
     assert run(matched, LABELS) == "completed"
     cosine = WarmupCosine(0.01, 2, 12, 0.001)
     own, other = logged(matched), logged(reference)
@@ -71,7 +69,8 @@ def test_a_reference_may_be_named_and_must_be_there_and_have_what_is_matched(tin
     # A reference that averages and measures something else has the same weights.
     assert find_reference(matched, matched.schedule)[0] == folder_of(plain)  # type: ignore[arg-type]
     named = tiny(
-        "text", f"{MATCHED} schedule.reference={run_id(plain)} schedule.reference_strength=null schedule.norm=per_matrix"
+        "text",
+        f"{MATCHED} schedule.reference={run_id(plain)} schedule.reference_strength=null schedule.norm=per_matrix",
     )
     with pytest.raises(UserError, match=r"has not recorded weights/norm/.* probes\.parameter_norms=true"):
         run(named, LABELS)
@@ -89,7 +88,7 @@ def test_a_cell_waits_for_the_reference_that_comes_after_it(words: Words) -> Non
     cells = [plans[0].cells[0], plans[1].cells[0], reference.cells[0]]
     numbered = tuple(type(cell)(i, cell.config, {"seed": 0}) for i, cell in enumerate(cells))
     plan = type(reference)("together", "micro", "", None, (), numbered, numbered)
-    assert run_cells(plan, 2) == 0
+    assert run_cells(plan, 2, "refuse") == 0
     assert {read_summary(folder_of(cell.config))["status"] for cell in cells} == {"completed"}
 
 
@@ -132,9 +131,7 @@ def test_rounding_is_for_bfloat16_weights(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("sampling", ["one_pass", "with_replacement"])
 def test_seen_windows_are_trained_on_and_unseen_ones_never(tiny: Tiny, sampling: str) -> None:
-    config = tiny(
-        "text", f"data.held_out=0.2 data.held_out_block=64 data.sampling={sampling} duration='500 steps'"
-    )
+    config = tiny("text", f"data.held_out=0.2 data.held_out_block=64 data.sampling={sampling} duration='500 steps'")
     regime = build_regime(config, CPU)
     stream: Any = regime.stream
     evaluation: dict[str, Any] = regime.task._evaluation  # type: ignore[attr-defined]

@@ -323,7 +323,8 @@ def test_results_that_cannot_be_written_are_one_sentence(tiny: Tiny, tmp_path: P
 def test_branches_leave_the_trunk_alone(tiny: Tiny, tmp_path: Path, regime: str, keep: str) -> None:
     plain = tiny(regime, f"execution.results={tmp_path / 'plain'}")
     run(plain, LABELS)
-    branched = tiny(regime, f'"{BRANCH}keep_optimizer_state: {keep}}}]" execution.results={tmp_path / "branched"}')
+    settings = f'"{BRANCH}keep_optimizer_state: {keep}}}]" probes.within_branches=true'
+    branched = tiny(regime, f"{settings} execution.results={tmp_path / 'branched'}")
     assert run(branched, LABELS) == "completed"
     assert read_metrics(folder_of(branched)) == read_metrics(folder_of(plain))
     folders = sorted((folder_of(branched) / "branches").iterdir())

@@ -22,15 +22,16 @@ from weight_decay.build import (
 from weight_decay.config import RunConfig
 from weight_decay.config_groups import BranchConfig
 from weight_decay.distributed import current
+from weight_decay.fingerprint import code_fingerprint
 from weight_decay.loop import Training
+from weight_decay.measurements import Measurements
 from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
-from weight_decay.provenance import code_fingerprint
 from weight_decay.record import Mirror, NoRecord, Progress, Recorder
-from weight_decay.segment import Cadence, Segment
-from weight_decay.span import Clock
+from weight_decay.segment import Cadence, Every, Segment
+from weight_decay.span import Clock, Span
 
 
 def build_training(config: RunConfig, regime: Regime, device: torch.device) -> Training:
@@ -41,8 +42,8 @@ def build_training(config: RunConfig, regime: Regime, device: torch.device) -> T
     optimizer = build_optimizer(config, model, config.decay.strength, config.optimizer.clip_norm)
     if config.sphere_radius is not None:
         sphere.project_(optimizer.parameters, config.sphere_radius)
-    start = config.averaging.tail_start
     forward, accumulate = _forward(config, model, regime)
+    tail = config.averaging.tail_start
     return Training(
         model=model,
         forward=forward,
@@ -52,7 +53,7 @@ def build_training(config: RunConfig, regime: Regime, device: torch.device) -> T
         optimizer=optimizer,
         schedule=build_schedule(config, regime.clock, optimizer),
         averages=Averages(model, config.averaging.ema),
-        tail=None if start is None else TailAverage(model, start.steps(regime.clock)),
+        tail=None if tail is None else TailAverage(model, tail.steps(regime.clock)),
         autocast=autocast(config.precision, device),
         scaler=torch.amp.GradScaler(device.type) if config.precision.kind == "float16_autocast" else None,
         micro_batches=micro_batches(config.batch_size // current().count, config.micro_batch_size),
@@ -104,19 +105,13 @@ def build_segment(
     first: int,
     last: int,
     clock: Clock,
+    branched: bool,
     mirror: Mirror | None,
     progress: Progress,
     say: Callable[[str], None],
 ) -> Segment:
-    """The stretch of training from step `first` to `last`, recorded in `folder`."""
+    """The stretch of training from step `first` to `last`, of a run or of one of its branches, kept in `folder`."""
     probes, divergence = config.probes, config.divergence
-    costly = probes.jacobian_every or probes.stability_every
-    cadence = Cadence(
-        probes.log_every.every(clock),
-        probes.evaluate_every.every(clock),
-        None if costly is None else costly.every(clock),
-        probes.parameter_norms,
-    )
     monitor = DivergenceMonitor(
         divergence.threshold, divergence.patience.every(clock), first + divergence.grace.steps(clock)
     )
@@ -125,7 +120,8 @@ def build_segment(
         folder,
         first,
         last,
-        cadence,
+        cadence(config, clock, first, last, branched),
+        Measurements(training, probes.reestimated, probes.curvature is not None and probes.curvature.averages),
         monitor,
         config.checkpoint,
         Recorder(folder, mirror) if current().writes else NoRecord(folder, None),
@@ -133,6 +129,34 @@ def build_segment(
         config.batch_size,
         say,
         code_fingerprint(),
+    )
+
+
+def cadence(config: RunConfig, clock: Clock, first: int, last: int, branched: bool) -> Cadence:
+    """When to measure what between steps `first` and `last`."""
+    probes, ensemble = config.probes, config.averaging.ensemble
+
+    def every(span: Span | None, from_start: bool) -> Every | None:
+        if span is None:
+            return None
+        if branched and not probes.within_branches:
+            return Every(last, 1)
+        return Every(first if from_start else first + span.every(clock), span.every(clock))
+
+    evaluate = every(probes.evaluate_every, True)
+    assert evaluate is not None
+    return Cadence(
+        log=probes.log_every.every(clock),
+        evaluate=evaluate,
+        probe=every(probes.jacobian_every or probes.stability_every, True),
+        # An untrained net's batch-norm statistics are placeholders, and its curvature is not worth its cost.
+        curvature=every(None if probes.curvature is None else probes.curvature.every, False),
+        ensemble=None
+        if ensemble is None or branched
+        else Every(
+            ensemble.start.steps(clock), ensemble.every.every(clock), ensemble.stop.steps(clock), also_last=False
+        ),
+        parameter_norms=probes.parameter_norms,
     )
 
 

@@ -54,7 +54,7 @@ def _run_branch(
     last = first + branch.duration.steps(regime.clock)
     training = branched_training(config, branch, parent, regime)
     progress = Progress(last - first, title, config.execution.progress and ranks.writes, labels.position)
-    segment = build_segment(config, training, folder, first, last, regime.clock, None, progress, speaker(title))
+    segment = build_segment(config, training, folder, first, last, regime.clock, True, None, progress, speaker(title))
     segment.resume()
     status, divergence_step = segment.train(stop)
     progress.close()

@@ -231,6 +231,12 @@ def image_regime(config: RunConfig, device: torch.device) -> Regime:
         jacobian=()
         if probes.jacobian_every is None
         else FixedImages(train.class_balanced(probes.jacobian_per_class), 100, device),
+        jacobian_draws=probes.jacobian_draws,
+        curvature=probes.curvature,
+        curvature_images=()
+        if probes.curvature is None
+        else FixedImages(train.class_balanced(probes.curvature.per_class), 100, device),
+        seed=config.seed,
         mean=mean,
         std=std,
         autocast=autocast(config.precision, device),

@@ -21,7 +21,7 @@ FORMAT = 1
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary sibling of `path`, force it to disk, then rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -41,13 +41,24 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Save `state` (tensors and plain values) as the checkpoint of `step`; keep the newest `keep` ones."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.pt"
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    write_atomically(path, lambda temporary: _write(temporary, state))
     write_json(path.with_suffix(".json"), {"format": FORMAT, "step": step, **_digest(path)})
     for old in _steps(folder)[keep:]:
         # The JSON goes first: without it the other file no longer counts as a checkpoint.
         (folder / f"step-{old:09d}.json").unlink(missing_ok=True)
         (folder / f"step-{old:09d}.pt").unlink(missing_ok=True)
     return path
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        # torch hides a full disk behind an error of its own.
+        if isinstance(error.__context__, OSError):
+            raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from None
+        raise
 
 
 def load_latest(folder: Path, device: torch.device, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -61,8 +72,9 @@ def load_latest(folder: Path, device: torch.device, say: Callable[[str], None]) 
             if {key: expected[key] for key in ("bytes", "sha256")} != _digest(path):
                 raise ValueError("its content does not match its checksum")
             return torch.load(path, map_location=device, weights_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            say(f"checkpoint {path.name} is damaged ({error}); using the one before it")
+        except Exception as error:  # torch raises many kinds on a file that is not what it should be
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            say(f"checkpoint {path.name} is damaged ({reason}); using the one before it")
     return None
 
 

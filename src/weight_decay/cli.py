@@ -6,6 +6,7 @@ groups' own values, the experiment's, its scale's, the grid point's, and last wh
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import sys
@@ -19,16 +20,18 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from weight_decay.config import build
+from weight_decay import slurm
+from weight_decay.config import build, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments import Cell, ExperimentFile, Plan, expand
 from weight_decay.help import CONFIGS, HELP, groups, information
 
-COMMAND_KEYS = {"cell", "jobs", "scale", "experiment"}
+COMMAND_KEYS = {"cell", "jobs", "cells_per_job", "stale", "scale", "experiment"}
 """Keys of config.yaml that steer the command and are no part of a run."""
 
 
@@ -72,28 +75,38 @@ def _dispatch(words: list[str]) -> int:
     if "--dry-run" in flags:
         from weight_decay.dry_run import describe
 
-        for plan in _expand_multirun(settings) if len(flags) > 1 else [make_plan(settings)[0]]:
+        for plan in _expand_multirun(_own(settings)) if len(flags) > 1 else [make_plan(settings)[0]]:
             print(describe(plan))
         return 0
     return _multirun(settings) if flags else _run(settings)
 
 
-def _run(settings: Sequence[str]) -> int:
+def _run(settings: Sequence[str], record: bool = True) -> int:
     from weight_decay.sweep import run_cells
 
-    plan, jobs = make_plan(settings)
-    return run_cells(plan, jobs)
+    plan, steering = make_plan(settings)
+    return run_cells(plan, steering.jobs, steering.stale, record)
 
 
-def make_plan(settings: Sequence[str]) -> tuple[Plan, int]:
-    """Turn `key=value` settings into a validated plan and the number of jobs to run at a time.
+@dataclasses.dataclass(frozen=True)
+class Steering:
+    """The settings of a command that are no part of a run; see configs/config.yaml."""
+
+    jobs: int
+    cells_per_job: int
+    stale: str
+
+
+def make_plan(settings: Sequence[str]) -> tuple[Plan, Steering]:
+    """Turn `key=value` settings into a validated plan and what steers the command.
 
     Raises UserError, with one sentence, on anything that no run could be made of.
     """
     chosen, values = _parse(settings)
     head = _compose({key: chosen[key] for key in ("scale", "experiment") if key in chosen})
     scale = head["scale"]["name"]
-    command = {"cell": head["cell"], "jobs": head["jobs"]} | {k: values.pop(k) for k in ("cell", "jobs") if k in values}
+    steers = ("cell", "jobs", "cells_per_job", "stale")
+    command = {key: values.pop(key) if key in values else head[key] for key in steers}
     if head["experiment"]["name"] is None:
         file = ExperimentFile("single", "A single run", None, {}, {}, [{}])
     else:
@@ -118,7 +131,11 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, int]:
         run = build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
         cells.append(Cell(index, run, {key: value for key, value in point.items() if _is_coordinate(key, value)}))
     plan = Plan(file.name, scale, file.title, file.figure, overrides, tuple(cells), tuple(cells))
-    return _select(plan, command["cell"]), _positive(command["jobs"], "jobs")
+    if command["stale"] not in ("refuse", "rerun", "keep"):
+        raise UserError(f"stale: must be one of refuse, rerun, keep, got {command['stale']!r}.")
+    jobs = _positive(command["jobs"], "jobs")
+    together = jobs if command["cells_per_job"] is None else _positive(command["cells_per_job"], "cells_per_job")
+    return _select(plan, command["cell"]), Steering(jobs, together, command["stale"])
 
 
 def _is_coordinate(key: str, value: Any) -> bool:
@@ -156,6 +173,8 @@ def _parse(settings: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
         if override.is_sweep_override():
             raise UserError(f"{word}: several values for one setting need the flag -m (one run for each).")
         key = override.key_or_group
+        if _is_hydras(key):
+            raise UserError(f"{word}: settings of Hydra itself need the flag -m.")
         if key in groups():
             options = groups()[key]
             value = "none" if override.value() is None else str(override.value())
@@ -205,7 +224,8 @@ def _assign(config: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(node, dict) or part not in node:
             known = list(node) if isinstance(node, dict) else []
             close = difflib.get_close_matches(part, known, n=1)
-            suggestion = ".".join([*parents[:depth], *close]) if close else ""
+            rest = [*parents, name][depth + 1 :]
+            suggestion = ".".join([*parents[:depth], *close, *rest])
             hint = f"; did you mean {suggestion}?" if close else "; `weight-decay --info` lists the settings."
             raise UserError(f"{key}: there is no such setting{hint}")
         if depth < len(parents):
@@ -213,40 +233,94 @@ def _assign(config: dict[str, Any], key: str, value: Any) -> None:
     node[name] = value
 
 
+def _is_hydras(key: str) -> bool:
+    return key.startswith(("hydra/", "hydra."))
+
+
+def _own(settings: Sequence[str]) -> list[str]:
+    """The settings without those for Hydra itself."""
+    return [word for word in settings if not _is_hydras(word)]
+
+
 def _expand_multirun(settings: Sequence[str]) -> list[Plan]:
     """One plan for each Hydra job; validates them all before anything runs."""
+    return [make_plan(job)[0] for job in _split(settings)]
+
+
+def _split(settings: Sequence[str]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    overrides = _overrides(settings)
-    return [make_plan(job)[0] for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+    return [job for batch in BasicSweeper.split_arguments(_overrides(settings), None) for job in batch]
 
 
 def _multirun(settings: Sequence[str]) -> int:
-    """`-m`: let Hydra expand and launch, one job for each cell of an experiment and each combination of values."""
-    plans = _expand_multirun(settings)
-    keys = {word.partition("=")[0] for word in settings}
-    words = list(settings)
-    if "cell" not in keys and plans[0].experiment != "single":
-        words.append("cell=" + ",".join(str(cell.index) for cell in plans[0].cells))
+    """`-m`: let Hydra expand and launch, one job for `cells_per_job` cells of an experiment and for each combination.
+
+    Cells that are finished are not launched again. Exit codes as for a single command.
+    """
+    from weight_decay.sweep import prepare, report_from_folders, unfinished
+
+    words = _own(settings)
+    keys = {word.partition("=")[0] for word in words}
+    plans, steering = _expand_multirun(words), make_plan(_split(words)[0])[1]
+    # One record for all jobs, whatever they vary, and one look at the state of things before any of them starts.
+    everything = plans[0] if len(plans) == 1 else _union(plans, words)
+    launcher = [word for word in settings if _is_hydras(word)]
+    on_slurm = any(word.startswith("hydra/launcher=") and "slurm" in word for word in launcher)
+    if on_slurm:
+        slurm.check_available()
+    prepare(everything, steering.stale)
+    logs = Path(plans[0].cells[0].config.execution.results) / "hydra"
+    missing = unfinished(everything)
+    if plans[0].experiment != "single" and "cell" not in keys:
+        # Indices of the grid, which is the same one for each combination of values.
+        grid = missing if len(plans) == 1 else plans[0].cells
+        chosen = [str(cell.index) for cell in grid]
+        each = steering.cells_per_job
+        chunks = [f"[{','.join(chosen[i : i + each])}]" for i in range(0, len(chosen), each)]
+        words.append("cell=" + ",".join(chunks))
+    if not missing:
+        return report_from_folders(everything, logs)
     # Hydra composes before our experiment layer does, so it must be told the experiment's choice of groups.
     experiment = _compose(head_choices(_parse([w for w in words if w.partition("=")[0] in ("scale", "experiment")])[0]))
     if plans[0].experiment != "single":
         file = ExperimentFile.read(experiment["experiment"], plans[0].scale)
         words += [f"{group}={option}" for group, option in file.choose.items() if group not in keys]
-    codes: list[int] = []
+    sys.argv = [sys.argv[0], "--multirun", *launcher, *words]
+    launch = hydra_main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(_job)
+    if not on_slurm:
+        launch()
+        # A job of Hydra's basic launcher has run in this process; the folders do not tell what was refused.
+        return max(report_from_folders(everything, logs), *_CODES, 0)
+    sys.argv.append(f"hydra.launcher.name={everything.experiment}-{everything.scale}")
+    with slurm.submitted_only(JobReturn(status=JobStatus.COMPLETED)) as ids:
+        launch()
+    slurm.wait(ids, logs / "slurm")
+    return report_from_folders(everything, logs / "slurm")
 
-    def job(_: Any) -> int:
-        task = [word for word in HydraConfig.get().overrides.task]
-        try:
-            codes.append(_run(task))
-        except UserError as error:
-            print(f"weight-decay: {error}", file=sys.stderr)
-            codes.append(2)
-        return codes[-1]
 
-    sys.argv = [sys.argv[0], "--multirun", *words]
-    hydra_main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
-    return max(codes, default=0)
+def _union(plans: Sequence[Plan], words: Sequence[str]) -> Plan:
+    distinct = {run_id(cell.config): cell for plan in plans for cell in plan.cells}.values()
+    cells = tuple(dataclasses.replace(cell, index=index) for index, cell in enumerate(distinct))
+    told = tuple(word for word in words if word.partition("=")[0] not in COMMAND_KEYS)
+    return dataclasses.replace(plans[0], cells=cells, all_cells=cells, overrides=told)
+
+
+_CODES: list[int] = []
+
+
+def _job(_: Any) -> int:
+    """One Hydra job, here or on a node of the cluster."""
+    from weight_decay.sweep import INTERRUPTED
+
+    try:
+        _CODES.append(_run(list(HydraConfig.get().overrides.task), record=False))
+    except UserError as error:
+        print(f"weight-decay: {error}", file=sys.stderr)
+        _CODES.append(2)
+    if _CODES[-1] == INTERRUPTED:
+        slurm.requeue_if_preempted()
+    return _CODES[-1]
 
 
 def configs_folder() -> Path:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from weight_decay.config_groups import (
-    AveragingConfig,
     BranchConfig,
     CheckpointConfig,
     ConstantSchedule,
@@ -33,10 +32,10 @@ from weight_decay.config_groups import (
     TwoPhaseSchedule,
     VGGModel,
     WarmupCosineSchedule,
-    require,
 )
 from weight_decay.config_language import GPTModel, MatchedSchedule, TokenData
-from weight_decay.schema import EXECUTION, build_dataclass
+from weight_decay.config_measurements import AveragingConfig
+from weight_decay.schema import EXECUTION, build_dataclass, require
 from weight_decay.span import Span
 
 
@@ -94,6 +93,15 @@ class RunConfig:
             not isinstance(self.schedule, MatchedSchedule) or self.optimizer.kernel == "fused",
             "optimizer.kernel: schedule=matched_effective_lr needs fused, whose learning rate stays on the device",
         )
+        require(
+            images or self.probes.curvature is None,
+            "probes.curvature: curvature is for images only; set it to null",
+        )
+        ensemble = self.averaging.ensemble
+        require(
+            ensemble is None or (images and len(self.averaging.ema) > 0),
+            "averaging.ensemble: needs images, and an EMA to be compared with; set it to null",
+        )
         names = [branch.name for branch in self.branches]
         require(len(set(names)) == len(names), f"branches: names must differ, got {names}")
 
@@ -111,11 +119,17 @@ def to_dict(config: Any, identity_only: bool = False) -> Any:
         return {
             f.name: to_dict(getattr(config, f.name), identity_only)
             for f in dataclasses.fields(config)
-            if not (identity_only and f.metadata.get("execution"))
+            if not (identity_only and _outside_identity(f, getattr(config, f.name)))
         }
     if isinstance(config, tuple):
         return [to_dict(item, identity_only) for item in config]
     return config
+
+
+def _outside_identity(described: dataclasses.Field[Any], value: Any) -> bool:
+    return bool(described.metadata.get("execution")) or (
+        "off" in described.metadata and described.metadata["off"] == value
+    )
 
 
 def is_execution_setting(key: str) -> bool:

@@ -8,14 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from weight_decay.schema import EXECUTION
+from weight_decay.config_measurements import CurvatureConfig
+from weight_decay.schema import EXECUTION, require
 from weight_decay.span import Span
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError with the message unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -190,32 +185,15 @@ class PrecisionConfig:
 
 
 @dataclass(frozen=True)
-class AveragingConfig:
-    """Exponential moving averages of the weights; the first of the list is "the" EMA of the metric names.
-
-    `tail_start`: where a uniform average of all later weights begins (Fig 23), null for none.
-    `reestimate_samples`: training images for the batch-norm statistics of an average, null for the whole set.
-    """
-
-    ema: tuple[float, ...]
-    tail_start: Span | None
-    reestimate_samples: int | None
-
-    def __post_init__(self) -> None:
-        for beta in self.ema:
-            require(0 < beta < 1, f"ema: every decay must lie strictly between 0 and 1, got {beta:g}")
-        require(len(set(self.ema)) == len(self.ema), f"ema: the same decay is listed twice in {list(self.ema)}")
-        samples = self.reestimate_samples
-        require(samples is None or samples > 0, f"reestimate_samples: must be positive or null, got {samples}")
-
-
-@dataclass(frozen=True)
 class ProbeConfig:
     """What is measured and how often; null switches a probe off. All probes run off the hot path.
 
     log_every: training loss, norms, the effective learning rates, divergence check.
-    evaluate_every: loss and error of iterate and EMA on fixed batches of both sets.
-    jacobian_every: exact Jacobian norm of iterate and EMA and the noise scale, on `jacobian_per_class` images a class.
+    evaluate_every: loss and error of iterate and averages on fixed batches of both sets.
+    reestimated: also those of the iterate with batch-norm statistics re-estimated as for an average (`reestimated/`).
+    jacobian_every: Jacobian norm of iterate and averages and the noise scale, on `jacobian_per_class` images a class.
+    jacobian_draws: null for the exact norm, else the number of random vectors of the unbiased estimate.
+    within_branches: evaluate and probe a branch as often as the run; false: only where the branch ends.
     stability_every: largest attention logit, activation and output logit on `stability_windows` fixed windows (text).
     parameter_norms: with every log, the norm of each parameter by name (what matching per matrix needs, Fig 7).
     """
@@ -224,8 +202,12 @@ class ProbeConfig:
     evaluate_every: Span
     evaluation_batch: int
     evaluation_train_samples: int | None
+    reestimated: bool
     jacobian_every: Span | None
     jacobian_per_class: int
+    jacobian_draws: int | None
+    curvature: CurvatureConfig | None
+    within_branches: bool
     stability_every: Span | None
     stability_windows: int
     parameter_norms: bool
@@ -236,6 +218,8 @@ class ProbeConfig:
             self.jacobian_per_class > 0,
             f"jacobian_per_class: must be positive, got {self.jacobian_per_class}",
         )
+        draws = self.jacobian_draws
+        require(draws is None or draws > 0, f"jacobian_draws: must be positive, or null for exact, got {draws}")
         require(self.stability_windows > 0, f"stability_windows: must be positive, got {self.stability_windows}")
 
 

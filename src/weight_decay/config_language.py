@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from weight_decay.config_groups import PrecisionConfig, require
-from weight_decay.schema import EXECUTION
+from weight_decay.config_groups import PrecisionConfig
+from weight_decay.schema import EXECUTION, require
 from weight_decay.span import Span
 
 
@@ -70,7 +70,8 @@ class MatchedSchedule:
 
     The reference is the run that differs from this one only in its decay, `reference_strength`, in its precision (null:
     the same), and in its schedule, warm-up and cosine with the three settings below; or, if `reference` is given, the
-    finished run of that id in the same results, or of that folder. norm, power: match η/‖w‖^power with one norm of all weights or one for each.
+    finished run of that id in the same results, or of that folder.
+    norm, power: match η/‖w‖^power with one norm of all weights or one for each.
     """
 
     kind: Literal["matched_effective_lr"]

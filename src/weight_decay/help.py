@@ -21,13 +21,17 @@ weight-decay: what does weight decay do to a training run, and do you need it?
   weight-decay experiment=NAME scale=micro|small|paper [key=value ...]   run all cells of an experiment
   weight-decay [group=option ...] [key=value ...]                        one run of your own
   weight-decay -m key=a,b,c ...          Hydra multirun: one job for each combination, or for each cell
+  weight-decay -m hydra/launcher=slurm experiment=NAME ...               the same as SLURM jobs; see docs/cluster.md
   weight-decay --dry-run ...             print the cells with their settings, run nothing
   weight-decay --info                    experiments, scales, config groups and the dotted names of all settings
   weight-decay status [EXPERIMENT]       waiting, running, completed, diverged, failed
   weight-decay collect                   run folders -> results/tables/*.csv
+  weight-decay sync [EXPERIMENT]         offline W&B runs -> W&B
+  weight-decay dashboard entity=NAME     build the W&B dashboard
   weight-decay demo-report               effects, figures and the page of the demo
 
 Useful settings: jobs=2 (cells at a time), cell=3 (only this one), execution.results=FOLDER,
+cells_per_job=8 (with -m), stale=rerun|keep (runs that other code computed),
 tracking=offline|online|disabled (W&B), execution.device=cpu|cuda.
 The same command after an interruption goes on where it stopped; finished cells are skipped."""
 
@@ -42,7 +46,7 @@ def groups() -> dict[str, list[str]]:
     return {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in sorted(CONFIGS.iterdir())
-        if folder.is_dir()
+        if folder.is_dir() and folder.name != "hydra"  # Hydra's own groups, such as its launchers
     }
 
 

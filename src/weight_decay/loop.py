@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -70,16 +71,18 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """Something to do off the hot path, after steps start, start + every, ...: log, evaluate, probe, branch, save."""
+    """Something to do off the hot path after steps start, start + every, ... stop: log, evaluate, branch, save."""
 
     run: Callable[[], None]
     every: int = 1
     start: int = 0
     also_last: bool = True
+    stop: int = sys.maxsize
 
     def due(self, step: int, last: int) -> bool:
         """Whether to run after `step` steps have been made, of `last` in all."""
-        return (step >= self.start and (step - self.start) % self.every == 0) or (self.also_last and step == last)
+        in_time = self.start <= step <= self.stop and (step - self.start) % self.every == 0
+        return in_time or (self.also_last and step == last)
 
 
 @dataclass

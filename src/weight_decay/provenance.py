@@ -3,43 +3,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import platform
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
-PACKAGE = Path(__file__).resolve().parent
-NUMERICS = (
-    "build.py",
-    "build_language.py",
-    "distributed.py",
-    "matched.py",
-    "loop.py",
-    "run.py",
-    "seeds.py",
-    "span.py",
-    "data",
-    "models",
-    "optim",
-    "probes",
-    "tasks",
-)
-"""Sources that can change a run's numbers; the rest only decides what runs, and shows it."""
-
-
-@functools.cache
-def code_fingerprint() -> str:
-    """Twelve hexadecimal digits of the sources that can change a run's numbers."""
-    digest = hashlib.sha256()
-    for name in NUMERICS:
-        root = PACKAGE / name
-        for file in [root] if root.is_file() else sorted(root.rglob("*.py")):
-            digest.update(f"{file.relative_to(PACKAGE)}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+from weight_decay.fingerprint import PACKAGE, code_fingerprint
 
 
 @functools.cache

@@ -41,7 +41,8 @@ class Recorder:
         self.folder = folder
         self.latest: dict[str, float | int | None] = {}
         self._mirror = mirror
-        self._file = (folder / "metrics.jsonl").open("ab")
+        # Unbuffered: what a full disk has refused must not be written later, when somebody else may hold the folder.
+        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)
         self._started = time.monotonic() - start_seconds
 
     @property
@@ -52,8 +53,9 @@ class Recorder:
     def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | int | None]:
         """Record `metrics` (device tensors or numbers) at `step`."""
         line = finite({"step": step, **to_host(metrics)})
-        self._file.write((json.dumps(line, separators=(",", ":")) + "\n").encode())
-        self._file.flush()
+        left = (json.dumps(line, separators=(",", ":")) + "\n").encode()
+        while left:
+            left = left[self._file.write(left) :]
         self.latest.update(line)
         if self._mirror is not None:
             self._mirror.log(line)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -30,6 +27,7 @@ from weight_decay.matched import ReferenceMissingError, find_reference
 from weight_decay.provenance import provenance
 from weight_decay.record import Mirror, Progress, write_summary
 from weight_decay.run_folder import Labels, claimed, identity, read_status, speaker
+from weight_decay.stopping import stop_requests
 
 Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
 
@@ -48,7 +46,7 @@ def run(config: RunConfig, labels: Labels) -> Outcome:
             f"execution.results: cannot make {folder} ({error.strerror}); choose a folder you can write to."
         ) from None
     ranks = current()
-    with claimed(folder) if ranks.writes else nullcontext(True) as mine:
+    with claimed(folder) if ranks.writes else contextlib.nullcontext(True) as mine:
         # Rank 0 decides for all: the others must not look at files that it is about to change.
         met: Outcome | None = "busy" if not mine else None
         if met is None and read_status(folder) in ("completed", "diverged"):
@@ -63,21 +61,35 @@ def run(config: RunConfig, labels: Labels) -> Outcome:
         except ReferenceMissingError:
             raise
         except Exception as error:
-            reason = str(error) or type(error).__name__
             status: Outcome = "failed"
+            reason = _reason(error, folder)
             if lost_contact(error):
                 status = "interrupted"
                 reason = (
                     "another process of this run is gone, so it stopped; "
                     "the same torchrun command goes on from the last checkpoint"
                 )
-                print(f"{labels.title}: rank {ranks.rank} of {ranks.count}: {reason}.", file=sys.stderr, flush=True)
-            if ranks.writes:
-                (folder / "error.txt").write_text(traceback.format_exc())
-                write_summary(folder, {**identity(config, labels), "status": status, "error": reason})
+                print(f"{labels.title}: rank {ranks.rank} of {ranks.count}: {reason}", file=sys.stderr, flush=True)
+            # On a full disk this cannot be written either; then the record stays as it was, and only the line is left.
+            with contextlib.suppress(OSError):
+                if ranks.writes:
+                    (folder / "error.txt").write_text(traceback.format_exc())
+                    write_summary(folder, {**identity(config, labels), "status": status, "error": reason})
             if isinstance(error, UserError):
                 raise
+            if status == "failed":
+                speaker(labels.title)(f"failed: {reason}")
             return status
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """The failure in one line, with what to do where the disk is the cause."""
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.filename or folder}: {error.strerror}; "
+            "see to the disk, then the same command goes on from the last checkpoint"
+        )
+    return str(error) or type(error).__name__
 
 
 def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
@@ -97,7 +109,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     mirror = Mirror(tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
     progress = Progress(last, labels.title, config.execution.progress and ranks.writes, labels.position)
     say = speaker(labels.title)
-    segment = build_segment(config, training, folder, 0, last, regime.clock, mirror, progress, say)
+    segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say)
     summary = {
         **identity(config, labels),
         "data": regime.data,
@@ -126,11 +138,15 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     summary["seconds"] = round(segment.recorder.seconds, 3)
     if status == "diverged":
         say(f"diverged at step {divergence_step}")
-    mirror.finish({"status": status, "divergence_step": divergence_step}, ok=status != "interrupted")
     if ranks.writes:
+        # First our own file: SLURM may leave no time for W&B.
         write_summary(folder, summary)
+    mirror.finish({"status": status, "divergence_step": divergence_step}, ok=status != "interrupted")
     if status == "completed":
-        segment.tidy()  # after the summary: a run killed in between must still be able to resume
+        try:
+            segment.tidy()  # after the summary: a run killed in between must still be able to resume
+        except OSError as error:
+            say(f"is complete, but its final weights could not be kept ({error.strerror})")
     return status
 
 
@@ -140,19 +156,3 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM, SIGINT and SIGUSR1 (SLURM's warning) into a request to save and stop at the next step."""
-    requested: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.signal(number, lambda received, _: requested.append(received)) for number in signals}
-    try:
-        yield lambda: bool(requested)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

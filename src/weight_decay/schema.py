@@ -20,6 +20,20 @@ EXECUTION = {"execution": True}
 """Field metadata: this value says where or how to compute, and cannot change a run's numbers."""
 
 
+def off(value: Any) -> dict[str, Any]:
+    """Field metadata: at `value` the feature is off, and a run's identity is as if the field did not exist.
+
+    A field added after runs were published carries it, so that those runs keep their identity.
+    """
+    return {"off": value}
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
 def build_dataclass(cls: type, values: Any, path: str = "") -> Any:
     """An instance of the dataclass `cls` from `values`; UserError on unknown, missing or wrong settings."""
     if not isinstance(values, Mapping):

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from weight_decay import checkpoint
 from weight_decay.config_groups import CheckpointConfig
 from weight_decay.distributed import current
 from weight_decay.errors import UserError
 from weight_decay.loop import Event, Training, train
+from weight_decay.measurements import Measurements
 from weight_decay.probes import weights
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.probes.spikes import SpikeScore
+from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.record import Progress, Recorder
 
 Status = Literal["completed", "diverged", "interrupted"]
@@ -29,12 +31,24 @@ class _DivergedError(Exception):
 
 
 @dataclass(frozen=True)
+class Every:
+    """The steps start, start + every, ... up to stop; and the last one, if `also_last`."""
+
+    start: int
+    every: int
+    stop: int = sys.maxsize
+    also_last: bool = True
+
+
+@dataclass(frozen=True)
 class Cadence:
-    """Steps between two logs, evaluations and costly probes (None: no such probes)."""
+    """Steps between two logs, and when the rest is measured (None: never). `ensemble`: when snapshots join it."""
 
     log: int
-    evaluate: int
-    probe: int | None
+    evaluate: Every
+    probe: Every | None
+    curvature: Every | None
+    ensemble: Every | None
     parameter_norms: bool
 
 
@@ -52,6 +66,7 @@ class Segment:
         first: int,
         last: int,
         cadence: Cadence,
+        measurements: Measurements,
         monitor: DivergenceMonitor,
         checkpoints: CheckpointConfig,
         recorder: Recorder,
@@ -73,9 +88,20 @@ class Segment:
         self._logged = first
         self._mark = self._saved_at = time.monotonic()
         self._aside = 0.0
-        self._measurements = [Event(self.timed(self.evaluate), cadence.evaluate, first)]
-        if cadence.probe is not None:
-            self._measurements.append(Event(self.timed(self.probe), cadence.probe, first))
+        self._stabilisation = StabilisationLevel()
+        self._measuring = measurements
+        # The ensemble takes in a step's snapshot before the evaluation of that step reads it.
+        wanted = (
+            (measurements.join_ensemble, cadence.ensemble),
+            (measurements.evaluate, cadence.evaluate),
+            (measurements.probe, cadence.probe),
+            (measurements.curvature, cadence.curvature),
+        )
+        self._events = [
+            Event(self.timed(self._recorded(measure)), when.every, when.start, when.also_last, when.stop)
+            for measure, when in wanted
+            if when is not None
+        ]
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -84,9 +110,9 @@ class Segment:
         # Saving comes last among a step's events, so what a checkpoint's own step recorded is in the record already.
         # Branches are the exception: the run saves before it enters one, and the branch may be unfinished.
         save = Event(self.timed(self.save_if_due), also_last=False)
-        events = [Event(self.log, self._cadence.log, self.first), *self._measurements, *self.branches, save]
+        events = [Event(self.log, self._cadence.log, self.first), *self._events, *self.branches, save]
         try:
-            for event in self.branches if self._resumed else [*self._measurements, *self.branches]:
+            for event in self.branches if self._resumed else [*self._events, *self.branches]:
                 if event.due(self.training.step, self.last):
                     event.run()
             self._mark, self._aside = time.monotonic(), 0.0
@@ -94,7 +120,9 @@ class Segment:
         except _DivergedError as diverged:
             return "diverged", int(diverged.args[0])
         if self.training.step < self.last:
-            self.save()
+            # At its first step a run has nothing to save, and what it recorded there it will record again.
+            if self.training.step > self.first:
+                self.save()
             return "interrupted", None
         return "completed", None
 
@@ -110,14 +138,17 @@ class Segment:
         order = torch.arange(self._logged, training.step) % len(losses)
         losses, norms = losses[order], norms[order]
         elapsed = time.monotonic() - self._mark - self._aside
+        sizes = self._sizes()
         metrics: dict[str, Any] = {
             "weight_decay": training.weight_decay,
             "batch/loss": losses.mean(),
-            **self._sizes(),
+            **sizes,
             **training.observed,
             "time/step": elapsed / steps,
             "throughput/samples": steps * self._batch_size / max(elapsed, 1e-9),
         }
+        if (level := self._stabilisation.update(sizes["lr"], float(losses.mean()))) is not None:
+            metrics["train/stabilisation"] = level
         if training.optimizer.clip_norm is not None:
             metrics["grad/clipped"] = (norms > training.optimizer.clip_norm).double().mean()
         diverged = self.monitor.update(self._logged, losses.tolist())
@@ -156,31 +187,12 @@ class Segment:
             metrics |= {f"weights/norm/{name}": value for name, value in zip(optimizer.names, norms, strict=True)}
         return metrics
 
-    def evaluate(self) -> None:
-        """Record loss and error of iterate and averages on the same fixed batches."""
-        metrics = dict(self.training.task.evaluate(self.training.model))
-        for prefix, model in self._averages():
-            metrics |= {prefix + name: value for name, value in self.training.task.evaluate(model).items()}
-        self._write(metrics)
+    def _recorded(self, measure: Callable[[], dict[str, Any]]) -> Callable[[], None]:
+        def record() -> None:
+            if metrics := measure():
+                self._write(metrics)
 
-    def probe(self) -> None:
-        """Record the task's costly probes for iterate and averages."""
-        metrics = dict(self.training.task.probe(self.training.model))
-        for prefix, model in self._averages():
-            metrics |= {prefix + name: value for name, value in self.training.task.probe(model).items()}
-        if metrics:
-            self._write(metrics)
-
-    def _averages(self) -> Iterator[tuple[str, nn.Module]]:
-        averages = self.training.averages
-        for index, decay in enumerate(averages.decays):
-            model: nn.Module = averages.model_for(decay)
-            self.training.task.reestimate(model)
-            yield ("ema/" if index == 0 else f"ema_{decay:g}/"), model
-        if self.training.tail is not None and self.training.tail.count > 0:
-            model = self.training.tail.model()
-            self.training.task.reestimate(model)
-            yield "tail/", model
+        return record
 
     def _write(self, metrics: dict[str, Any]) -> None:
         step = self.training.step
@@ -217,6 +229,8 @@ class Segment:
             "optimizer": training.optimizer.state_dict(),
             "averages": training.averages.state_dict(),
             "tail": training.tail.state_dict() if training.tail is not None else None,
+            "ensemble": self._measuring.ensemble.state_dict(),
+            "stabilisation": self._stabilisation.state_dict(),
             "scaler": training.scaler.state_dict() if training.scaler is not None else None,
             "history": training.history,
             "logged": self._logged,
@@ -266,6 +280,8 @@ class Segment:
         training.averages.load_state_dict(state["averages"])
         if training.tail is not None:
             training.tail.load_state_dict(state["tail"])
+        self._measuring.ensemble.load_state_dict(state["ensemble"])
+        self._stabilisation.load_state_dict(state["stabilisation"])
         if training.scaler is not None:
             training.scaler.load_state_dict(state["scaler"])
         training.history.copy_(state["history"])

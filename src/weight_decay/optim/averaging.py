@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -165,6 +166,18 @@ class TailAverage:
             )
         self._shadow.load(self._weights, saved["weights"])
         self.count = int(saved["count"])
+
+
+@contextmanager
+def restored_buffers(model: nn.Module) -> Iterator[None]:
+    """Give the model its buffers back afterwards, bit for bit: its batch norm can be re-estimated in between."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, old in zip(model.buffers(), before, strict=True):
+                buffer.copy_(old)
 
 
 @torch.no_grad()

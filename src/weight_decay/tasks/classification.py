@@ -10,10 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weight_decay.config_measurements import CurvatureConfig
 from weight_decay.optim.averaging import reestimate_batch_norm
+from weight_decay.probes.curvature_report import measure_curvature
 from weight_decay.probes.eval_mode import eval_mode
-from weight_decay.probes.jacobian import jacobian_norm
+from weight_decay.probes.jacobian import jacobian_mean_square_estimate, jacobian_norm, scale_free_jacobian_norm
 from weight_decay.probes.noise import noise_scale
+from weight_decay.probes.weights import global_norm, trainable_parameters
+from weight_decay.seeds import generator
 from weight_decay.tasks.protocol import Batch
 
 
@@ -23,6 +27,9 @@ class Classification:
     evaluation: named sets of fixed batches, e.g. {"train": ..., "test": ...}; each yields (uint8 images, labels).
     reestimation: training batches for the batch-norm statistics of averaged models.
     jacobian: the images of the Jacobian and noise probes (PAPER §1: the first of each class).
+    jacobian_draws: None for the exact norm, else how many random vectors estimate it.
+    curvature, curvature_images: which curvature probes, and their images.
+    seed: the run's, for the probes' own random stream.
     dtype: of the model's weights, and so of its inputs.
     mean, std: channel statistics in [0, 255], or None to feed images scaled to [0, 1].
     """
@@ -32,6 +39,10 @@ class Classification:
         evaluation: dict[str, Iterable[Batch]],
         reestimation: Iterable[Batch],
         jacobian: Iterable[Batch],
+        jacobian_draws: int | None,
+        curvature: CurvatureConfig | None,
+        curvature_images: Iterable[Batch],
+        seed: int,
         mean: Tensor | None,
         std: Tensor | None,
         autocast: Callable[[], AbstractContextManager[Any]],
@@ -39,7 +50,9 @@ class Classification:
     ) -> None:
         self._evaluation = evaluation
         self._reestimation = reestimation
-        self._jacobian = jacobian
+        self._jacobian, self._jacobian_draws = jacobian, jacobian_draws
+        self._curvature, self._curvature_images = curvature, curvature_images
+        self._seed = seed
         self._autocast = autocast
         self._dtype = dtype
         if mean is None or std is None:
@@ -81,20 +94,53 @@ class Classification:
             reestimate_batch_norm(model, self._images(self._reestimation))
 
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
-        """Exact Jacobian norm (both definitions) and noise scale σ, in the precision of the weights."""
-        norm = jacobian_norm(model, self._images(self._jacobian))
-        scale = noise_scale(model, ((self.floats(images), labels) for images, labels in self._jacobian))
-        return {
-            "jacobian/mean_square": norm.mean_square,
-            "jacobian/mean_norm": norm.mean_norm,
-            "noise/scale": scale,
-        }
+        """Jacobian norm (both definitions, and free of the weights' scale) and noise scale σ.
+
+        The estimate, where asked for, is of the mean square alone, and comes with its standard error. All in the
+        precision of the weights, without autocast.
+        """
+        images = self._images(self._jacobian)
+        metrics: dict[str, Tensor] = {}
+        if self._jacobian_draws is None:
+            norm = jacobian_norm(model, images)
+            metrics["jacobian/mean_square"] = norm.mean_square
+            metrics["jacobian/mean_norm"] = norm.mean_norm
+        else:
+            # The same vectors at every step: what changes along a run is then the network.
+            draws = generator(self._seed, "jacobian", next(model.parameters()).device)
+            estimate, error = jacobian_mean_square_estimate(model, images, draws, self._jacobian_draws)
+            metrics["jacobian/mean_square"], metrics["jacobian/standard_error"] = estimate, error
+        weight_norm = global_norm(trainable_parameters(model))
+        metrics["jacobian/scale_free"] = scale_free_jacobian_norm(metrics["jacobian/mean_square"], weight_norm)
+        metrics["noise/scale"] = noise_scale(model, self._labelled(self._jacobian))
+        return metrics
+
+    def curvature(self, model: nn.Module) -> dict[str, Tensor]:
+        """The curvature probes that the config asks for, in the precision of the weights, without autocast."""
+        assert self._curvature is not None
+        draws = generator(self._seed, "curvature", next(model.parameters()).device)
+        return measure_curvature(model, list(self._labelled(self._curvature_images)), self._curvature, draws)
+
+    @torch.no_grad()
+    def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Class probabilities (N, classes), float32, of the model in eval mode for the test set; labels (N,)."""
+        probabilities, truth = [], []
+        with eval_mode(model):
+            for images, labels in self._evaluation["test"]:
+                with self._autocast():
+                    logits = model(self.floats(images)).float()
+                probabilities.append(torch.softmax(logits, 1))
+                truth.append(labels)
+        return torch.cat(probabilities), torch.cat(truth)
 
     def floats(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, H, W) as the normalised floats the model sees."""
         if self._scale.device != images.device:
             self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
         return torch.addcmul(self._shift, images.float(), self._scale).to(self._dtype)
+
+    def _labelled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        return ((self.floats(images), labels) for images, labels in batches)
 
     def _images(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
         return (self.floats(images) for images, _ in batches)

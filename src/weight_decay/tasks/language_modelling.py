@@ -81,3 +81,11 @@ class LanguageModelling:
             "stability/max_activation": taps.max_residual,
             "stability/max_logit": taps.max_output_logit,
         }
+
+    def curvature(self, model: nn.Module) -> dict[str, Tensor]:
+        """Nothing: the config refuses curvature probes for text."""
+        return {}
+
+    def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Never called: the config refuses snapshot ensembles for text."""
+        raise NotImplementedError

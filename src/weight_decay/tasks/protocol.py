@@ -45,3 +45,11 @@ class Task(Protocol):
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
         """The task's costly probes (Jacobian norm, noise scale), scalars on the device."""
         ...
+
+    def curvature(self, model: nn.Module) -> dict[str, Tensor]:
+        """The task's costliest probes (Hessian, gradient noise), scalars on the device."""
+        ...
+
+    def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Class probabilities (N, classes) of `model` in eval mode for the fixed test set, and its labels (N,)."""
+        ...

@@ -1,0 +1,60 @@
+"""The curvature probes of a run, by the names they are recorded under."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from weight_decay.config_measurements import CurvatureConfig
+from weight_decay.probes.curvature import Curvature
+from weight_decay.probes.lanczos import Estimate, cosine_similarity, spectrum, top_eigenvalue, trace
+
+TOLERANCE = 1e-2
+"""Relative residual at which the search for the largest eigenvalue ends."""
+
+
+def measure_curvature(
+    model: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    wanted: CurvatureConfig,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Scalars on the model's device; `batches` are (inputs, labels), the model is read in eval mode.
+
+    - `hessian/trace` with `hessian/trace_error` (standard error), `hessian/top` with `hessian/top_residual` (some
+      eigenvalue lies this close): Figs 5, 14, 15.
+    - `similarity/hessian_noise`, `similarity/gauss_newton_noise`, `similarity/hessian_gauss_newton`, each with its
+      standard error in `.._error`: E_v cos(A v, B v), Fig 13.
+    - `spectrum/noise/node_<k>` and `.../weight_<k>`, and the same under `spectrum/decoupled/`: quadrature of the
+      eigenvalue density of the gradient noise without and with decoupling, k over draws × steps (Figs 16-18).
+    """
+    curvature = Curvature(model, batches)
+    like = curvature.weights
+    metrics: dict[str, Tensor] = {}
+
+    def put(name: str, estimate: Estimate) -> None:
+        metrics[name], metrics[f"{name}_error"] = estimate.value, estimate.standard_error
+
+    if wanted.trace_draws:
+        put("hessian/trace", trace(curvature.hessian, like, generator, wanted.trace_draws))
+    if wanted.top_steps:
+        top = top_eigenvalue(curvature.hessian, like, generator, wanted.top_steps, TOLERANCE)
+        metrics["hessian/top"], metrics["hessian/top_residual"] = top.value, top.residual
+    if wanted.similarity_draws:
+        products = {
+            "hessian": curvature.hessian,
+            "gauss_newton": curvature.gauss_newton,
+            "noise": curvature.gradient_noise,
+        }
+        for left, right in (("hessian", "noise"), ("gauss_newton", "noise"), ("hessian", "gauss_newton")):
+            pair = cosine_similarity(products[left], products[right], like, generator, wanted.similarity_draws)
+            put(f"similarity/{left}_{right}", pair)
+    if wanted.spectrum_steps:
+        for name, product in (("noise", curvature.gradient_noise), ("decoupled", curvature.decoupled_noise)):
+            density = spectrum(product, like, generator, wanted.spectrum_steps, wanted.spectrum_draws)
+            for k, (node, weight) in enumerate(zip(density.nodes.flatten(), density.weights.flatten(), strict=True)):
+                metrics[f"spectrum/{name}/node_{k:03d}"] = node
+                metrics[f"spectrum/{name}/weight_{k:03d}"] = weight / wanted.spectrum_draws
+    return metrics

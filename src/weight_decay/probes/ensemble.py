@@ -1,0 +1,54 @@
+"""Snapshot ensembles and how far two predictive distributions are apart (Tables 2, 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def total_variation(left: Tensor, right: Tensor) -> Tensor:
+    """1/(2N) Σ_i Σ_j |p_ij - q_ij| of two sets of probabilities (N, classes): 0 if equal, 1 if disjoint."""
+    return (left.double() - right.double()).abs().sum(1).mean() / 2
+
+
+def scores(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """`error` (a fraction) and `loss` (mean cross-entropy in nats) of probabilities (N, classes); labels (N,)."""
+    chosen = probabilities.double().gather(1, labels[:, None]).squeeze(1)
+    smallest = torch.finfo(torch.float32).tiny  # a probability that rounded to 0 must not cost infinitely much
+    return {
+        "error": (probabilities.argmax(1) != labels).double().mean(),
+        "loss": -chosen.clamp_min(smallest).log().mean(),
+    }
+
+
+class SnapshotEnsemble:
+    """Mean of the class probabilities that snapshots of one run give to fixed inputs.
+
+    Only the sum is kept, (N, classes) in float64, so the cost does not grow with the number of snapshots.
+    """
+
+    def __init__(self) -> None:
+        self.members = 0
+        self._sum: Tensor | None = None
+
+    def add(self, probabilities: Tensor) -> None:
+        """Take in the probabilities (N, classes) of one more snapshot."""
+        wide = probabilities.double()
+        self._sum = wide if self._sum is None else self._sum + wide
+        self.members += 1
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The ensemble's own prediction (N, classes)."""
+        assert self._sum is not None, "the ensemble has no members yet"
+        return self._sum / self.members
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sum and the number of members, for a checkpoint."""
+        return {"members": self.members, "sum": self._sum}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.members, self._sum = saved["members"], saved["sum"]
