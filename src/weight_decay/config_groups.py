@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from weight_decay.config_measurements import CurvatureConfig
-from weight_decay.schema import EXECUTION, require
+from weight_decay.schema import EXECUTION, off, require
 from weight_decay.span import Span
 
 
@@ -84,7 +84,7 @@ class OptimizerConfig:
     """
 
     kind: Literal["sgd", "adamw"]
-    kernel: Literal["fused", "foreach"]
+    kernel: Literal["fused", "foreach"] = field(metadata=off("fused"))
     lr: float
     momentum: float
     nesterov: bool
@@ -175,7 +175,7 @@ class PrecisionConfig:
     """
 
     kind: Literal["float32", "tf32", "bfloat16_autocast", "float16_autocast", "bfloat16"]
-    rounding: Literal["kernel", "nearest", "stochastic", "kahan"]
+    rounding: Literal["kernel", "nearest", "stochastic", "kahan"] = field(metadata=off("kernel"))
 
     def __post_init__(self) -> None:
         require(
@@ -202,15 +202,15 @@ class ProbeConfig:
     evaluate_every: Span
     evaluation_batch: int
     evaluation_train_samples: int | None
-    reestimated: bool
+    reestimated: bool = field(metadata=off(False))
     jacobian_every: Span | None
     jacobian_per_class: int
-    jacobian_draws: int | None
-    curvature: CurvatureConfig | None
+    jacobian_draws: int | None = field(metadata=off(None))
+    curvature: CurvatureConfig | None = field(metadata=off(None))
     within_branches: bool
-    stability_every: Span | None
+    stability_every: Span | None = field(metadata=off(None))
     stability_windows: int
-    parameter_norms: bool
+    parameter_norms: bool = field(metadata=off(False))
 
     def __post_init__(self) -> None:
         require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")

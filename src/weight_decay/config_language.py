@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from weight_decay.config_groups import PrecisionConfig
-from weight_decay.schema import EXECUTION, require
+from weight_decay.schema import EXECUTION, off, require
 from weight_decay.span import Span
 
 
@@ -24,7 +24,7 @@ class TokenData:
     vocabulary: int
     sampling: Literal["with_replacement", "one_pass"]
     evaluation_windows: int
-    held_out: float
+    held_out: float = field(metadata=off(0.0))
     held_out_block: int
     seed: int
     root: str = field(metadata=EXECUTION)

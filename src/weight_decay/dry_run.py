@@ -44,8 +44,8 @@ def _cost_lines(costs: list[Cost | None], throughput: Throughput) -> list[str]:
     parts = [f"{100 * share / sum(shares):.0f} % {name}" for share, name in zip(shares, COST_PARTS, strict=True)]
     return [
         f"cost: about {total:.3g} {throughput.unit} ({', '.join(parts)})",
-        f"  assumed: {throughput.operations / 1e12:g} tera-operations a second, and {1000 * throughput.step:g} ms a step "
-        f"at least, sustained on {throughput.device}; counted on the model's shapes, without data loading",
+        f"  assumed: {throughput.operations / 1e12:g} tera-operations a second, and {1000 * throughput.step:g} ms "
+        f"a step at least, sustained on {throughput.device}; counted on the model's shapes, without data loading",
     ]
 
 
