@@ -22,33 +22,38 @@ WINDOWS_TOKENS = {"openwebtext": 9.04e9, "python_text": 9.8e6}
 
 @dataclass(frozen=True)
 class Throughput:
-    """What a device is assumed to sustain on these nets, in operations per second."""
+    """What a device is assumed to sustain on these nets.
+
+    operations: per second. step: least seconds of one optimizer step; a small net keeps a GPU waiting for the host.
+    """
 
     device: str
     operations: float
+    step: float
     unit: str
 
 
-CPU_CORE = Throughput("one CPU core of 2020s make, float32", 30e9, "core-hours")
-GPU = Throughput("one A100-class GPU, 16-bit convolutions, eager", 40e12, "GPU-hours")
+CPU_CORE = Throughput("one CPU core, float32", 30e9, 0.0, "core-hours")
+GPU = Throughput("one A100-class GPU, 16-bit, not compiled", 40e12, 6e-3, "GPU-hours")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Floating-point operations of a run by what they are spent on; branches count as training."""
+    """Floating-point operations of a run by what they are spent on, and its steps; branches count as training."""
 
+    steps: int
     training: float
     evaluation: float
     probes: float
 
-    @property
-    def total(self) -> float:
-        """All of them."""
-        return self.training + self.evaluation + self.probes
+    def seconds(self, throughput: Throughput) -> tuple[float, float, float]:
+        """Seconds of training, evaluation and probes at the assumed throughput."""
+        training = max(self.training / throughput.operations, self.steps * throughput.step)
+        return training, self.evaluation / throughput.operations, self.probes / throughput.operations
 
     def hours(self, throughput: Throughput) -> float:
-        """Hours at the assumed throughput."""
-        return self.total / throughput.operations / 3600
+        """Hours of all of it at the assumed throughput."""
+        return sum(self.seconds(throughput)) / 3600
 
 
 def throughput_at(scale: str) -> Throughput:
@@ -114,7 +119,7 @@ def estimate(config: RunConfig) -> Cost | None:
                 moments(wanted.every, wanted.averages) * products * wanted.per_class * images.classes * 6 * forward
             )
     # A backward pass costs two forward ones.
-    return Cost(3 * forward * steps * config.batch_size, evaluation, jacobian + curvature)
+    return Cost(steps, 3 * forward * steps * config.batch_size, evaluation, jacobian + curvature)
 
 
 def _clock(config: RunConfig) -> Clock | None:

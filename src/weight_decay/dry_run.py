@@ -40,12 +40,12 @@ def _cost_lines(costs: list[Cost | None], throughput: Throughput) -> list[str]:
     if len(known) < len(costs):
         return ["cost: not known before the data are prepared (the length is in epochs)"]
     total = sum(cost.hours(throughput) for cost in known)
-    shares = [sum(values) for values in zip(*((c.training, c.evaluation, c.probes) for c in known), strict=True)]
+    shares = [sum(values) for values in zip(*(cost.seconds(throughput) for cost in known), strict=True)]
     parts = [f"{100 * share / sum(shares):.0f} % {name}" for share, name in zip(shares, COST_PARTS, strict=True)]
     return [
         f"cost: about {total:.3g} {throughput.unit} ({', '.join(parts)})",
-        f"  assumed: {throughput.operations / 1e12:g} tera-operations per second sustained on {throughput.device}; "
-        "operations are counted on the model's shapes, data loading is not",
+        f"  assumed: {throughput.operations / 1e12:g} tera-operations a second, and {1000 * throughput.step:g} ms "
+        f"a step at least, sustained on {throughput.device}; counted on the model's shapes, without data loading",
     ]
 
 

@@ -79,6 +79,30 @@ class Recorder:
         self._file.close()
 
 
+class NoRecord(Recorder):
+    """The recorder of the processes that do not write: it remembers what was measured last, and nothing else."""
+
+    def __init__(self, folder: Path, mirror: Mirror | None, start_seconds: float = 0.0) -> None:
+        self.folder = folder
+        self.latest: dict[str, float | int | None] = {}
+        self._started = time.monotonic() - start_seconds
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | int | None]:
+        """Remember `metrics` without waiting for the device."""
+        self.latest["step"] = step
+        return self.latest
+
+    def position(self) -> dict[str, Any]:
+        """Nothing to come back to."""
+        return {}
+
+    def rewind(self, position: Mapping[str, Any]) -> None:
+        """Nothing to drop."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class Mirror:
     """W&B as a mirror of the record. Whatever goes wrong with it is said once, and the run goes on without it."""
 
