@@ -234,7 +234,7 @@ def _assign(config: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _is_hydras(key: str) -> bool:
-    return key.startswith(("hydra/", "hydra."))
+    return key.lstrip("+").startswith(("hydra/", "hydra."))
 
 
 def _own(settings: Sequence[str]) -> list[str]:
