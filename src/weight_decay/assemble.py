@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from weight_decay.build import (
     Regime,
@@ -19,6 +21,7 @@ from weight_decay.build import (
 )
 from weight_decay.config import RunConfig
 from weight_decay.config_groups import BranchConfig
+from weight_decay.distributed import current
 from weight_decay.fingerprint import code_fingerprint
 from weight_decay.loop import Training
 from weight_decay.measurements import Measurements
@@ -26,7 +29,7 @@ from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
-from weight_decay.record import Mirror, Progress, Recorder
+from weight_decay.record import Mirror, NoRecord, Progress, Recorder
 from weight_decay.segment import Cadence, Every, Segment
 from weight_decay.span import Clock, Span
 
@@ -39,26 +42,55 @@ def build_training(config: RunConfig, regime: Regime, device: torch.device) -> T
     optimizer = build_optimizer(config, model, config.decay.strength, config.optimizer.clip_norm)
     if config.sphere_radius is not None:
         sphere.project_(optimizer.parameters, config.sphere_radius)
-    forward = regime.task.forward(model)
+    forward, accumulate = _forward(config, model, regime)
     tail = config.averaging.tail_start
     return Training(
         model=model,
-        forward=torch.compile(forward) if config.execution.compile else forward,
+        forward=forward,
+        accumulate=accumulate,
         task=regime.task,
         stream=regime.stream,
         optimizer=optimizer,
-        schedule=build_schedule(config, regime.clock),
+        schedule=build_schedule(config, regime.clock, optimizer),
         averages=Averages(model, config.averaging.ema),
         tail=None if tail is None else TailAverage(model, tail.steps(regime.clock)),
         autocast=autocast(config.precision, device),
         scaler=torch.amp.GradScaler(device.type) if config.precision.kind == "float16_autocast" else None,
-        micro_batches=config.batch_size // (config.micro_batch_size or config.batch_size),
+        micro_batches=micro_batches(config.batch_size // current().count, config.micro_batch_size),
         weight_decay=config.decay.strength,
         decayed=_decayed(config, model),
         eps=config.optimizer.eps,
         sphere_radius=config.sphere_radius,
         history=torch.zeros(config.probes.log_every.every(regime.clock), 2, device=device),
     )
+
+
+def _forward(
+    config: RunConfig, model: torch.nn.Module, regime: Regime
+) -> tuple[Callable[..., Any], Callable[[], AbstractContextManager[Any]]]:
+    """What computes the loss, and the context of a backward pass whose gradients other processes need not see yet."""
+    forward = regime.task.forward(model)
+    accumulate: Callable[[], AbstractContextManager[Any]] = nullcontext
+    if current().count > 1:
+        # DistributedDataParallel averages gradients only of what goes through a module's own forward.
+        shared = DistributedDataParallel(_Calling(model, forward), gradient_as_bucket_view=True)
+        forward, accumulate = shared, shared.no_sync
+    return (torch.compile(forward) if config.execution.compile else forward), accumulate
+
+
+class _Calling(torch.nn.Module):
+    """A module whose forward is the given method of `model`."""
+
+    def __init__(self, model: torch.nn.Module, method: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.forward = method
+
+
+def micro_batches(samples: int, largest: int | None) -> int:
+    """In how many equal parts a process takes its samples of a step, so that none is above `largest`."""
+    fewest = 1 if largest is None else -(-samples // largest)
+    return next(parts for parts in range(fewest, samples + 1) if samples % parts == 0)
 
 
 def _decayed(config: RunConfig, model: torch.nn.Module) -> list[torch.Tensor]:
@@ -92,7 +124,7 @@ def build_segment(
         Measurements(training, probes.reestimated, probes.curvature is not None and probes.curvature.averages),
         monitor,
         config.checkpoint,
-        Recorder(folder, mirror),
+        Recorder(folder, mirror) if current().writes else NoRecord(folder, None),
         progress,
         config.batch_size,
         say,
@@ -116,7 +148,7 @@ def cadence(config: RunConfig, clock: Clock, first: int, last: int, branched: bo
     return Cadence(
         log=probes.log_every.every(clock),
         evaluate=evaluate,
-        probe=every(probes.jacobian_every, True),
+        probe=every(probes.jacobian_every or probes.stability_every, True),
         # An untrained net's batch-norm statistics are placeholders, and its curvature is not worth its cost.
         curvature=every(None if probes.curvature is None else probes.curvature.every, False),
         ensemble=None
@@ -124,6 +156,7 @@ def cadence(config: RunConfig, clock: Clock, first: int, last: int, branched: bo
         else Every(
             ensemble.start.steps(clock), ensemble.every.every(clock), ensemble.stop.steps(clock), also_last=False
         ),
+        parameter_norms=probes.parameter_norms,
     )
 
 
@@ -138,9 +171,11 @@ def branched_training(config: RunConfig, branch: BranchConfig, parent: Training,
     if branch.keep_optimizer_state:
         # Through a copy: the branch must not write into the trunk's moments.
         optimizer.load_state_dict(_cloned(parent.optimizer.state_dict()))
+    forward, accumulate = _forward(config, model, regime)
     return Training(
         model=model,
-        forward=regime.task.forward(model),
+        forward=forward,
+        accumulate=accumulate,
         task=regime.task,
         stream=regime.stream,
         optimizer=optimizer,

@@ -9,6 +9,7 @@ from weight_decay.assemble import branched_training, build_segment
 from weight_decay.build import Regime
 from weight_decay.config import RunConfig
 from weight_decay.config_groups import BranchConfig
+from weight_decay.distributed import current
 from weight_decay.loop import Event
 from weight_decay.record import Progress, write_summary
 from weight_decay.run_folder import Labels, identity, read_status, speaker
@@ -45,18 +46,21 @@ def _run_branch(
     parent = trunk.training
     first = parent.step
     folder = trunk.folder / "branches" / f"{branch.name}-{first:09d}"
-    if read_status(folder) in ("completed", "diverged") or stop():
+    ranks = current()
+    if ranks.agree(int(read_status(folder) in ("completed", "diverged"))) or stop():
         return
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{labels.title} {branch.name}@{first}"
     last = first + branch.duration.steps(regime.clock)
     training = branched_training(config, branch, parent, regime)
-    progress = Progress(last - first, title, config.execution.progress, labels.position)
+    progress = Progress(last - first, title, config.execution.progress and ranks.writes, labels.position)
     segment = build_segment(config, training, folder, first, last, regime.clock, True, None, progress, speaker(title))
     segment.resume()
     status, divergence_step = segment.train(stop)
     progress.close()
     segment.recorder.close()
+    if not ranks.writes:
+        return
     summary = {
         **identity(config, labels),
         "branch": branch.name,

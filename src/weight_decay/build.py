@@ -16,30 +16,29 @@ from torch import nn
 from weight_decay.config import RunConfig
 from weight_decay.config_groups import (
     ConstantSchedule,
-    GPTModel,
     ImageData,
     PrecisionConfig,
     ResNetModel,
-    TokenData,
     TwoPhaseSchedule,
 )
+from weight_decay.config_language import GPTModel, MatchedSchedule, TokenData
 from weight_decay.data.image_set import ImageSet
 from weight_decay.data.images import FixedImages, ImageStream
-from weight_decay.data.token_files import load_tokens
-from weight_decay.data.tokens import FixedWindows, TokenStream
 from weight_decay.data.vision import load_images
+from weight_decay.distributed import launched_together, local_rank
 from weight_decay.errors import UserError
-from weight_decay.loop import Schedule
+from weight_decay.loop import Optimizer, Schedule
+from weight_decay.matched import matched_schedule
 from weight_decay.models.gpt import GPT
 from weight_decay.models.resnet import PreActResNet
 from weight_decay.models.vgg import VGG
 from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups
+from weight_decay.optim.low_precision import RoundedOptimizer
 from weight_decay.optim.optimizers import DecayedOptimizer
 from weight_decay.optim.schedules import Constant, TwoPhase, WarmupCosine
 from weight_decay.seeds import generator, stream_seed
 from weight_decay.span import Clock
 from weight_decay.tasks.classification import Classification
-from weight_decay.tasks.language_modelling import LanguageModelling
 from weight_decay.tasks.protocol import Stream, Task
 
 
@@ -48,7 +47,10 @@ def choose_device(config: RunConfig) -> torch.device:
     wanted = config.execution.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("execution.device: cuda was asked for, but torch sees no GPU here; use cpu or auto.")
-    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
+    cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
+    if cuda and launched_together():
+        return torch.device("cuda", local_rank())
+    return torch.device("cuda" if cuda else "cpu")
 
 
 def apply_precision(precision: PrecisionConfig) -> None:
@@ -125,25 +127,32 @@ def _check_parameters(model: Any, data: Any, decay: Any, config: RunConfig) -> N
 _CHECKED: set[Any] = set()
 
 
-def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clip_norm: float | None) -> DecayedOptimizer:
+def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clip_norm: float | None) -> Optimizer:
     """The optimizer with decay of the given strength."""
-    chosen = config.optimizer
-    return DecayedOptimizer(
-        parameter_groups(config, model, strength),
-        chosen.kind,
-        chosen.lr,
-        chosen.momentum,
-        chosen.betas,
-        chosen.eps,
-        chosen.nesterov,
-        config.decay.kind,
-        clip_norm,
-    )
+    chosen, rounding = config.optimizer, config.precision.rounding
+    groups = parameter_groups(config, model, strength)
+    options: dict[str, Any] = {
+        "kind": chosen.kind,
+        "lr": chosen.lr,
+        "momentum": chosen.momentum,
+        "betas": chosen.betas,
+        "eps": chosen.eps,
+        "nesterov": chosen.nesterov,
+        "decay_kind": config.decay.kind,
+        "clip_norm": clip_norm,
+        "fused": chosen.kernel == "fused",
+        "per_parameter_lr": isinstance(config.schedule, MatchedSchedule) and config.schedule.norm == "per_matrix",
+    }
+    if rounding == "kernel":
+        return DecayedOptimizer(groups, **options)
+    return RoundedOptimizer(groups, rounding, stream_seed(config.seed, "rounding"), **options)
 
 
-def build_schedule(config: RunConfig, clock: Clock) -> Schedule:
-    """The learning rate as a function of the step."""
+def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Schedule:
+    """The learning rate of every step."""
     schedule, lr = config.schedule, config.optimizer.lr
+    if isinstance(schedule, MatchedSchedule):
+        return matched_schedule(config, schedule, optimizer, clock.total_steps)
     if isinstance(schedule, ConstantSchedule):
         return Constant(lr)
     if isinstance(schedule, TwoPhaseSchedule):
@@ -162,13 +171,8 @@ class Regime:
     data: dict[str, Any]
 
 
-def build_regime(config: RunConfig, device: torch.device) -> Regime:
-    """Load the data and make the task; UserError if the data cannot serve the run."""
-    build = _image_regime if isinstance(config.data, ImageData) else _token_regime
-    return build(config, device)
-
-
-def _clock(config: RunConfig, epoch_samples: int, tokens_per_sample: int) -> Clock:
+def make_clock(config: RunConfig, epoch_samples: int, tokens_per_sample: int) -> Clock:
+    """The clock of a run whose training set has `epoch_samples`; UserError if the run is shorter than a step."""
     without_total = Clock(config.batch_size, epoch_samples, tokens_per_sample)
     steps = config.duration.steps(without_total)
     if steps < 1:
@@ -200,7 +204,8 @@ def load_image_sets(data: ImageData) -> tuple[ImageSet, ImageSet]:
     return train, test
 
 
-def _image_regime(config: RunConfig, device: torch.device) -> Regime:
+def image_regime(config: RunConfig, device: torch.device) -> Regime:
+    """Images and the classification task; UserError if the data cannot serve the run."""
     data, probes = config.data, config.probes
     assert isinstance(data, ImageData)
     train, test = load_image_sets(data)
@@ -245,36 +250,4 @@ def _image_regime(config: RunConfig, device: torch.device) -> Regime:
         "train_samples": len(train),
         "test_samples": len(test),
     }
-    return Regime(task, stream, _clock(config, len(train), 1), described)
-
-
-def _token_regime(config: RunConfig, device: torch.device) -> Regime:
-    data, probes = config.data, config.probes
-    assert isinstance(data, TokenData)
-    sets = {split: load_tokens(data.kind, split, Path(data.root)) for split in ("train", "val")}
-    train, val = sets["train"], sets["val"]
-    if train.vocabulary > data.vocabulary:
-        raise UserError(
-            f"data.vocabulary: must be at least the {train.vocabulary} of {data.kind}, got {data.vocabulary}."
-        )
-    stream = TokenStream(
-        train, data.context, config.batch_size, stream_seed(config.seed, "data"), device, data.sampling
-    )
-    clock = _clock(config, stream.windows, data.context)
-    stream.check(clock.total_steps)
-    windows = {
-        "train": probes.evaluation_train_samples or data.evaluation_windows,
-        "val": data.evaluation_windows,
-    }
-    evaluation: dict[str, Any] = {
-        split: FixedWindows(sets[split], data.context, probes.evaluation_batch, windows[split], data.seed, device)
-        for split in ("train", "val")
-    }
-    described = {
-        "name": train.name,
-        "fingerprint": train.fingerprint,
-        "split": {"train": train.split, "val": val.split},
-        "train_tokens": len(train.tokens),
-        "val_tokens": len(val.tokens),
-    }
-    return Regime(LanguageModelling(evaluation, autocast(config.precision, device)), stream, clock, described)
+    return Regime(task, stream, make_clock(config, len(train), 1), described)

@@ -23,18 +23,17 @@ from weight_decay.config_groups import (
     DecayConfig,
     DivergenceConfig,
     ExecutionConfig,
-    GPTModel,
     ImageData,
     OptimizerConfig,
     PrecisionConfig,
     ProbeConfig,
     ResNetModel,
-    TokenData,
     TrackingConfig,
     TwoPhaseSchedule,
     VGGModel,
     WarmupCosineSchedule,
 )
+from weight_decay.config_language import GPTModel, MatchedSchedule, TokenData
 from weight_decay.config_measurements import AveragingConfig
 from weight_decay.schema import EXECUTION, build_dataclass, require
 from weight_decay.span import Span
@@ -51,7 +50,7 @@ class RunConfig:
     model: ResNetModel | VGGModel | GPTModel
     optimizer: OptimizerConfig
     decay: DecayConfig
-    schedule: ConstantSchedule | TwoPhaseSchedule | WarmupCosineSchedule
+    schedule: ConstantSchedule | TwoPhaseSchedule | WarmupCosineSchedule | MatchedSchedule
     sphere_radius: float | None
     averaging: AveragingConfig
     precision: PrecisionConfig
@@ -85,6 +84,14 @@ class RunConfig:
         require(
             images or self.probes.jacobian_every is None,
             "probes.jacobian_every: the Jacobian norm is for images only; set it to null",
+        )
+        require(
+            not images or (self.probes.stability_every is None and not self.probes.parameter_norms),
+            "probes: stability_every and parameter_norms are for text only; set them to null and false",
+        )
+        require(
+            not isinstance(self.schedule, MatchedSchedule) or self.optimizer.kernel == "fused",
+            "optimizer.kernel: schedule=matched_effective_lr needs fused, whose learning rate stays on the device",
         )
         require(
             images or self.probes.curvature is None,

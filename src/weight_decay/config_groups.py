@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from weight_decay.config_measurements import CurvatureConfig
-from weight_decay.schema import EXECUTION, require
+from weight_decay.schema import EXECUTION, off, require
 from weight_decay.span import Span
 
 
@@ -48,28 +48,6 @@ class ImageData:
 
 
 @dataclass(frozen=True)
-class TokenData:
-    """A token stream. `sampling` is the paper's `with_replacement`, or `one_pass` (each window exactly once)."""
-
-    kind: Literal["python_text", "openwebtext", "text", "nanogpt"]
-    context: int
-    vocabulary: int
-    sampling: Literal["with_replacement", "one_pass"]
-    evaluation_windows: int
-    seed: int
-    root: str = field(metadata=EXECUTION)
-    regime: ClassVar[str] = "under_training"
-
-    def __post_init__(self) -> None:
-        require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
-        require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")
-        require(
-            self.evaluation_windows > 0,
-            f"evaluation_windows: must be positive, got {self.evaluation_windows}",
-        )
-
-
-@dataclass(frozen=True)
 class ResNetModel:
     """Pre-activation ResNet (PAPER §2); `scale_invariant` is the net of Figs 13 and 15."""
 
@@ -98,30 +76,15 @@ class VGGModel:
 
 
 @dataclass(frozen=True)
-class GPTModel:
-    """GPT-2 as in the paper: tied embeddings, no biases; context and vocabulary come from the data."""
-
-    kind: Literal["gpt"]
-    layers: int
-    heads: int
-    width: int
-    qk_norm: bool
-    attention: Literal["auto", "math", "efficient", "flash", "cudnn"]
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "heads", "width"):
-            require(getattr(self, name) > 0, f"{name}: must be positive, got {getattr(self, name)}")
-        require(
-            self.width % self.heads == 0,
-            f"width: must be a multiple of heads, got {self.width} and {self.heads}",
-        )
-
-
-@dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD (momentum 0 in the vision experiments) or AdamW. `clip_norm` null means no clipping."""
+    """SGD (momentum 0 in the vision experiments) or AdamW. `clip_norm` null means no clipping.
+
+    kernel: torch's fused kernels or its foreach ones; with bfloat16 weights they round at different places, and
+    the foreach AdamW then loses weight decay that the fused one keeps.
+    """
 
     kind: Literal["sgd", "adamw"]
+    kernel: Literal["fused", "foreach"] = field(metadata=off("fused"))
     lr: float
     momentum: float
     nesterov: bool
@@ -205,9 +168,20 @@ class WarmupCosineSchedule:
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Number formats. "Autocast" keeps float32 weights; `bfloat16` stores the weights themselves in bfloat16."""
+    """Number formats. "Autocast" keeps float32 weights; `bfloat16` stores the weights themselves in bfloat16.
+
+    rounding, of bfloat16 weights only: `kernel` leaves it to torch's own kernel, whose moments are bfloat16 too;
+    the others keep float32 moments and round once per step, to nearest, stochastically or Kahan-compensated.
+    """
 
     kind: Literal["float32", "tf32", "bfloat16_autocast", "float16_autocast", "bfloat16"]
+    rounding: Literal["kernel", "nearest", "stochastic", "kahan"] = field(metadata=off("kernel"))
+
+    def __post_init__(self) -> None:
+        require(
+            self.rounding == "kernel" or self.kind == "bfloat16",
+            f"rounding: {self.rounding} is for bfloat16 weights; with {self.kind} it must be kernel",
+        )
 
 
 @dataclass(frozen=True)
@@ -220,18 +194,23 @@ class ProbeConfig:
     jacobian_every: Jacobian norm of iterate and averages and the noise scale, on `jacobian_per_class` images a class.
     jacobian_draws: null for the exact norm, else the number of random vectors of the unbiased estimate.
     within_branches: evaluate and probe a branch as often as the run; false: only where the branch ends.
+    stability_every: largest attention logit, activation and output logit on `stability_windows` fixed windows (text).
+    parameter_norms: with every log, the norm of each parameter by name (what matching per matrix needs, Fig 7).
     """
 
     log_every: Span
     evaluate_every: Span
     evaluation_batch: int
     evaluation_train_samples: int | None
-    reestimated: bool
+    reestimated: bool = field(metadata=off(False))
     jacobian_every: Span | None
     jacobian_per_class: int
-    jacobian_draws: int | None
-    curvature: CurvatureConfig | None
+    jacobian_draws: int | None = field(metadata=off(None))
+    curvature: CurvatureConfig | None = field(metadata=off(None))
     within_branches: bool
+    stability_every: Span | None = field(metadata=off(None))
+    stability_windows: int
+    parameter_norms: bool = field(metadata=off(False))
 
     def __post_init__(self) -> None:
         require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")
@@ -241,6 +220,7 @@ class ProbeConfig:
         )
         draws = self.jacobian_draws
         require(draws is None or draws > 0, f"jacobian_draws: must be positive, or null for exact, got {draws}")
+        require(self.stability_windows > 0, f"stability_windows: must be positive, got {self.stability_windows}")
 
 
 @dataclass(frozen=True)

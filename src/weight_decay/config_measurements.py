@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from weight_decay.schema import require
+from weight_decay.schema import off, require
 from weight_decay.span import Span
 
 
@@ -31,8 +31,8 @@ class AveragingConfig:
 
     ema: tuple[float, ...]
     reestimate_samples: int | None
-    tail_start: Span | None
-    ensemble: EnsembleConfig | None
+    tail_start: Span | None = field(metadata=off(None))
+    ensemble: EnsembleConfig | None = field(metadata=off(None))
 
     def __post_init__(self) -> None:
         for beta in self.ema:

@@ -42,12 +42,10 @@ def _cost_lines(costs: list[Cost | None], throughput: Throughput) -> list[str]:
     total = sum(cost.hours(throughput) for cost in known)
     shares = [sum(values) for values in zip(*(cost.seconds(throughput) for cost in known), strict=True)]
     parts = [f"{100 * share / sum(shares):.0f} % {name}" for share, name in zip(shares, COST_PARTS, strict=True)]
-    speed = (
-        f"{throughput.operations / 1e12:g} tera-operations a second, a step takes {1000 * throughput.step:g} ms or more"
-    )
     return [
         f"cost: about {total:.3g} {throughput.unit} ({', '.join(parts)})",
-        f"  assumed: {speed}, sustained on {throughput.device}; counted on the model's shapes, without data loading",
+        f"  assumed: {throughput.operations / 1e12:g} tera-operations a second, and {1000 * throughput.step:g} ms "
+        f"a step at least, sustained on {throughput.device}; counted on the model's shapes, without data loading",
     ]
 
 

@@ -79,6 +79,30 @@ class Recorder:
         self._file.close()
 
 
+class NoRecord(Recorder):
+    """The recorder of the processes that do not write: it remembers what was measured last, and nothing else."""
+
+    def __init__(self, folder: Path, mirror: Mirror | None, start_seconds: float = 0.0) -> None:
+        self.folder = folder
+        self.latest: dict[str, float | int | None] = {}
+        self._started = time.monotonic() - start_seconds
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | int | None]:
+        """Remember `metrics` without waiting for the device."""
+        self.latest["step"] = step
+        return self.latest
+
+    def position(self) -> dict[str, Any]:
+        """Nothing to come back to."""
+        return {}
+
+    def rewind(self, position: Mapping[str, Any]) -> None:
+        """Nothing to drop."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class Mirror:
     """W&B as a mirror of the record. Whatever goes wrong with it is said once, and the run goes on without it."""
 
@@ -99,7 +123,9 @@ class Mirror:
                 config=config,
                 dir=folder,
                 resume="allow" if tracking.mode == "online" else None,
-                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
+                settings=wandb.Settings(
+                    silent=True, console="off", x_disable_stats=True, x_disable_meta=True, init_timeout=30
+                ),
             )
         except Exception as error:
             self._fail(error)

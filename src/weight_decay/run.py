@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +16,14 @@ import yaml
 
 from weight_decay.assemble import build_segment, build_training
 from weight_decay.branch import branch_event
-from weight_decay.build import apply_precision, build_regime, choose_device
+from weight_decay.build import apply_precision, choose_device
+from weight_decay.build_language import attention_in_use, build_regime
 from weight_decay.checkpoint import write_atomically
 from weight_decay.config import RunConfig, folder_name, run_id, to_dict
+from weight_decay.config_language import MatchedSchedule
+from weight_decay.distributed import current, lost_contact
 from weight_decay.errors import UserError
+from weight_decay.matched import ReferenceMissingError, find_reference
 from weight_decay.provenance import provenance
 from weight_decay.record import Mirror, Progress, write_summary
 from weight_decay.run_folder import Labels, claimed, identity, read_status, speaker
@@ -39,23 +45,41 @@ def run(config: RunConfig, labels: Labels) -> Outcome:
         raise UserError(
             f"execution.results: cannot make {folder} ({error.strerror}); choose a folder you can write to."
         ) from None
-    with claimed(folder) as mine:
-        if not mine:
-            return "busy"
-        if read_status(folder) in ("completed", "diverged"):
-            return "skipped"
+    ranks = current()
+    with claimed(folder) if ranks.writes else contextlib.nullcontext(True) as mine:
+        # Rank 0 decides for all: the others must not look at files that it is about to change.
+        met: Outcome | None = "busy" if not mine else None
+        if met is None and read_status(folder) in ("completed", "diverged"):
+            met = "skipped"
+        met = (None, "busy", "skipped")[ranks.agree((None, "busy", "skipped").index(met))]
+        if met is not None:
+            return met
         try:
+            if isinstance(config.schedule, MatchedSchedule):
+                find_reference(config, config.schedule)
             return _run_claimed(config, labels, folder)
+        except ReferenceMissingError:
+            raise
         except Exception as error:
+            status: Outcome = "failed"
             reason = _reason(error, folder)
+            if lost_contact(error):
+                status = "interrupted"
+                reason = (
+                    "another process of this run is gone, so it stopped; "
+                    "the same torchrun command goes on from the last checkpoint"
+                )
+                print(f"{labels.title}: rank {ranks.rank} of {ranks.count}: {reason}", file=sys.stderr, flush=True)
             # On a full disk this cannot be written either; then the record stays as it was, and only the line is left.
             with contextlib.suppress(OSError):
-                (folder / "error.txt").write_text(traceback.format_exc())
-                write_summary(folder, {**identity(config, labels), "status": "failed", "error": reason})
+                if ranks.writes:
+                    (folder / "error.txt").write_text(traceback.format_exc())
+                    write_summary(folder, {**identity(config, labels), "status": status, "error": reason})
             if isinstance(error, UserError):
                 raise
-            speaker(labels.title)(f"failed: {reason}")
-            return "failed"
+            if status == "failed":
+                speaker(labels.title)(f"failed: {reason}")
+            return status
 
 
 def _reason(error: Exception, folder: Path) -> str:
@@ -77,10 +101,13 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     last = regime.clock.total_steps
     # Written for people and for `collect`; the run itself never reads it back.
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    write_atomically(folder / "config.yaml", lambda temporary: temporary.write_text(text))
+    ranks = current()
+    if ranks.writes:
+        write_atomically(folder / "config.yaml", lambda temporary: temporary.write_text(text))
     training = build_training(config, regime, device)
-    mirror = Mirror(config.tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
-    progress = Progress(last, labels.title, config.execution.progress, labels.position)
+    tracking = config.tracking if ranks.writes else replace(config.tracking, mode="disabled")
+    mirror = Mirror(tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
+    progress = Progress(last, labels.title, config.execution.progress and ranks.writes, labels.position)
     say = speaker(labels.title)
     segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say)
     summary = {
@@ -88,11 +115,19 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         "data": regime.data,
         "parameters": sum(parameter.numel() for parameter in training.parameters),
         "total_steps": last,
+        "processes": ranks.count,
+        "micro_batches": training.micro_batches,
+        **attention_in_use(config, device),
         **provenance(device),
     }
-    write_summary(folder, {**summary, "status": "running", "pid": os.getpid()})
+    if ranks.writes:
+        write_summary(folder, {**summary, "status": "running", "pid": os.getpid()})
     segment.resume()
-    with stop_requests() as stop:
+    with stop_requests() as requested:
+
+        def stop() -> bool:
+            return ranks.any(requested())
+
         segment.branches = [branch_event(config, branch, segment, regime, labels, stop) for branch in config.branches]
         status, divergence_step = segment.train(stop)
     progress.close()
@@ -103,8 +138,9 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     summary["seconds"] = round(segment.recorder.seconds, 3)
     if status == "diverged":
         say(f"diverged at step {divergence_step}")
-    # First our own file: SLURM may leave no time for W&B.
-    write_summary(folder, summary)
+    if ranks.writes:
+        # First our own file: SLURM may leave no time for W&B.
+        write_summary(folder, summary)
     mirror.finish({"status": status, "divergence_step": divergence_step}, ok=status != "interrupted")
     if status == "completed":
         try:

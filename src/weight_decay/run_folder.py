@@ -16,6 +16,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from weight_decay.config import RunConfig, folder_name, run_id
+from weight_decay.distributed import current
 from weight_decay.errors import UserError
 from weight_decay.fingerprint import code_fingerprint
 
@@ -132,4 +133,5 @@ def put_aside(folder: Path) -> Path | None:
 
 def speaker(title: str) -> Callable[[str], None]:
     """Print one line about a run without breaking the progress bars."""
-    return lambda text: tqdm.write(f"{title}: {text}", file=sys.stderr)
+    writes = current().writes
+    return lambda text: tqdm.write(f"{title}: {text}", file=sys.stderr) if writes else None

@@ -13,10 +13,13 @@ import torch
 
 from weight_decay import checkpoint
 from weight_decay.config_groups import CheckpointConfig
+from weight_decay.distributed import current
+from weight_decay.errors import UserError
 from weight_decay.loop import Event, Training, train
 from weight_decay.measurements import Measurements
 from weight_decay.probes import weights
 from weight_decay.probes.divergence import DivergenceMonitor
+from weight_decay.probes.spikes import SpikeScore
 from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.record import Progress, Recorder
 
@@ -46,6 +49,7 @@ class Cadence:
     probe: Every | None
     curvature: Every | None
     ensemble: Every | None
+    parameter_norms: bool
 
 
 class Segment:
@@ -74,7 +78,10 @@ class Segment:
         self.training, self.folder, self.first, self.last = training, folder, first, last
         self.recorder, self.progress, self.monitor = recorder, progress, monitor
         self.branches: list[Event] = []
-        self._cadence = cadence
+        self._spikes = {"stability/spike_score": SpikeScore()}
+        if training.optimizer.clip_norm is not None:  # otherwise the gradient norm is not known at every step
+            self._spikes["stability/grad_spike_score"] = SpikeScore()
+        self._cadence, self._ranks = cadence, current()
         self._checkpoints, self._batch_size = checkpoints, batch_size
         self._say, self._fingerprint = say, fingerprint
         self._resumed = False
@@ -131,33 +138,39 @@ class Segment:
         order = torch.arange(self._logged, training.step) % len(losses)
         losses, norms = losses[order], norms[order]
         elapsed = time.monotonic() - self._mark - self._aside
-        lr = training.schedule.lr(training.step - 1)
+        sizes = self._sizes()
         metrics: dict[str, Any] = {
-            "lr": lr,
             "weight_decay": training.weight_decay,
             "batch/loss": losses.mean(),
-            **self._sizes(lr),
+            **sizes,
             **training.observed,
             "time/step": elapsed / steps,
             "throughput/samples": steps * self._batch_size / max(elapsed, 1e-9),
         }
-        if (level := self._stabilisation.update(lr, float(losses.mean()))) is not None:
+        if (level := self._stabilisation.update(sizes["lr"], float(losses.mean()))) is not None:
             metrics["train/stabilisation"] = level
         if training.optimizer.clip_norm is not None:
             metrics["grad/clipped"] = (norms > training.optimizer.clip_norm).double().mean()
         diverged = self.monitor.update(self._logged, losses.tolist())
         metrics["divergence/score"] = self.monitor.score
+        for (name, spikes), values in zip(self._spikes.items(), (losses, norms), strict=False):
+            spikes.update(values.tolist())
+            metrics[name] = spikes.score
         self._write(metrics)
         self._logged = training.step
         self._mark, self._aside = time.monotonic(), 0.0
         if diverged is not None:
             raise _DivergedError(diverged + 1)
 
-    def _sizes(self, lr: float) -> dict[str, Any]:
-        """Weight norms and effective learning rates (PAPER §1) at learning rate `lr`."""
-        optimizer = self.training.optimizer
-        norm = weights.global_norm(optimizer.parameters)
+    def _sizes(self) -> dict[str, Any]:
+        """Learning rate (of several: their mean), weight norms and effective learning rates (PAPER §1)."""
+        optimizer, given = self.training.optimizer, self.training.lr
+        each = given.reshape(-1).tolist() if isinstance(given, torch.Tensor) else [given]
+        lr = sum(each) / len(each)
+        norms = optimizer.parameter_norms()
+        norm = torch.linalg.vector_norm(norms)
         metrics = {
+            "lr": lr,
             "weights/norm": norm,
             "weights/max": weights.largest_magnitude(optimizer.parameters),
             "effective_lr/adamw": weights.effective_lr_adamw(lr, norm),
@@ -166,10 +179,12 @@ class Segment:
         if self.training.decayed:
             metrics["weights/decayed_norm"] = weights.global_norm(self.training.decayed)
         if moments := optimizer.second_moments():
-            each = len(moments)
+            lrs = each if len(each) == len(moments) else [lr] * len(moments)
             metrics["effective_lr/adam_coordinate"] = weights.effective_lr_adam_coordinate(
-                [lr] * each, moments, [self.training.eps] * each
+                lrs, moments, [self.training.eps] * len(moments)
             )
+        if self._cadence.parameter_norms:
+            metrics |= {f"weights/norm/{name}": value for name, value in zip(optimizer.names, norms, strict=True)}
         return metrics
 
     def _recorded(self, measure: Callable[[], dict[str, Any]]) -> Callable[[], None]:
@@ -204,6 +219,8 @@ class Segment:
 
     def save(self) -> None:
         """Save the full state as the checkpoint of the current step."""
+        if not self._ranks.writes:
+            return
         training = self.training
         state = {
             "fingerprint": self._fingerprint,
@@ -219,6 +236,7 @@ class Segment:
             "logged": self._logged,
             "observed": training.observed,
             "monitor": self.monitor.state_dict(),
+            "spikes": {name: spikes.state_dict() for name, spikes in self._spikes.items()},
             "record": self.recorder.position(),
             "random": torch.get_rng_state(),
         }
@@ -227,6 +245,8 @@ class Segment:
 
     def tidy(self) -> None:
         """Replace the checkpoints of a finished run by its final weights and averages, or by nothing."""
+        if not self._ranks.writes:
+            return
         folder, training = self.folder / "checkpoints", self.training
         if self._checkpoints.final:
             state = {
@@ -243,6 +263,12 @@ class Segment:
         """Go back to the newest whole checkpoint; False if there is none, and then the record starts afresh."""
         training = self.training
         state = checkpoint.load_latest(self.folder / "checkpoints", training.history.device, self._say)
+        step = -1 if state is None else state["step"]
+        if self._ranks.any(step != self._ranks.agree(step)):
+            raise UserError(
+                f"checkpoints: the processes of this run do not all see the same ones in {self.folder}; "
+                "put execution.results on a file system that they share."
+            )
         if state is None:
             self.recorder.rewind({"offset": 0, "seconds": 0.0, "latest": {}})
             return False
@@ -262,6 +288,8 @@ class Segment:
         training.observed = state["observed"]
         self._logged = state["logged"]
         self.monitor.load_state_dict(state["monitor"])
+        for name, spikes in self._spikes.items():
+            spikes.load_state_dict(state["spikes"][name])
         self.recorder.rewind(state["record"])
         torch.set_rng_state(state["random"].cpu())
         self.progress.show(training.step - self.first, self.recorder.latest)

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from tqdm import tqdm
 
 from weight_decay.build import check
 from weight_decay.config import folder_name
+from weight_decay.distributed import current, join
 from weight_decay.errors import UserError
 from weight_decay.experiments import Cell, Plan, write_plan
 from weight_decay.fingerprint import code_fingerprint
+from weight_decay.matched import ReferenceMissingError
 from weight_decay.run import Outcome, run
-from weight_decay.run_folder import Labels, put_aside, read_status, stale_fingerprint
+from weight_decay.run_folder import Labels, claimed, put_aside, read_status, stale_fingerprint
 from weight_decay.stopping import stop_requests
 
 FAILED, INTERRUPTED = 1, 130
@@ -31,16 +34,25 @@ def run_cells(plan: Plan, jobs: int, stale: str, record: bool = True) -> int:
 
     Raises UserError before any work if a cell cannot be run or holds numbers of other code (see `prepare`), and for
     bad input in a plan of a single cell. `record`: write the experiment's file; a job of a multirun leaves it alone.
+    Under torchrun all processes go through the same cells together, one cell at a time.
     """
-    prepare(plan, stale, record)
+    with join() as ranks:
+        if ranks.writes:
+            prepare(plan, stale, record)
+        # Nobody may go on before rank 0 has put aside what is stale.
+        ranks.agree(0)
+        return _run_prepared(plan, jobs if ranks.count == 1 else 1)
+
+
+def _run_prepared(plan: Plan, jobs: int) -> int:
     missing = unfinished(plan)
-    if not missing:
+    if not current().agree(len(missing)):
         return _report(plan, {cell.index: "skipped" for cell in plan.cells})
     with stop_requests() as stop:
         if len(plan.cells) == 1:
             outcome = run(plan.cells[0].config, _labels(plan, plan.cells[0], 0))
             return _report(plan, {plan.cells[0].index: outcome})
-        workers = min(jobs, len(missing))
+        workers = max(1, min(jobs, len(missing)))
         outcomes = _serial(plan, 0, stop) if workers == 1 else _parallel(plan, workers, stop)
     return _report(plan, outcomes)
 
@@ -107,12 +119,26 @@ def _serial(
     plan: Plan, position: int, stop: Callable[[], bool], tell: Callable[[dict[int, Outcome]], None] | None = None
 ) -> dict[int, Outcome]:
     outcomes: dict[int, Outcome] = {}
-    for cell in plan.cells:
-        if stop():
+    waiting = deque(plan.cells)
+    patience = len(waiting)
+    while waiting:
+        cell = waiting.popleft()
+        if current().any(stop()):
             outcomes.setdefault(cell.index, "interrupted")
             break
         try:
             outcomes[cell.index] = run(cell.config, _labels(plan, cell, position))
+            patience = len(waiting)
+        except ReferenceMissingError as error:
+            # Its reference may be another cell: one that comes later, or that another process is working on.
+            if _busy(plan, outcomes) or patience > 0:
+                patience -= 1
+                waiting.append(cell)
+                if patience <= 0:
+                    time.sleep(1.0)
+                continue
+            tqdm.write(f"{cell.title}: {error}", file=sys.stderr)
+            outcomes[cell.index] = "failed"
         except UserError as error:
             tqdm.write(f"{cell.title}: {error}", file=sys.stderr)
             outcomes[cell.index] = "failed"
@@ -121,6 +147,16 @@ def _serial(
         if outcomes[cell.index] == "interrupted":
             break
     return outcomes
+
+
+def _busy(plan: Plan, outcomes: dict[int, Outcome]) -> bool:
+    """Whether another process is still working on a cell of the plan."""
+    for cell in plan.cells:
+        if outcomes.get(cell.index) == "busy":
+            with claimed(run_folder(cell)) as free:
+                if not free:
+                    return True
+    return False
 
 
 def _work(plan: Plan, position: int, queue: multiprocessing.SimpleQueue[dict[int, Outcome]]) -> None:
@@ -185,14 +221,19 @@ def _merge(outcomes: dict[int, Outcome], more: dict[int, Outcome]) -> None:
 
 
 def _report(plan: Plan, outcomes: dict[int, Outcome]) -> int:
+    code = INTERRUPTED if "interrupted" in outcomes.values() else FAILED if "failed" in outcomes.values() else 0
+    if current().writes:
+        _tell(plan, outcomes)
+    return code
+
+
+def _tell(plan: Plan, outcomes: dict[int, Outcome]) -> None:
     counts = Counter(outcomes.values())
     told = ", ".join(f"{count} {WORDS.get(name, name)}" for name, count in counts.items())
     print(f"{plan.experiment} at scale {plan.scale}: {told} of {len(plan.cells)} cell(s).", file=sys.stderr)
     _name_failed(plan, outcomes)
     if "interrupted" in counts:
         print("  the same command goes on where it stopped.", file=sys.stderr)
-        return INTERRUPTED
-    return FAILED if "failed" in counts else 0
 
 
 def _name_failed(plan: Plan, outcomes: dict[int, Outcome] | dict[int, str]) -> None:

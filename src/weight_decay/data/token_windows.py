@@ -12,7 +12,7 @@ from weight_decay.errors import UserError
 
 _ROUNDS = 6
 # Numbers that keep the random streams of one seed apart from each other.
-TRAINING_STREAM, VALIDATION_STREAM, HOLD_OUT_STREAM = 1, 2, 3
+TRAINING_STREAM, VALIDATION_STREAM, HOLD_OUT_STREAM, SEEN_STREAM = 1, 2, 3, 4
 
 
 class SeededPermutation:

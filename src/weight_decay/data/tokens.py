@@ -15,6 +15,7 @@ from torch import Tensor
 
 from weight_decay.data.token_files import TokenSet, load_tokens
 from weight_decay.data.token_windows import (
+    SEEN_STREAM,
     TRAINING_STREAM,
     VALIDATION_STREAM,
     SeededPermutation,
@@ -23,7 +24,7 @@ from weight_decay.data.token_windows import (
 )
 from weight_decay.errors import UserError
 
-__all__ = ["FixedWindows", "TokenSet", "TokenStream", "hold_out_windows", "load_tokens"]
+__all__ = ["FixedWindows", "TokenSet", "TokenStream", "hold_out_windows", "load_tokens", "seen_windows"]
 
 RESIDENT_BYTES = 1 << 30
 _PREFETCHED_STEPS = 2
@@ -103,7 +104,7 @@ class TokenStream:
             raise UserError(f"a batch of {batch_size} windows does not divide into {ranks} equal parts (ranks).")
         self._tokens = token_set.tokens
         self._label = f"the {token_set.split} split of {token_set.name}"
-        self._context, self._batch_size, self._seed, self._sampling = context, batch_size, seed, sampling
+        self.context, self._batch_size, self._seed, self._sampling = context, batch_size, seed, sampling
         self._device = torch.device(device)
         self._part = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
         self._index = WindowIndex(token_set, context)
@@ -125,7 +126,7 @@ class TokenStream:
         """
         if self._sampling == "one_pass" and steps * self._batch_size > self.windows:
             raise UserError(
-                f"one pass over {self._label} has {self.windows:,} windows of {self._context} tokens, but "
+                f"one pass over {self._label} has {self.windows:,} windows of {self.context} tokens, but "
                 f"{steps:,} steps of {self._batch_size} need {steps * self._batch_size:,}: train at most "
                 f"{self.windows // self._batch_size:,} steps, use more text, or sample with_replacement."
             )
@@ -136,7 +137,7 @@ class TokenStream:
 
     def tokens_seen(self, step: int) -> int:
         """Tokens predicted by all ranks in the first `step` steps."""
-        return self.samples(step) * self._context
+        return self.samples(step) * self.context
 
     def epoch(self, step: int) -> float:
         """Passes' worth of windows in the first `step` steps."""
@@ -144,13 +145,17 @@ class TokenStream:
 
     def starts(self, step: int) -> np.ndarray:
         """Where this rank's windows of step `step` begin, (batch_size / ranks,) int64."""
+        return self.global_starts(step)[self._part]
+
+    def global_starts(self, step: int) -> np.ndarray:
+        """Where all ranks' windows of step `step` begin, (batch_size,) int64."""
         if self._sampling == "one_pass":
             self.check(step + 1)
-            return self._one_pass_starts(step)[self._part]
+            return self._one_pass_starts(step)
         # The counter's last word keeps this stream apart from any other that uses the same key.
         bits = np.random.Philox(key=np.array([self._seed, step], np.uint64), counter=[0, 0, 0, TRAINING_STREAM])
         ordinals = np.random.Generator(bits).integers(0, self._index.anywhere, size=self._batch_size)
-        return self._index.start_anywhere(ordinals[self._part])
+        return self._index.start_anywhere(ordinals)
 
     def _one_pass_starts(self, step: int) -> np.ndarray:
         # The permutation costs the same for thousands of windows as for one batch, so it is computed
@@ -176,10 +181,10 @@ class TokenStream:
         if self._pinned:
             starts = starts.pin_memory().to(self._device, non_blocking=True)
         positions = (starts[:, None] + self._offsets).flatten()
-        return _widen(self._resident.index_select(0, positions).view(-1, self._context + 1))
+        return _widen(self._resident.index_select(0, positions).view(-1, self.context + 1))
 
     def _read_windows(self, step: int) -> Tensor:
-        windows = _narrow(self._tokens[self.starts(step)[:, None] + np.arange(self._context + 1)])
+        windows = _narrow(self._tokens[self.starts(step)[:, None] + np.arange(self.context + 1)])
         return windows.pin_memory() if self._pinned else windows
 
 
@@ -218,10 +223,24 @@ class FixedWindows:
                 f"choose a number from 1 to {index.disjoint:,}."
             )
         ordinals = SeededPermutation(index.disjoint, seed, VALIDATION_STREAM)(np.arange(windows))
+        self._take(token_set, index.start_disjoint(ordinals), context, batch_size, device)
+
+    @classmethod
+    def at(
+        cls, token_set: TokenSet, starts: np.ndarray, context: int, batch_size: int, device: torch.device | str
+    ) -> FixedWindows:
+        """The windows that begin at `starts` (N,), which the caller has chosen."""
+        chosen = cls.__new__(cls)
+        chosen._take(token_set, starts, context, batch_size, device)
+        return chosen
+
+    def _take(
+        self, token_set: TokenSet, starts: np.ndarray, context: int, batch_size: int, device: torch.device | str
+    ) -> None:
         # Sorted, so that a memory map on a disk is read in one direction.
-        starts = np.sort(index.start_disjoint(ordinals))
-        self.windows, self._batch_size = windows, batch_size
-        self._windows = _narrow(token_set.tokens[starts[:, None] + np.arange(context + 1)]).to(device)
+        self.starts = np.sort(starts)
+        self.windows, self._batch_size = len(starts), batch_size
+        self._windows = _narrow(token_set.tokens[self.starts[:, None] + np.arange(context + 1)]).to(device)
 
     def __len__(self) -> int:
         return -(-self.windows // self._batch_size)
@@ -229,3 +248,24 @@ class FixedWindows:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, self.windows, self._batch_size):
             yield _widen(self._windows[first : first + self._batch_size])
+
+
+def seen_windows(
+    token_set: TokenSet,
+    stream: TokenStream,
+    steps: int,
+    windows: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str,
+) -> FixedWindows:
+    """A fixed, seeded choice among the windows that `stream` trains on in its first `steps` steps (Fig 19).
+
+    Spread evenly over the steps, so that the share seen so far is the share of the run that is over; all of them
+    are seen after its last step. At most `windows`, fewer for a run that trains on fewer.
+    """
+    presented = stream.samples(steps)
+    chosen = np.sort(SeededPermutation(presented, seed, SEEN_STREAM)(np.arange(min(windows, presented))))
+    per_step = stream.samples(1)
+    starts = [stream.global_starts(int(step))[slot] for step, slot in zip(*divmod(chosen, per_step), strict=True)]
+    return FixedWindows.at(token_set, np.array(starts), stream.context, batch_size, device)

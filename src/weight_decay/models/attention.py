@@ -148,5 +148,16 @@ def check_attention_backend(
         ) from error
 
 
+def resolve_attention(
+    backend: AttentionBackend, device: torch.device, dtype: torch.dtype, head_width: int, length: int
+) -> str:
+    """The name of the kernel that torch takes for causal attention over `length` positions: `auto` resolved."""
+    if backend != "auto":
+        return backend
+    sample = torch.zeros(1, 1, length, head_width, device=device, dtype=dtype, requires_grad=True)
+    chosen = SDPBackend(torch._fused_sdp_choice(sample, sample, sample, is_causal=True))
+    return next((name for name, known in BACKENDS.items() if known == chosen), chosen.name.lower())
+
+
 def _largest(seen: list[Tensor]) -> Tensor:
     return torch.stack(seen).max() if seen else torch.tensor(math.nan)

@@ -64,12 +64,17 @@ class RoundedOptimizer:
         self._lost = [torch.zeros_like(p, requires_grad=False) for p in self._narrow] if rounding == "kahan" else []
         self._generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
 
+    @property
+    def clip_norm(self) -> float | None:
+        """Largest 2-norm of the whole gradient."""
+        return self._wide.clip_norm
+
     def set_lr(self, lr: float | Tensor) -> None:
         """Set η, as `DecayedOptimizer.set_lr`."""
         self._wide.set_lr(lr)
 
     @torch.no_grad()
-    def step(self, scaler: None = None, return_norm: bool = False) -> Tensor | None:
+    def step(self, scaler: torch.amp.GradScaler | None = None, return_norm: bool = False) -> Tensor | None:
         """Update and round the weights; returns the gradient norm, as `DecayedOptimizer.step`."""
         torch._foreach_copy_(self._scratch, self._narrow)
         if self._lost:

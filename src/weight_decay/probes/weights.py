@@ -101,11 +101,12 @@ def bf16_lost_updates(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tens
     """Share of the weights that a step changes, but not once both are rounded to bfloat16.
 
     `stability/bf16_lost_updates`. Weights that the step leaves equal (a zero gradient without decay) are in
-    neither count; 0 when the step changes no weight.
+    neither count; 0 when the step changes no weight. Of weights that are bfloat16 themselves nobody can say what
+    the step meant to change, so there it is the share of all weights that stay as they are.
     """
     lost, changed = [], []
     for old, new in zip(before, after, strict=True):
-        moved = old != new
+        moved = old != new if old.dtype != torch.bfloat16 else torch.ones_like(old, dtype=torch.bool)
         changed.append(moved.sum())
         lost.append((moved & (old.bfloat16() == new.bfloat16())).sum())
     return torch.stack(lost).sum() / torch.stack(changed).sum().clamp(min=1)

@@ -1,0 +1,59 @@
+"""Spike score: the share of steps whose loss, or gradient norm, stands far above what went before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class SpikeScore:
+    """Share of all steps so far whose value exceeds the mean of the values before it by `DEVIATIONS` of theirs.
+
+    Mean and standard deviation are those of the last `WINDOW` finite values; the first `WARM_UP` steps have too few
+    before them and cannot be spikes. A NaN or an infinity is a spike and does not enter the window.
+    """
+
+    recent: list[float] = field(default_factory=list)
+    steps: int = 0
+    spikes: int = 0
+
+    WINDOW = 1000
+    WARM_UP = 100
+    DEVIATIONS = 7.0
+
+    @property
+    def score(self) -> float:
+        """Spikes per step; 0 before the first."""
+        return self.spikes / max(self.steps, 1)
+
+    def update(self, values: Sequence[float]) -> None:
+        """Take in the values of successive steps, on the host."""
+        new = np.asarray(values, dtype=np.float64)
+        self.steps += len(new)
+        self.spikes += int((~np.isfinite(new)).sum())
+        new = new[np.isfinite(new)]
+        before = len(self.recent)
+        series = np.concatenate([np.asarray(self.recent, dtype=np.float64), new])
+        if len(new) and len(series) > self.WARM_UP:
+            # Running sums of values around zero: no cancellation to speak of in their differences.
+            centred = series - series.mean()
+            sums, squares = (np.concatenate([[0.0], np.cumsum(x)]) for x in (centred, centred**2))
+            ends = np.arange(max(before, self.WARM_UP), len(series))
+            starts = np.maximum(ends - self.WINDOW, 0)
+            counts = ends - starts
+            mean = (sums[ends] - sums[starts]) / counts
+            variance = np.maximum((squares[ends] - squares[starts]) / counts - mean**2, 0.0)
+            self.spikes += int((centred[ends] > mean + self.DEVIATIONS * np.sqrt(variance) + 1e-12).sum())
+        self.recent = series[-self.WINDOW :].tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for the checkpoint."""
+        return {"recent": self.recent, "steps": self.steps, "spikes": self.spikes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.recent, self.steps, self.spikes = list(state["recent"]), state["steps"], state["spikes"]
