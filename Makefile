@@ -13,10 +13,14 @@ help:
 	@echo "make test                 run the tests (under 10 minutes on 2 cores)"
 	@echo "make lint | format        ruff and mypy | ruff format"
 	@echo "make benchmark            every benchmark in benchmarks/, each prints ratios measured side by side"
+	@echo "make reproduce-over-training [SCALE=micro] [SETTINGS='...']  every vision experiment, then tables and figures"
 	@echo "make data-cifar5m FROM=FOLDER        CIFAR-5m's part0..5.npz -> data/cifar5m"
 	@echo "make data-tiny-imagenet FROM=FOLDER  tiny-imagenet-200 -> data/tiny_imagenet"
 	@echo "make data-openwebtext [FROM=FOLDER]  OpenWebText -> data/openwebtext"
 	@echo "make data-text FROM=PATH [NAME=text] .txt, .jsonl, .parquet -> data/NAME"
+	@echo "make sweep EXP=NAME [SCALE=micro LAUNCHER=local|slurm]   run all cells of an experiment; docs/cluster.md"
+	@echo "make status [EXP=NAME]    waiting, running, completed, diverged, failed, stale"
+	@echo "make test-cluster | soak  the same on a real one-node SLURM | 200 cells with random kills"
 	@echo "Everything else is the command $(BIN)/weight-decay (try --help and --info)."
 
 install: $(VENV)/.installed
@@ -66,3 +70,62 @@ data-text: install
 
 clean-demo:
 	rm -rf $(DEMO)
+
+# Figures 1-5, 10-18 and Tables 2, 3. A cell that several figures need is run once; a finished one is not run again.
+# Every experiment is tried even if one before it fails, and the failure is the exit status.
+SCALE ?= micro
+OVER_TRAINING := fig01_cifar5m_size fig02_cifar10 fig02d_tiny_imagenet fig11b_resnet18 fig16_spectra \
+  fig03_grid_tiny_imagenet fig10_grid_cifar10 fig05_finetune tab02_ensemble fig15_sphere fig13_similarity \
+  fig11a_vgg fig11c_resnet34
+
+.PHONY: reproduce-over-training
+reproduce-over-training: install
+	@failed=; for experiment in $(OVER_TRAINING); do \
+	  $(BIN)/weight-decay experiment=$$experiment scale=$(SCALE) jobs=$(JOBS) $(SETTINGS) || failed="$$failed $$experiment"; \
+	done; \
+	$(BIN)/weight-decay collect $(OVER_TRAINING) && $(BIN)/weight-decay figures || failed="$$failed tables-and-figures"; \
+	if [ -n "$$failed" ]; then echo "not complete:$$failed" >&2; exit 1; fi
+
+# -- sweeps and clusters: docs/cluster.md ------------------------------------------------------------------------
+# make sweep EXP=fig03_grid SCALE=small LAUNCHER=slurm [PARTITION= GPUS= HOURS= JOBS_PER_GPU= CELLS_PER_JOB= SET="key=value ..."]
+.PHONY: sweep status sync dashboard test-cluster soak
+
+SCALE ?= micro
+LAUNCHER ?= local
+RESULTS ?= results
+GPUS ?= $(if $(filter micro,$(SCALE)),0,1)
+HOURS ?= 4
+JOBS_PER_GPU ?= 1
+SWEEP = experiment=$(EXP) scale=$(SCALE) execution.results=$(RESULTS) $(SET)
+# Cells at a time in one SLURM job: JOBS_PER_GPU on each of its GPUs, or that many on its cores where it has none.
+AT_A_TIME = $(shell echo $$(( $(JOBS_PER_GPU) * ($(GPUS) > 0 ? $(GPUS) : 1) )))
+
+sweep: install
+	@test -n "$(EXP)" || { echo "make sweep: say which experiment: EXP=NAME ($(BIN)/weight-decay --info lists them)" >&2; exit 2; }
+ifeq ($(LAUNCHER),slurm)
+	$(BIN)/weight-decay -m hydra/launcher=slurm $(SWEEP) jobs=$(AT_A_TIME) $(if $(CELLS_PER_JOB),cells_per_job=$(CELLS_PER_JOB)) \
+	  hydra.launcher.cpus_per_task=$(AT_A_TIME) hydra.launcher.timeout_min=$$(awk 'BEGIN { printf "%d", 60 * $(HOURS) + 0.5 }') \
+	  $(if $(PARTITION),hydra.launcher.partition=$(PARTITION)) $(if $(filter-out 0,$(GPUS)),hydra.launcher.gpus_per_node=$(GPUS))
+else ifeq ($(LAUNCHER),local)
+	$(BIN)/weight-decay $(SWEEP) jobs=$(JOBS)
+else
+	@echo "make sweep: LAUNCHER must be local or slurm, got $(LAUNCHER)" >&2; exit 2
+endif
+
+status: install
+	@$(BIN)/weight-decay status $(EXP) results=$(RESULTS)
+
+sync: install
+	$(BIN)/weight-decay sync $(EXP) results=$(RESULTS)
+
+dashboard: install
+	$(BIN)/weight-decay dashboard entity=$(ENTITY)
+
+# Root on Debian; elsewhere it says why not and passes, so that CI can always call it.
+test-cluster: install
+	@scripts/one_node_slurm.sh install || { test $$? = 3 && exit 0; exit 1; }; \
+	  WEIGHT_DECAY_CLUSTER=1 $(BIN)/python -m pytest -s -rs tests/cluster/test_slurm.py
+
+# 200 cells, two workers, random kills for 10 minutes.
+soak: install
+	WEIGHT_DECAY_SOAK=1 $(BIN)/python -m pytest -s tests/cluster/test_soak.py

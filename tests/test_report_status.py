@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from synthetic_runs import over_training_run, under_training_run, write_demo, write_experiment, write_run
 from weight_decay.errors import UserError
+from weight_decay.fingerprint import code_fingerprint
 from weight_decay.report.status import status_table
 
 
@@ -60,10 +62,10 @@ def test_the_overview_counts_each_experiment(tmp_path: Path) -> None:
     write_demo(tmp_path)
     _one_of_each(tmp_path)
     lines = status_table(tmp_path, None).splitlines()
-    states = "running waiting interrupted failed damaged diverged completed"
+    states = "running waiting interrupted failed damaged stale diverged completed"
     assert lines[0].split() == f"experiment scale cells {states}".split()
-    assert lines[2].split() == ["all", "micro", "7", *["1"] * 7]
-    assert lines[3].split() == ["demo_over_training", "micro", "4", *["·"] * 6, "4"]
+    assert lines[2].split() == ["all", "micro", "7", *["1"] * 5, "·", *["1"] * 2]
+    assert lines[3].split() == ["demo_over_training", "micro", "4", *["·"] * 7, "4"]
 
 
 def test_nothing_started_and_unknown_names_are_one_sentence(tmp_path: Path) -> None:
@@ -85,3 +87,39 @@ def test_a_thousand_runs_in_under_a_second(tmp_path: Path) -> None:
     assert "1000 cells: 100 running, 900 completed" in status_table(tmp_path, None)
     assert time.perf_counter() - started < 1.0
     assert json.loads((tmp_path / "experiments" / "many-micro.json").read_text())["cells"]
+
+
+def test_a_run_whose_process_is_gone_is_told_apart_from_one_at_work(tmp_path: Path) -> None:
+    cell = write_run(tmp_path, over_training_run(0.3, 0.015, status="running", extra={"total_steps": 1920}))
+    write_experiment(tmp_path, "one", [cell], "over_training")
+    lock = tmp_path / "runs" / cell["folder"] / "run.lock"
+    with lock.open("a") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        assert "1 cells: 1 running" in status_table(tmp_path, "one")
+    text = status_table(tmp_path, "one")
+    assert "1 cells: 1 interrupted" in text
+    assert "at step 960 of 1920; its process is gone" in text
+
+
+def test_finished_runs_of_other_code_are_stale(tmp_path: Path) -> None:
+    same, other = code_fingerprint(), "0" * 12
+    cells = [
+        write_run(tmp_path, under_training_run(0.0, seed=seed, status=status, extra={"code_fingerprint": code}))
+        for seed, (status, code) in enumerate(
+            [("completed", same), ("completed", other), ("diverged", other), ("failed", other)]
+        )
+    ]
+    write_experiment(tmp_path, "mixed", cells, "under_training")
+    text = status_table(tmp_path, "mixed")
+    assert "4 cells: 1 failed, 2 stale, 1 completed" in text
+    assert f"diverged with other code ({other}); stale=rerun or stale=keep" in text
+
+
+def test_a_clock_that_jumped_back_gives_no_negative_times(tmp_path: Path) -> None:
+    cell = write_run(tmp_path, over_training_run(0.3, 0.015, status="running", extra={"total_steps": 1920}))
+    write_experiment(tmp_path, "one", [cell], "over_training")
+    metrics = tmp_path / "runs" / cell["folder"] / "metrics.jsonl"
+    os.utime(metrics, (time.time() + 7200, time.time() + 7200))
+    text = status_table(tmp_path, "one")
+    assert "0:00:38 left" in text
+    assert "silent" not in text and "-" not in text.splitlines()[2]

@@ -6,7 +6,10 @@ from typing import Any
 
 from weight_decay.build import check
 from weight_decay.config import RunConfig, folder_name, to_dict
+from weight_decay.cost import Cost, Throughput, estimate, throughput_at
 from weight_decay.experiments import Plan
+
+COST_PARTS = ("training", "evaluation", "probes")
 
 
 def describe(plan: Plan) -> str:
@@ -24,9 +27,26 @@ def describe(plan: Plan) -> str:
         "",
         "cells",
     ]
-    for cell in plan.cells:
-        lines.append(f"  {cell.index:4d}  {cell.title or 'the only one'}  -> {folder_name(cell.config)}")
-    return "\n".join([*lines, "", f"data: {_data_needed(plan.cells[0].config)}"])
+    throughput = throughput_at(plan.scale)
+    costs = [estimate(cell.config) for cell in plan.cells]
+    for cell, cost in zip(plan.cells, costs, strict=True):
+        hours = "" if cost is None else f"  about {cost.hours(throughput):.2g} {throughput.unit}"
+        lines.append(f"  {cell.index:4d}  {cell.title or 'the only one'}{hours}  -> {folder_name(cell.config)}")
+    return "\n".join([*lines, "", *_cost_lines(costs, throughput), f"data: {_data_needed(plan.cells[0].config)}"])
+
+
+def _cost_lines(costs: list[Cost | None], throughput: Throughput) -> list[str]:
+    known = [cost for cost in costs if cost is not None]
+    if len(known) < len(costs):
+        return ["cost: not known before the data are prepared (the length is in epochs)"]
+    total = sum(cost.hours(throughput) for cost in known)
+    shares = [sum(values) for values in zip(*(cost.seconds(throughput) for cost in known), strict=True)]
+    parts = [f"{100 * share / sum(shares):.0f} % {name}" for share, name in zip(shares, COST_PARTS, strict=True)]
+    return [
+        f"cost: about {total:.3g} {throughput.unit} ({', '.join(parts)})",
+        f"  assumed: {throughput.operations / 1e12:g} tera-operations a second, and {1000 * throughput.step:g} ms a step "
+        f"at least, sustained on {throughput.device}; counted on the model's shapes, without data loading",
+    ]
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

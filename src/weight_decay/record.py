@@ -123,7 +123,9 @@ class Mirror:
                 config=config,
                 dir=folder,
                 resume="allow" if tracking.mode == "online" else None,
-                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
+                settings=wandb.Settings(
+                    silent=True, console="off", x_disable_stats=True, x_disable_meta=True, init_timeout=30
+                ),
             )
         except Exception as error:
             self._fail(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -30,7 +31,13 @@ def measure_curvature(
     - `spectrum/noise/node_<k>` and `.../weight_<k>`, and the same under `spectrum/decoupled/`: quadrature of the
       eigenvalue density of the gradient noise without and with decoupling, k over draws × steps (Figs 16-18).
     """
-    curvature = Curvature(model, batches)
+    with warnings.catch_warnings():
+        # torch's own forward-mode rules still go through its deprecated compiler; nobody here can change that.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+        return _measure(Curvature(model, batches), wanted, generator)
+
+
+def _measure(curvature: Curvature, wanted: CurvatureConfig, generator: torch.Generator) -> dict[str, Tensor]:
     like = curvature.weights
     metrics: dict[str, Tensor] = {}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from weight_decay.fingerprint import code_fingerprint
 from weight_decay.report.files import replacing
 from weight_decay.report.runs import Cell, DamagedRunError, Experiment, Record, read_experiments, read_run
 
@@ -42,11 +43,14 @@ class Collected:
     tables: list[Path] = field(default_factory=list)
     finished: int = 0
     unfinished: int = 0
+    stale: int = 0
     damaged: list[Damaged] = field(default_factory=list)
 
     def describe(self) -> str:
         """A few lines for the terminal: how much is in the tables, and each folder that is not."""
         lines = [f"{len(self.tables)} tables from {self.finished} finished runs; {self.unfinished} not finished"]
+        if self.stale:
+            lines.append(f"{self.stale} of them hold numbers of other code than the present one's; see `status`")
         lines += [f"left out, damaged: {item.folder} ({item.reason})" for item in self.damaged]
         return "\n".join(lines)
 
@@ -83,6 +87,7 @@ def _collect_one(experiment: Experiment, tables: Path, collected: Collected) -> 
                 collected.unfinished += 1
                 continue
             collected.finished += 1
+            collected.stale += run.get("code_fingerprint") not in (None, code_fingerprint())
             for record in records:
                 named = _identity(experiment, cell, run, record, coordinates)
                 summary.add([*named, *_described(experiment, run, record)], [record.summary["final"]])

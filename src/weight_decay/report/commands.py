@@ -1,4 +1,4 @@
-"""The commands of `weight-decay` that only read and write files: status, collect, demo-report."""
+"""The commands of `weight-decay` that only read and write files, or speak to W&B."""
 
 from __future__ import annotations
 
@@ -55,6 +55,22 @@ def demo_report(words: Sequence[str]) -> int:
     return 0
 
 
+def figures(words: Sequence[str]) -> int:
+    """`weight-decay figures [results=FOLDER]`: every figure of the paper whose experiment has tables."""
+    from weight_decay.report.figures_paper import FIGURES, paper_figures
+
+    results, names = _arguments("figures", words, "results")
+    if names:
+        raise UserError(f"figures: takes no experiment, got {' '.join(names)}.")
+    drawn = paper_figures(results)
+    for figure in drawn:
+        print(f"{figure.experiment} at {figure.scale}: {figure.path}")
+    without = sorted(set(FIGURES) - {figure.experiment for figure in drawn})
+    if without:
+        print(f"no tables, so not drawn: {', '.join(without)}")
+    return 0
+
+
 def readme(words: Sequence[str]) -> int:
     """`weight-decay readme [results=FOLDER]`: rewrite the generated sections of README.md from the tables."""
     from weight_decay.report.readme import update
@@ -66,9 +82,43 @@ def readme(words: Sequence[str]) -> int:
     return 0
 
 
+def sync_offline(words: Sequence[str]) -> int:
+    """`weight-decay sync [EXPERIMENT ...] [results=FOLDER]`: upload the offline W&B runs."""
+    from weight_decay.report.dashboard import require_login
+    from weight_decay.report.offline import offline_runs, sync, sync_commands
+
+    results, names = _arguments("sync", words, "results")
+    waiting = offline_runs(results, names or None)
+    if not waiting:
+        print(f"There is no offline W&B run under {results} that is not uploaded yet.")
+        return 0
+    require_login("sync")
+    print(f"{sync(sync_commands(waiting))} run(s) uploaded.")
+    return 0
+
+
+def dashboard(words: Sequence[str]) -> int:
+    """`weight-decay dashboard entity=NAME [project=NAME]`: save the project's dashboard to W&B."""
+    from weight_decay.report.dashboard import publish
+
+    given = {"project": "why-weight-decay"}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in ("entity", "project") or not value:
+            raise UserError(f"dashboard: {word} is not known here; give entity=NAME and project=NAME.")
+        given[key] = value
+    if "entity" not in given:
+        raise UserError("dashboard: say whose it is: entity=NAME, your W&B user or team.")
+    print(publish(given["entity"], given["project"]))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status,
     "collect": collect_tables,
     "demo-report": demo_report,
+    "figures": figures,
     "readme": readme,
+    "sync": sync_offline,
+    "dashboard": dashboard,
 }

@@ -37,7 +37,7 @@ FIGURES: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
     "fig01_cifar5m_size": lambda results, tables: [dataset_size(results, tables)],
     "fig02_cifar10": _epochs(FIGURE_2, "Learning rate and decay", _LEVELS),
     "fig02d_tiny_imagenet": _epochs(FIGURE_2D, "The same on Tiny-ImageNet", _LEVELS),
-    "fig03_grid": lambda results, tables: [
+    "fig03_grid_tiny_imagenet": lambda results, tables: [
         heatmaps(results, tables, "3"),
         against_product(results, tables, "3"),
     ],
@@ -46,9 +46,9 @@ FIGURES: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
         heatmaps(results, tables, None),
         against_product(results, tables, None),
     ],
-    "fig11_long_vgg": _epochs(_long("a"), "Long training, VGG16", _LONG),
-    "fig11_long_resnet18": _epochs(_long("b"), "Long training, ResNet18", _LONG),
-    "fig11_long_resnet34": _epochs(_long("c"), "Long training, ResNet34 on CIFAR-100", _LONG),
+    "fig11a_vgg": _epochs(_long("a"), "Long training, VGG16", _LONG),
+    "fig11b_resnet18": _epochs(_long("b"), "Long training, ResNet18", _LONG),
+    "fig11c_resnet34": _epochs(_long("c"), "Long training, ResNet34 on CIFAR-100", _LONG),
     "fig15_sphere": lambda results, tables: [sphere(results, tables)],
 }
 """Experiment -> its figures, from its tables; a new experiment enters here with one line."""

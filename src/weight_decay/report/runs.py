@@ -125,9 +125,9 @@ def read_metrics(path: Path) -> list[Row]:
     except OSError as error:
         raise DamagedRunError(f"{path.name} cannot be read ({error})") from error
     rows: list[Row] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_parsed(lines), start=1):
         try:
-            measured = json.loads(line)
+            measured = json.loads(line) if isinstance(line, bytes) else line
             step = measured["step"]
             row = {name: float("nan") if value is None else value for name, value in measured.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -141,6 +141,15 @@ def read_metrics(path: Path) -> list[Row]:
         else:
             rows.append(row)
     return rows
+
+
+def _parsed(lines: list[bytes]) -> list[Any]:
+    """The lines as objects; as they are if one is broken, for the caller to find. All at once is twice as fast."""
+    try:
+        found = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        return lines
+    return found if len(found) == len(lines) else lines
 
 
 @dataclass(frozen=True)

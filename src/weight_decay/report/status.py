@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import textwrap
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from weight_decay.errors import UserError
-from weight_decay.report.runs import Cell, DamagedRunError, Experiment, read_experiments, read_summary
+from weight_decay.fingerprint import code_fingerprint
+from weight_decay.report.runs import FINISHED, Cell, DamagedRunError, Experiment, read_experiments, read_summary
 from weight_decay.report.text_table import text_table
 
-ORDER = ("running", "waiting", "interrupted", "failed", "damaged", "diverged", "completed")
+ORDER = ("running", "waiting", "interrupted", "failed", "damaged", "stale", "diverged", "completed")
 SILENT_AFTER = 120.0
 """Seconds without a new line in metrics.jsonl after which a running run is called silent."""
 
@@ -38,8 +40,10 @@ def status_table(results: Path, experiment: str | None) -> str:
     """All cells of `experiment` at every scale it was started at, or a line per experiment for None.
 
     For each cell: waiting, running (step, speed, time left), completed, diverged, failed (last line of
-    the error), interrupted or damaged. Reads nothing but the experiment files, the summaries and, of
-    unfinished runs, the end of metrics.jsonl. Raises UserError for an experiment that was never started.
+    the error), interrupted, damaged, or stale: finished by code whose numbers may differ from the present
+    code's. A run whose process is gone counts as interrupted: nobody holds its lock. Reads nothing but
+    the experiment files, the summaries and, of unfinished runs, the end of metrics.jsonl and the lock.
+    Raises UserError for an experiment that was never started.
     """
     experiments = read_experiments(results, None if experiment is None else [experiment])
     if not experiments:
@@ -71,17 +75,33 @@ def _state(cell: Cell) -> tuple[str, str]:
         begun = (cell.folder / "metrics.jsonl").exists() or (cell.folder / "summary.json").exists()
         return ("damaged", str(error)) if begun else ("waiting", "")
     status = summary["status"]
+    if status in FINISHED and summary.get("code_fingerprint") not in (None, code_fingerprint()):
+        return "stale", f"{status} with other code ({summary['code_fingerprint']}); stale=rerun or stale=keep"
     if status == "failed":
         last = str(summary.get("error") or "no error recorded").strip().splitlines()[-1]
         return status, textwrap.shorten(last, _LONGEST_DETAIL, placeholder=" …")
     if status == "diverged":
         return status, f"at step {summary.get('divergence_step')}"
+    if status == "running" and _owner_is_gone(cell.folder):
+        marks = _marks(cell.folder / "metrics.jsonl")
+        at = f"at {_step_of(marks[-1][0], summary)}; " if marks else ""
+        return "interrupted", f"{at}its process is gone, the same command goes on"
     if status == "running":
         return status, _progress(cell.folder, summary)
     if status == "interrupted":
         return status, f"at {_step_of(summary.get('step'), summary)}; the same command goes on"
     seconds = summary.get("seconds")
     return status, "" if seconds is None else f"in {clock(float(seconds))}"
+
+
+def _owner_is_gone(folder: Path) -> bool:
+    """Whether the lock of a run said to be running is free. False where that cannot be known."""
+    try:
+        with (folder / "run.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except OSError:
+        return False
 
 
 def _step_of(step: Any, summary: dict[str, Any]) -> str:

@@ -1,0 +1,143 @@
+"""A sweep on a real SLURM of one node, disturbed in every way that clusters know; run it with `make test-cluster`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.conftest import REPOSITORY, command, declare, same_numbers, summary
+
+SLURM = REPOSITORY / "scripts" / "one_node_slurm.sh"
+MISSING = [name for name in ("slurmctld", "slurmd", "munged", "srun") if shutil.which(name) is None]
+
+pytestmark = [
+    pytest.mark.skipif("WEIGHT_DECAY_CLUSTER" not in os.environ, reason="takes minutes: make test-cluster"),
+    pytest.mark.skipif(bool(MISSING), reason=f"no SLURM here ({', '.join(MISSING)} missing): make test-cluster"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can start slurmd"),
+]
+
+
+@pytest.fixture
+def workplace() -> Iterator[Path]:
+    """A folder that also slurmd's paths fit into (sockets may be 107 characters long)."""
+    folder = Path(tempfile.mkdtemp(prefix="wd-cluster-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def slurm(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The one-node SLURM, stopped again whatever happens."""
+    subprocess.run([str(SLURM), "start", str(workplace / "slurm")], check=True)
+    monkeypatch.setenv("SLURM_CONF", str(workplace / "slurm" / "slurm.conf"))
+    try:
+        yield
+    finally:
+        subprocess.run([str(SLURM), "stop", str(workplace / "slurm")], check=False)
+
+
+def until(what: str, condition: Callable[[], Any], seconds: float = 90) -> Any:
+    """Wait for the condition to give something true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+
+
+def at_work(results: Path) -> list[Path]:
+    """Run folders of runs that are running and have a checkpoint to lose."""
+    folders = (results / "runs").glob("*")
+    return [f for f in folders if summary(f).get("status") == "running" and list(f.glob("checkpoints/*.json"))]
+
+
+def job_of(folder: Path) -> str:
+    """The SLURM job that the process of a run belongs to."""
+    environment = Path(f"/proc/{summary(folder)['pid']}/environ").read_bytes().split(b"\0")
+    values = dict(word.decode().split("=", 1) for word in environment if b"=" in word)
+    return f"{values['SLURM_ARRAY_JOB_ID']}_{values['SLURM_ARRAY_TASK_ID']}"
+
+
+def test_a_disturbed_sweep_ends_with_the_numbers_of_an_undisturbed_one(slurm: None, workplace: Path) -> None:
+    environment = declare(workplace, cells=12, steps=900)
+    local, results = workplace / "local", workplace / "results"
+    done = subprocess.run(command(local, "jobs=2"), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "12 completed of 12 cell(s)" in done.stderr
+    names = sorted(folder.name for folder in (local / "runs").iterdir())
+
+    # One run gets a disk of its own that is too small for its checkpoints.
+    small = results / "runs" / names[-1]
+    small.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(small)], check=True)
+    try:
+        launch = command(results, "-m", "hydra/launcher=slurm", "hydra.launcher.timeout_min=30", "cells_per_job=2")
+        with (workplace / "first.log").open("w") as log:
+            first = subprocess.Popen(launch, env=environment, stderr=log, stdout=log)
+            try:
+                disturb(results)
+                first.wait(timeout=240)
+            finally:
+                first.kill()
+        told = (workplace / "first.log").read_text()
+        print(told)
+        assert first.returncode == 1
+        last = told.strip().splitlines()[-4:]
+        assert any("completed" in line and "of 12 cell(s)" in line for line in last), told
+        assert last[-1].startswith("  logs: "), told
+        states = {name: summary(results / "runs" / name).get("status") for name in names}
+        print(states)
+        assert list(states.values()).count("completed") < 12
+        # The full disk is said in one sentence, and what stands there is whole.
+        logs = "".join(file.read_text() for file in (results / "hydra" / "slurm").glob("*/*.err"))
+        assert "No space left on device; see to the disk" in logs
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+
+        again = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False, timeout=240)
+        print(again.stderr)
+        assert again.returncode == 0, again.stderr
+        assert "12 completed of 12 cell(s)" in again.stderr
+        assert same_numbers(results, local) == 12
+        third = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        assert third.returncode == 0
+        assert "submitted" not in third.stderr
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=False)
+
+
+def disturb(results: Path) -> None:
+    """Cancel one job, warn one of its time limit, preempt what runs, kill one process outright."""
+    cancelled = until("two runs at work", lambda: len(at_work(results)) > 1 and at_work(results))[0]
+    subprocess.run(["scancel", job_of(cancelled)], check=True)
+    until("the cancelled run to stop", lambda: summary(cancelled)["status"] == "interrupted", 30)
+
+    warned = until("a run to warn", lambda: [f for f in at_work(results) if f != cancelled])[0]
+    job = job_of(warned)
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    until("the warned run to save", lambda: summary(warned)["status"] != "running", 30)
+    assert summary(warned)["status"] in ("interrupted", "completed")
+
+    until("runs to preempt", lambda: at_work(results))
+    subprocess.run(
+        ["sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 2"], check=True
+    )
+    until("everything to give way", lambda: "high" in squeue("R", "%P"), 60)
+    assert "low" not in squeue("R", "%P")
+
+    killed = until("a run to kill", lambda: [f for f in at_work(results) if f not in (cancelled, warned)])[0]
+    os.kill(summary(killed)["pid"], signal.SIGKILL)
+
+
+def squeue(state: str, field: str) -> str:
+    line = ["squeue", "--noheader", "-r", "-t", state, "-o", field]
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,162 @@
+"""The declared vision experiments: the paper's settings, shared cells, and what they are estimated to cost."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weight_decay.cli import make_plan
+from weight_decay.config import run_id
+from weight_decay.config_groups import TwoPhaseSchedule
+from weight_decay.cost import CPU_CORE, GPU, estimate, forward_operations
+from weight_decay.data.image_set import ImageSet
+from weight_decay.dry_run import describe
+from weight_decay.experiments import Plan
+from weight_decay.span import Clock
+
+# PAPER.md section 2, typed in a second time: (data, model, learning rates, decays, duration, final rate and its start).
+PAPER: dict[str, tuple[str, str, set[float], set[float], str, tuple[float, str] | None]] = {
+    "fig02_cifar10": ("cifar10", "resnet18", {0.001, 0.1, 0.25}, {0, 0.01}, "500 epochs", (1e-3, "250 epochs")),
+    "fig02d_tiny_imagenet": (
+        "tiny_imagenet", "resnet18", {0.001, 0.1}, {0, 0.005}, "500 epochs", (1e-3, "250 epochs"),
+    ),
+    "fig03_grid_tiny_imagenet": (
+        "tiny_imagenet", "resnet18", {0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25},
+        {0, 0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02}, "200 epochs", None,
+    ),
+    "fig05_finetune": ("cifar10", "resnet18", {0.05, 0.1, 0.15, 0.2, 0.25}, {0.0125}, "100 epochs", None),
+    "fig10_grid_cifar10": (
+        "cifar10", "resnet18", {0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15},
+        {0, 0.0005, 0.001, 0.0015, 0.0025, 0.005, 0.0075, 0.01}, "100 epochs", None,
+    ),
+    "fig11a_vgg": ("cifar10", "vgg16", {0.1, 0.01}, {0, 0.008}, "1000 epochs", (1e-4, "500 epochs")),
+    "fig11b_resnet18": ("cifar10", "resnet18", {0.08, 0.001}, {0, 0.0125}, "1000 epochs", (1e-4, "500 epochs")),
+    "fig11c_resnet34": ("cifar100", "resnet34", {0.15, 0.001}, {0, 0.01}, "1000 epochs", (1e-4, "500 epochs")),
+    "fig13_similarity": ("cifar10", "invariant", {0.005}, {0}, "1 epoch", None),
+    "fig15_sphere": (
+        "cifar10", "invariant", {1e-4, 2.5e-4, 5e-4, 7.5e-4, 0.001, 0.002, 0.003, 0.004, 0.005},
+        {0}, "100 epochs", None,
+    ),
+}  # fmt: skip
+CIFAR_CLOCK = Clock(128, 50_000)
+
+
+@functools.cache
+def plan(experiment: str, scale: str) -> Plan:
+    return make_plan([f"experiment={experiment}", f"scale={scale}"])[0]
+
+
+def ids(experiment: str, scale: str = "micro") -> set[str]:
+    return {run_id(cell.config) for cell in plan(experiment, scale).cells}
+
+
+@pytest.mark.parametrize("experiment", PAPER)
+def test_scale_paper_has_the_papers_settings(experiment: str) -> None:
+    data, model, rates, decays, duration, final = PAPER[experiment]
+    configs = [cell.config for cell in plan(experiment, "paper").cells]
+    assert len(configs) == len(rates) * len(decays) * 3
+    assert {config.optimizer.lr for config in configs} == rates
+    assert {config.decay.strength for config in configs} == decays
+    assert {config.seed for config in configs} == {0, 1, 2}
+    for config in configs:
+        shape: Any = config.model
+        found = "invariant" if getattr(shape, "scale_invariant", False) else f"{shape.kind}{shape.depth}"
+        assert (config.data.kind, found, shape.width) == (data, model, 64)
+        assert (config.batch_size, str(config.duration)) == (128, duration)
+        assert (config.optimizer.kind, config.optimizer.momentum) == ("sgd", 0)
+        assert (config.averaging.ema, config.precision.kind) == ((0.999,), "float16_autocast")
+        assert (config.sphere_radius is not None) == (model == "invariant")
+        if final is None:
+            assert config.schedule.kind == "constant"
+        else:
+            assert isinstance(config.schedule, TwoPhaseSchedule)
+            assert config.schedule.final_lr == final[0]
+            clock = Clock(128, 50_000, 1, config.duration.steps(CIFAR_CLOCK))
+            assert config.schedule.drop_at.steps(clock) == pytest.approx(
+                float(final[1].split()[0]) * 50_000 / 128, abs=1
+            )
+
+
+def test_figure_1_shows_the_same_number_of_images_to_every_size() -> None:
+    configs = [cell.config for cell in plan("fig01_cifar5m_size", "paper").cells]
+    sizes = {10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000}
+    assert {config.data.train_size for config in configs} == sizes  # type: ignore[union-attr]
+    for config in configs:
+        steps = config.duration.steps(Clock(128, config.data.train_size))  # type: ignore[union-attr, arg-type]
+        assert steps == 39063  # 5M / 128, rounded up
+    for scale in ("micro", "small", "paper"):
+        cells = [cell.config for cell in plan("fig01_cifar5m_size", scale).cells]
+        largest = max(config.data.train_size for config in cells)  # type: ignore[union-attr, type-var]
+        assert cells[0].duration.steps(Clock(128, 1)) * 128 == pytest.approx(largest, rel=1e-4)  # one pass
+        by_size: dict[Any, set[float]] = {}
+        for config in cells:
+            by_size.setdefault(config.data.train_size, set()).add(config.decay.strength)  # type: ignore[union-attr]
+        decays = by_size[largest]
+        # One decay for all sizes and the best for each can both be read off, at every size with the same choice.
+        assert all(found == decays for found in by_size.values())
+        assert 0.0 in decays and len(decays) >= 3
+
+
+def test_subsets_of_figure_1_are_nested() -> None:
+    labels = np.arange(1000) % 10
+    whole = ImageSet(np.zeros((1000, 8, 8, 3), np.uint8), labels.astype(np.int64), 10, "x", "train", "f" * 64)
+    small, large = (set(whole.subset(size, seed=0).images.rows) for size in (100, 400))  # type: ignore[union-attr]
+    assert small < large
+    assert len(small) == 100
+    assert small != set(whole.subset(100, seed=1).images.rows)  # type: ignore[union-attr]
+
+
+def test_cells_that_figures_share_are_one_run() -> None:
+    assert ids("fig02d_tiny_imagenet") == ids("fig11b_resnet18") == ids("fig16_spectra") <= ids("fig02_cifar10")
+    assert ids("fig03_grid_tiny_imagenet") == ids("fig10_grid_cifar10")
+    assert ids("tab02_ensemble") == ids("fig05_finetune")
+
+
+@pytest.mark.parametrize("scale", ["micro", "small"])
+def test_the_estimated_cost_is_what_the_scale_promises(scale: str) -> None:
+    suite = [*PAPER, "fig01_cifar5m_size", "fig16_spectra", "tab02_ensemble"]
+    throughput = CPU_CORE if scale == "micro" else GPU
+    total = {}
+    for experiment in suite:
+        costs = {run_id(cell.config): estimate(cell.config) for cell in plan(experiment, scale).cells}
+        hours = {name: cost.hours(throughput) for name, cost in costs.items() if cost is not None}
+        assert len(hours) == len(costs)
+        if scale == "small":
+            assert sum(hours.values()) < 1.0, experiment
+        total |= hours
+    if scale == "micro":
+        assert sum(total.values()) < 2 * 1.5  # two cores, 90 minutes
+
+
+def test_operations_are_those_of_the_net() -> None:
+    config = plan("fig02_cifar10", "paper").cells[0].config
+    # ResNet-18 at 32x32: 0.556 billion multiply-adds, counted layer by layer.
+    stages = [(64, 64, 32, 4), (64, 128, 16, 1), (128, 128, 16, 3), (128, 256, 8, 1), (256, 256, 8, 3)]
+    stages += [(256, 512, 4, 1), (512, 512, 4, 3), (3, 64, 32, 1)]
+    shortcuts = [(64, 128, 16), (128, 256, 8), (256, 512, 4)]
+    adds = sum(9 * a * b * size**2 * count for a, b, size, count in stages)
+    adds += sum(a * b * size**2 for a, b, size in shortcuts) + 512 * 10
+    assert forward_operations(config) == 2 * adds
+    cost = estimate(config)
+    assert cost is not None
+    assert cost.training == pytest.approx(3 * 2 * adds * 500 * 50_000, rel=1e-4)
+
+
+def test_branches_are_part_of_the_cost() -> None:
+    cell = plan("fig05_finetune", "paper").cells[0].config
+    cost = estimate(cell)
+    assert cost is not None
+    # 33 snapshots (epochs 3 to 99), a hundred epochs from each, and a hundred of the run's own.
+    assert cost.training == pytest.approx(3 * forward_operations(cell) * 50_000 * (100 + 33 * 100), rel=1e-3)
+
+
+def test_the_dry_run_says_settings_cost_and_data() -> None:
+    text = describe(plan("fig01_cifar5m_size", "paper"))
+    assert "duration = 5000000 samples" in text
+    assert "optimizer.lr = 0.1" in text
+    assert "train_size=5000000" in text and "strength=0.02" in text
+    assert "GPU-hours (" in text and "sustained on one A100-class GPU" in text
+    assert "make data-cifar5m" in text
