@@ -90,7 +90,7 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, path: str) -> Any:
     # A choice between dataclasses: the field `kind` tells which.
     kinds = {kind: option for option in options for kind in typing.get_args(typing.get_type_hints(option)["kind"])}
     kind = value.get("kind") if isinstance(value, Mapping) else None
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise UserError(f"{path}.kind: must be one of {', '.join(kinds)}, got {kind!r}.")
     return build_dataclass(kinds[kind], value, path)
 
@@ -111,7 +111,7 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-3 (no dot) as a text
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = float("nan")
         if number - number == 0:
             return number
