@@ -213,15 +213,19 @@ def write_vision_suite(results: Path, seeds: tuple[int, ...] = (0, 1)) -> None:
             start = row["step"]
             run.branches[f"finetune-{start:09d}"] = [{**run.rows[-1], "step": start + 100, "epoch": start / 16 + 6.25}]
         tuned.append(run)
+    curved = [_curved_run(lr, decay, seed) for lr, decay in OVER_TRAINING for seed in seeds]
     suite = {
         "fig01_cifar5m_size": sizes,
         "fig02_cifar10": epochs,
         "fig02d_tiny_imagenet": epochs,
-        "fig03_grid": grid,
+        "fig03_grid_tiny_imagenet": grid,
         "fig05_finetune": tuned,
         "fig10_grid_cifar10": grid,
-        "fig11_long_vgg": epochs,
+        "fig11a_vgg": epochs,
+        "fig13_similarity": curved[:2],
         "fig15_sphere": ball,
+        "fig16_spectra": curved,
+        "tab02_ensemble": curved,
     }
     for name, runs in suite.items():
         write_experiment(results, name, [write_run(results, run) for run in runs], "over_training", figure=name[3:5])
@@ -247,6 +251,26 @@ def _grid_run(lr: float, decay: float, seed: int, data: str = "procedural") -> R
         rows.append({**row, "weights/norm": _blend(74.0, 20.0, left)})
     rows[-1] |= {"ema/test/error": error, "ema/jacobian/mean_square": 0.1 / (product + 1e-4)}
     return Run(_coordinates(lr, decay, seed), "over_training", rows, data=data)
+
+
+SPECTRUM = {1e-9: 0.9, 1.0: 0.06, 100.0: 0.04}
+"""Eigenvalues and their weights of the noise in the large-rate phase; decoupled they are twice as large."""
+
+
+def _curved_run(lr: float, decay: float, seed: int) -> Run:
+    """A grid run with a drop of the rate at half-time, and curvature and ensemble measured there and at the end."""
+    run = _grid_run(lr, decay, seed, data="curved")
+    for row in run.rows[3:]:
+        row["lr"] = lr if row["step"] == 480 else 1e-3
+        scale = 1.0 if row["step"] == 480 else 1e-3
+        for factor, kind in ((1.0, "noise"), (2.0, "decoupled")):
+            for k, (node, weight) in enumerate(SPECTRUM.items()):
+                row[f"spectrum/{kind}/node_{k:03d}"] = scale * factor * node
+                row[f"spectrum/{kind}/weight_{k:03d}"] = weight
+        for pair, value in (("hessian_noise", 0.5), ("gauss_newton_noise", 0.8), ("hessian_gauss_newton", 0.6)):
+            row |= {f"similarity/{pair}": value + SEED_SHIFT * seed, f"similarity/{pair}_error": 0.01}
+        row |= {"ensemble/test/error": 0.25, "ensemble/total_variation": 0.1, "ensemble/members": 4}
+    return run
 
 
 def _size_run(size: int, decay: float, seed: int) -> Run:

@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from synthetic_runs import RATES, SIZES, write_vision_suite
+from synthetic_runs import RATES, SIZES, SPECTRUM, write_vision_suite
 from weight_decay.errors import UserError
 from weight_decay.report import figures
 from weight_decay.report.collect import collect
+from weight_decay.report.figures_curvature import spectra_rows, survival
+from weight_decay.report.figures_grid import second_phase
 from weight_decay.report.figures_paper import FIGURES, paper_figures
 from weight_decay.report.figures_vision import best_decay_per_size, branch_ends, one_decay_for_all
 from weight_decay.report.reference import reference
@@ -55,8 +57,8 @@ def _line(figure: Figure, axis: int, label: str) -> dict[float, float]:
 
 def test_every_experiment_with_tables_has_its_figures(built: dict[str, Figure]) -> None:
     missing = {name for name in FIGURES if not any(stem.startswith(name) for stem in built)}
-    assert missing == {"fig11_long_resnet18", "fig11_long_resnet34"}  # the suite has no such runs
-    assert len(built) == 10
+    assert missing == {"fig11b_resnet18", "fig11c_resnet34"}  # the suite has no such runs
+    assert len(built) == 13
     for name, figure in built.items():
         assert figure._supxlabel.get_text().startswith("scale micro · data "), name  # type: ignore[attr-defined]
         assert all(axis.get_xlabel() or not axis.axison or axis.get_label() == "<colorbar>" for axis in figure.axes)
@@ -78,7 +80,7 @@ def test_the_size_figure_shows_one_decay_for_all_and_the_best_of_each(built: dic
 
 
 def test_along_the_product_the_lines_of_the_grid_meet(built: dict[str, Figure]) -> None:
-    figure = built["fig03_grid-product-micro"]
+    figure = built["fig03_grid_tiny_imagenet-product-micro"]
     lines = [_line(figure, 0, f"η = {rate:g}") for rate in RATES]
     # The suite's error is a function of the product alone: 20.2 % (with the seeds' mean shift) at 1e-3.
     assert [line[0.001] for line in lines] == pytest.approx([20.2] * 3)
@@ -86,7 +88,9 @@ def test_along_the_product_the_lines_of_the_grid_meet(built: dict[str, Figure]) 
 
 
 def test_the_heatmap_has_every_cell_and_the_paper_beside_it(built: dict[str, Figure]) -> None:
-    ours, _, theirs, *_ = (axis for axis in built["fig03_grid-heatmaps-micro"].axes if axis.get_label() != "<colorbar>")
+    ours, _, theirs, *_ = (
+        axis for axis in built["fig03_grid_tiny_imagenet-heatmaps-micro"].axes if axis.get_label() != "<colorbar>"
+    )
     assert len(ours.texts) == 12 and len(theirs.texts) == 90
     assert sorted({text.get_text() for text in ours.texts}) == ["20.2", "23.2", "26.2", "40.2"]
 
@@ -95,6 +99,31 @@ def test_fine_tuned_points_stand_at_the_epoch_they_started_from(results: Path) -
     ends = branch_ends(tables_of(results, "fig05_finetune", "micro"))
     assert len(ends) == 18
     assert ends["epoch"].tolist() == pytest.approx((ends["start_step"] / 16).tolist())
+
+
+def test_the_second_phase_is_the_branch_from_the_last_snapshot(results: Path) -> None:
+    ends = second_phase(tables_of(results, "fig05_finetune", "micro"))
+    assert ends["start_step"].unique().tolist() == [800]
+    assert len(ends) == len(RATES)
+    sphere = tables_of(results, "fig15_sphere", "micro")  # no branches in the suite
+    assert len(second_phase(sphere)) == len(sphere.runs)
+
+
+def test_spectra_are_those_of_the_large_rate_phase(built: dict[str, Figure], results: Path) -> None:
+    rows = spectra_rows(tables_of(results, "fig16_spectra", "micro"))
+    assert rows["step"].unique().tolist() == [480]
+    values, above = survival(rows[rows["seed"] == 0].head(1), "noise")
+    assert values.tolist() == [1.0, 100.0]  # the third is rounding beside the largest
+    assert above.tolist() == pytest.approx([SPECTRUM[1.0] + SPECTRUM[100.0], SPECTRUM[100.0]])
+    both, share = survival(rows[rows["optimizer.lr"] == rows["optimizer.lr"].iloc[0]], "decoupled")
+    assert set(both) == {2.0, 200.0}
+    assert share.max() == pytest.approx(0.1)  # however many runs are put together, shares of one spectrum
+
+
+def test_the_ensemble_stands_beside_iterate_and_average(built: dict[str, Figure]) -> None:
+    figure = built["tab02_ensemble-micro"]
+    assert set(_line(figure, 0, "ensemble").values()) == {25.0}
+    assert list(_line(figure, 0, "ensemble")) == list(_line(figure, 0, "moving average (EMA)"))
 
 
 def test_the_reference_gives_the_papers_numbers(results: Path) -> None:

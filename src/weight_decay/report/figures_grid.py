@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from weight_decay.report.figures import JACOBIAN_LABEL, DrawnFigure, drawn
+from weight_decay.report.figures_vision import branch_ends
 from weight_decay.report.reference import decay_of, reference
 from weight_decay.report.style import Theme, curve, faded, legend, new_figure, plain_log, shades
 from weight_decay.report.tables import DECAY, LEARNING_RATE, Tables, missing_metrics
@@ -156,15 +157,27 @@ def sphere(results: Path, tables: Tables) -> DrawnFigure:
     return drawn(
         results, tables, "On the sphere",
         "Scale-invariant network projected on the sphere after every step, so that the learning rate is the "
-        "effective one.",
+        "effective one. Measured after a second phase at the smallest rate.",
         "Final test error and Jacobian norm against the learning rate, ours and the paper's.",
         lambda theme: _sphere(results, tables, theme),
     )  # fmt: skip
 
 
+def second_phase(tables: Tables) -> pd.DataFrame:
+    """The ends of the small-rate phase: each run's branch from its last snapshot, or the runs if there is none."""
+    branches = branch_ends(tables)
+    if branches.empty:
+        return tables.runs
+    return branches[branches["start_step"] == branches.groupby("run_id")["start_step"].transform("max")]
+
+
 def _sphere(results: Path, tables: Tables, theme: Theme) -> Figure:
-    runs = tables.runs
-    panels = [("test/error", "final test error (%)", 100.0), ("jacobian/mean_square", JACOBIAN_LABEL, 1.0)]
+    runs = second_phase(tables)
+    panels = [
+        ("test/error", "final test error (%)", 100.0),
+        ("jacobian/mean_square", JACOBIAN_LABEL, 1.0),
+        ("hessian/trace", "trace of the Hessian", 1.0),
+    ]
     panels = [panel for panel in panels if not missing_metrics(runs, [panel[0]])]
     figure, axes = new_figure(1, len(panels) + 1, tables.band_stamp, width=3.9)
     for axis, (metric, label, factor) in zip(axes, panels, strict=False):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weight_decay.report.figures import DrawnFigure
+from weight_decay.report.figures_curvature import ensemble, similarity, spectra
 from weight_decay.report.figures_grid import against_product, heatmaps, sphere
 from weight_decay.report.figures_vision import (
     ERROR,
@@ -49,7 +50,10 @@ FIGURES: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
     "fig11a_vgg": _epochs(_long("a"), "Long training, VGG16", _LONG),
     "fig11b_resnet18": _epochs(_long("b"), "Long training, ResNet18", _LONG),
     "fig11c_resnet34": _epochs(_long("c"), "Long training, ResNet34 on CIFAR-100", _LONG),
+    "fig13_similarity": lambda results, tables: [similarity(results, tables)],
     "fig15_sphere": lambda results, tables: [sphere(results, tables)],
+    "fig16_spectra": lambda results, tables: [spectra(results, tables)],
+    "tab02_ensemble": lambda results, tables: [ensemble(results, tables)],
 }
 """Experiment -> its figures, from its tables; a new experiment enters here with one line."""
 

@@ -61,6 +61,7 @@ FIGURE_5 = (
     Panel(*ERROR, "5b", "test_error", factor=100),
     Panel("jacobian/mean_square", JACOBIAN_LABEL, "5c", "jacobian_norm", logarithmic=True),
     Panel("weights/norm", NORM_LABEL, "5d", "weight_norm"),
+    Panel("hessian/trace", "trace of the Hessian", "14", "hessian_trace", logarithmic=True),
 )
 
 
@@ -176,7 +177,7 @@ def _finetuning(results: Path, tables: Tables, panels: list[Panel], theme: Theme
         for axis in (*ours, *theirs):
             axis.set(xlabel="epoch", ylabel=panel.label)
             if not axis.lines:
-                empty(axis, "not measured" if axis in ours else "not in the paper", theme)
+                empty(axis, "not measured" if axis in ours else "not digitised", theme)
             elif panel.logarithmic:
                 plain_log(axis)
         for axis in theirs:

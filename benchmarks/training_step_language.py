@@ -1,0 +1,237 @@
+"""Our language-model training step against a plain one in nanoGPT's manner: same model, same tokens, one run.
+
+The plain step does what nanoGPT's train.py does: windows gathered one by one from a memory map, logits of the whole
+batch, `clip_grad_norm_`, torch's AdamW with its default kernel (fused on GPUs only), the loss read on the host every
+10 steps. With `--nanogpt FOLDER`, a checkout of nanoGPT beside this project, its own model and optimizer are a
+third contestant. Ours is `Training.advance`, without and with the EMA that the plain step has not.
+
+Goals on a CPU: at least 1.15 times the plain step's tokens per second at micro size, no slower at GPT-2-Small's width
+with 2 layers; and the loop at most 3 % above its own bare parts. Rounds alternate and the best of each counts; on a
+CPU with one thread the clock is the process's own, so other jobs on the machine disturb less.
+
+    python benchmarks/training_step_language.py                 # micro size, then width 768
+    python benchmarks/training_step_language.py --size micro --nanogpt ../nanoGPT
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from weight_decay.assemble import build_training
+from weight_decay.build import apply_precision, autocast, build_model, choose_device
+from weight_decay.build_language import build_regime
+from weight_decay.cli import make_plan
+from weight_decay.config import RunConfig
+from weight_decay.data.token_files import load_tokens
+from weight_decay.loop import Training, train
+
+SIZES = {
+    "micro": "data=python_text data.sampling=with_replacement data.context=64 model=gpt_micro batch_size=8 ",
+    "width768": "data=nanogpt data.vocabulary=50304 data.context=256 model=gpt2_small model.layers=2 batch_size=2",
+}
+COMMON = (
+    "optimizer=adamw optimizer.lr=1e-3 decay=decoupled_except_norms decay.strength=0.1 "
+    "schedule=warmup_cosine averaging=language probes=language duration=100000steps tracking=disabled "
+    "execution.progress=false data.evaluation_windows=8 probes.evaluation_train_samples=8 "
+    "probes.stability_every=null probes.log_every=100000steps"
+)
+GOALS = {"micro": 1.15, "width768": 1.0}
+OVERHEAD_GOAL = 0.03
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=[*SIZES, "both"], default="both")
+    parser.add_argument("--precision", default="float32", help="a precision group, such as bfloat16_autocast")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, help="steps of a round (default: 40 micro, 2 width768)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="sequences per step")
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT to compare with")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for size in SIZES if arguments.size == "both" else [arguments.size]:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(size, Path(folder), arguments)
+
+
+def compare(size: str, folder: Path, arguments: argparse.Namespace) -> None:
+    config = {ema: make_config(size, folder, ema, arguments) for ema in ("[]", "[0.99]")}
+    plainest = config["[]"]
+    device = choose_device(plainest)
+    apply_precision(plainest.precision)
+    if size == "micro":
+        load_tokens("python_text", "train", folder).tokens.astype(np.uint16).tofile(folder / "train.bin")
+    else:
+        write_tokens(folder)
+    regime = build_regime(plainest, device)
+    ours, averaged, pieces = (build_training(c, regime, device) for c in (plainest, config["[0.99]"], plainest))
+    peers: dict[str, Callable[[int], object]] = {
+        "ours": lambda steps: train(ours, ours.step + steps, [], 10**9, lambda: False),
+        "ours, with EMA": lambda steps: train(averaged, averaged.step + steps, [], 10**9, lambda: False),
+        "its bare parts": lambda steps: bare(pieces, steps),
+        "plain": plain_step(plainest, folder, device),
+    }
+    if arguments.nanogpt is not None:
+        peers["nanoGPT"] = nanogpt_step(plainest, folder, device, arguments.nanogpt)
+    steps = arguments.steps or (40 if size == "micro" else 2)
+    clock = time.process_time if device.type == "cpu" and arguments.threads == 1 else time.perf_counter
+    best = dict.fromkeys(peers, float("inf"))
+    for step in peers.values():
+        step(steps)
+    for _ in range(arguments.rounds):
+        for name, step in peers.items():
+            synchronise(device)
+            started = clock()
+            step(steps)
+            synchronise(device)
+            best[name] = min(best[name], (clock() - started) / steps)
+    tokens = plainest.batch_size * plainest.data.context  # type: ignore[union-attr]
+    print(f"{size}, {device}, {arguments.threads} thread(s), {arguments.precision}, {tokens} tokens a step")
+    for name, seconds in best.items():
+        print(f"  {name:16s} {1e3 * seconds:9.3f} ms  {tokens / seconds:12,.0f} tokens/s")
+    for peer in [name for name in ("plain", "nanoGPT") if name in best]:
+        ratio = best[peer] / best["ours"]
+        verdict = "met" if ratio >= GOALS[size] else "MISSED"
+        print(f"ratio to {peer} {ratio:.3f} (goal: at least {GOALS[size]}) {verdict}")
+        print(f"  with EMA {best[peer] / best['ours, with EMA']:.3f}")
+    overhead = best["ours"] / best["its bare parts"] - 1
+    verdict = "met" if overhead <= OVERHEAD_GOAL else "MISSED"
+    print(f"loop overhead {overhead:.4f} (goal: at most {OVERHEAD_GOAL}) {verdict}")
+
+
+def make_config(size: str, folder: Path, ema: str, arguments: argparse.Namespace) -> RunConfig:
+    words = f"{COMMON} {SIZES[size]}".split()
+    words += [f"data.root={folder}", f"averaging.ema={ema}", f"precision={arguments.precision}"]
+    words += [f"execution.threads={arguments.threads}"]
+    if arguments.batch is not None:
+        words = [word for word in words if not word.startswith("batch_size=")] + [f"batch_size={arguments.batch}"]
+    return make_plan(words)[0].cells[0].config
+
+
+def write_tokens(folder: Path) -> None:
+    """Random tokens in nanoGPT's own format, so that all contestants read the same files."""
+    generator = np.random.default_rng(0)
+    for name, count in (("train", 2_000_000), ("val", 100_000)):
+        generator.integers(0, 50257, count).astype(np.uint16).tofile(folder / f"{name}.bin")
+
+
+def bare(training: Training, steps: int) -> None:
+    """What a step cannot do without, made of the same parts: the rest of `train` is its overhead."""
+    for _ in range(steps):
+        training.optimizer.set_lr(training.schedule.lr(training.step))
+        training.task.loss(training.forward, training.stream.batch(training.step)).backward()
+        training.optimizer.step(None)
+        training.optimizer.zero_grad()
+        training.step += 1
+
+
+def batches(folder: Path, batch_size: int, context: int, device: torch.device) -> Iterator[tuple[Any, Any]]:
+    """Windows at random places, one slice of a memory map after the other."""
+    while True:
+        tokens = np.memmap(folder / "train.bin", dtype=np.uint16, mode="r")
+        places = torch.randint(len(tokens) - context, (batch_size,)).tolist()
+        shifted = [
+            torch.stack([torch.from_numpy(tokens[i + s : i + s + context].astype(np.int64)) for i in places])
+            for s in (0, 1)
+        ]
+        if device.type == "cuda":
+            inputs, targets = (part.pin_memory().to(device, non_blocking=True) for part in shifted)
+        else:
+            inputs, targets = shifted
+        yield inputs, targets
+
+
+def plain_step(config: RunConfig, folder: Path, device: torch.device) -> Callable[[int], object]:
+    model: Any = build_model(config).to(device)
+
+    def loss(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": config.decay.strength},
+        {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    more: dict[str, Any] = {"fused": True} if device.type == "cuda" else {}
+    optimizer = torch.optim.AdamW(groups, lr=config.optimizer.lr, betas=config.optimizer.betas, **more)
+    return repeated(config, folder, device, model, loss, optimizer)
+
+
+def nanogpt_step(config: RunConfig, folder: Path, device: torch.device, checkout: Path) -> Callable[[int], object]:
+    path = checkout / "model.py"
+    if not path.is_file():
+        sys.exit(f"--nanogpt: there is no model.py in {checkout}; name the folder of a nanoGPT checkout.")
+    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nanogpt_model"] = module
+    shape, data = config.model, config.data
+    with contextlib.redirect_stdout(None):
+        spec.loader.exec_module(module)
+        chosen: Any = module.GPTConfig(
+            block_size=data.context,  # type: ignore[union-attr]
+            vocab_size=data.vocabulary,  # type: ignore[union-attr]
+            n_layer=shape.layers,  # type: ignore[union-attr]
+            n_head=shape.heads,  # type: ignore[union-attr]
+            n_embd=shape.width,
+            dropout=0.0,
+            bias=False,
+        )
+        model = module.GPT(chosen).to(device)
+        optimizer = model.configure_optimizers(
+            config.decay.strength, config.optimizer.lr, config.optimizer.betas, device.type
+        )
+    return repeated(config, folder, device, model, lambda inputs, targets: model(inputs, targets)[1], optimizer)
+
+
+def repeated(
+    config: RunConfig,
+    folder: Path,
+    device: torch.device,
+    model: torch.nn.Module,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> Callable[[int], object]:
+    stream = batches(folder, config.batch_size, config.data.context, device)  # type: ignore[union-attr]
+    context = autocast(config.precision, device)
+    assert config.optimizer.clip_norm is not None
+    limit = config.optimizer.clip_norm
+    following = next(stream)
+
+    def run(steps: int) -> None:
+        nonlocal following
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.optimizer.lr
+            with context():
+                value = loss(*following)
+            following = next(stream)  # on a GPU, while it computes
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step % 10 == 0:
+                value.item()
+
+    return run
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
