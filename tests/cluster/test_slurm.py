@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,27 +115,39 @@ def test_a_disturbed_sweep_ends_with_the_numbers_of_an_undisturbed_one(slurm: No
         subprocess.run(["umount", "--lazy", str(small)], check=False)
 
 
+def strike(results: Path, act: Callable[[Path], object], spared: Sequence[Path] = ()) -> Path:
+    """Do `act` to some run at work, another one if that run ends in the very moment; returns the run."""
+
+    def attempt() -> Path | None:
+        for folder in at_work(results):
+            if folder not in spared:
+                try:
+                    act(folder)
+                except (OSError, KeyError, subprocess.CalledProcessError):
+                    continue
+                return folder
+        return None
+
+    return until("a run to strike", attempt)
+
+
 def disturb(results: Path) -> None:
     """Cancel one job, warn one of its time limit, preempt what runs, kill one process outright."""
-    cancelled = until("two runs at work", lambda: len(at_work(results)) > 1 and at_work(results))[0]
-    subprocess.run(["scancel", job_of(cancelled)], check=True)
-    until("the cancelled run to stop", lambda: summary(cancelled)["status"] == "interrupted", 30)
+    until("two runs at work", lambda: len(at_work(results)) > 1)
+    cancelled = strike(results, lambda folder: subprocess.run(["scancel", job_of(folder)], check=True))
+    until("the cancelled run to stop", lambda: summary(cancelled)["status"] != "running", 60)
 
-    warned = until("a run to warn", lambda: [f for f in at_work(results) if f != cancelled])[0]
-    job = job_of(warned)
-    subprocess.run(["scancel", "--signal=USR2", job], check=True)
-    until("the warned run to save", lambda: summary(warned)["status"] != "running", 30)
-    assert summary(warned)["status"] in ("interrupted", "completed")
+    warned = strike(
+        results, lambda folder: subprocess.run(["scancel", "--signal=USR2", job_of(folder)], check=True), [cancelled]
+    )
+    until("the warned run to save", lambda: summary(warned)["status"] != "running", 60)
 
     until("runs to preempt", lambda: at_work(results))
-    subprocess.run(
-        ["sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 2"], check=True
-    )
-    until("everything to give way", lambda: "high" in squeue("R", "%P"), 60)
-    assert "low" not in squeue("R", "%P")
+    high = ["sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 4"]
+    subprocess.run(high, check=True)
+    until("everything to give way", lambda: squeue("R", "%P").split() == ["high"], 60)
 
-    killed = until("a run to kill", lambda: [f for f in at_work(results) if f not in (cancelled, warned)])[0]
-    os.kill(summary(killed)["pid"], signal.SIGKILL)
+    strike(results, lambda folder: os.kill(summary(folder)["pid"], signal.SIGKILL), [cancelled])
 
 
 def squeue(state: str, field: str) -> str:
