@@ -22,7 +22,7 @@ LAYERS = [
     {"branch"},
     {"run"},
     {"experiments"},
-    {"sweep", "cost", "dry_run", "help", "slurm"},
+    {"sweep", "cost", "dry_run", "help", "slurm", "steering"},
     {"cli"},
     {"__main__", "__init__"},
 ]

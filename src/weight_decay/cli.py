@@ -31,6 +31,7 @@ from weight_decay.config import build, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments import Cell, ExperimentFile, Plan, expand
 from weight_decay.help import CONFIGS, HELP, groups, information
+from weight_decay.steering import Steering
 
 COMMAND_KEYS = {"cell", "jobs", "cells_per_job", "stale", "scale", "experiment"}
 """Keys of config.yaml that steer the command and are no part of a run."""
@@ -89,15 +90,6 @@ def _run(settings: Sequence[str], record: bool = True) -> int:
     return run_cells(plan, steering.jobs, steering.stale, record)
 
 
-@dataclasses.dataclass(frozen=True)
-class Steering:
-    """The settings of a command that are no part of a run; see configs/config.yaml."""
-
-    jobs: int
-    cells_per_job: int
-    stale: str
-
-
 def make_plan(settings: Sequence[str]) -> tuple[Plan, Steering]:
     """Turn `key=value` settings into a validated plan and what steers the command.
 
@@ -132,11 +124,7 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, Steering]:
         run = build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
         cells.append(Cell(index, run, {key: value for key, value in point.items() if _is_coordinate(key, value)}))
     plan = Plan(file.name, scale, file.title, file.figure, overrides, tuple(cells), tuple(cells))
-    if command["stale"] not in ("refuse", "rerun", "keep"):
-        raise UserError(f"stale: must be one of refuse, rerun, keep, got {command['stale']!r}.")
-    jobs = _positive(command["jobs"], "jobs")
-    together = jobs if command["cells_per_job"] is None else _positive(command["cells_per_job"], "cells_per_job")
-    return _select(plan, command["cell"]), Steering(jobs, together, command["stale"])
+    return _select(plan, command["cell"]), Steering.read(command)
 
 
 def _is_coordinate(key: str, value: Any) -> bool:
@@ -156,12 +144,6 @@ def _select(plan: Plan, cell: Any) -> Plan:
     if not indices or any(isinstance(index, bool) or not isinstance(index, int) for index in indices):
         raise UserError(f"cell: must be a number or a list of numbers such as [0,2], got {cell!r}.")
     return plan.only(indices)
-
-
-def _positive(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name}: must be a whole number of at least 1, got {value!r}.")
-    return value
 
 
 def _parse(settings: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -239,7 +221,7 @@ def _assign(config: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _is_hydras(key: str) -> bool:
-    return key.startswith(("hydra/", "hydra."))
+    return key.lstrip("+").startswith(("hydra/", "hydra."))
 
 
 def _own(settings: Sequence[str]) -> list[str]:

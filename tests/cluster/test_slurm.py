@@ -81,7 +81,7 @@ def test_a_disturbed_sweep_ends_with_the_numbers_of_an_undisturbed_one(slurm: No
     small.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(small)], check=True)
     try:
-        launch = command(results, "-m", "hydra/launcher=slurm", "hydra.launcher.timeout_min=30", "cells_per_job=2")
+        launch = command(results, "-m", "hydra/launcher=slurm", "hydra.launcher.timeout_min=30", "cells_per_job=3")
         with (workplace / "first.log").open("w") as log:
             first = subprocess.Popen(launch, env=environment, stderr=log, stdout=log)
             try:
