@@ -14,6 +14,7 @@ help:
 	@echo "make lint | format        ruff and mypy | ruff format"
 	@echo "make benchmark            every benchmark in benchmarks/, each prints ratios measured side by side"
 	@echo "make reproduce-over-training [SCALE=micro] [SETTINGS='...']  every vision experiment, then tables and figures"
+	@echo "make reproduce-under-training [SCALE=micro] [SETTINGS='...']  every language-model experiment, then tables and figures"
 	@echo "make data-cifar5m FROM=FOLDER        CIFAR-5m's part0..5.npz -> data/cifar5m"
 	@echo "make data-tiny-imagenet FROM=FOLDER  tiny-imagenet-200 -> data/tiny_imagenet"
 	@echo "make data-openwebtext [FROM=FOLDER]  OpenWebText -> data/openwebtext"
@@ -129,3 +130,16 @@ test-cluster: install
 # 200 cells, two workers, random kills for 10 minutes.
 soak: install
 	WEIGHT_DECAY_SOAK=1 $(BIN)/python -m pytest -s tests/cluster/test_soak.py
+
+# -- every language-model experiment: the runs of Fig 6 first, which most others share ----------------------------
+UNDER_TRAINING := fig06_language_model fig23_averaging fig07_effective_lr fig08_bfloat16_divergence \
+  fig19_generalisation_gap fig20_layernorm_decay fig21_l2_penalty fig22_sgd_momentum constant_lr slower_decay \
+  bfloat16_decay_lost effective_lr_matching
+
+.PHONY: reproduce-under-training
+reproduce-under-training: install
+	@failed=; for experiment in $(UNDER_TRAINING); do \
+	  $(BIN)/weight-decay experiment=$$experiment scale=$(SCALE) jobs=$(JOBS) $(SETTINGS) || failed="$$failed $$experiment"; \
+	done; \
+	$(BIN)/weight-decay collect $(UNDER_TRAINING) && $(BIN)/weight-decay figures || failed="$$failed tables-and-figures"; \
+	if [ -n "$$failed" ]; then echo "not complete:$$failed" >&2; exit 1; fi

@@ -146,7 +146,8 @@ def _evaluated(config: RunConfig) -> float:
     """Samples of one evaluation, the pass that re-estimates batch norm included."""
     data, probes = config.data, config.probes
     if not isinstance(data, ImageData):
-        return data.evaluation_windows + (probes.evaluation_train_samples or data.evaluation_windows)
+        sets = 2 if data.held_out > 0 else 1  # seen and unseen windows, or training windows
+        return data.evaluation_windows + sets * (probes.evaluation_train_samples or data.evaluation_windows)
     train = data.train_size or SIZES.get(data.kind, (CIFAR5M_TRAIN, 0))[0]
     test = data.test_size or SIZES[data.kind][1]
     seen = min(probes.evaluation_train_samples or train, train)
