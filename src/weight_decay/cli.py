@@ -23,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from weight_decay import slurm
@@ -192,15 +192,11 @@ def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     words = [f"{group}={option}" for group, option in choices]
     try:
         if GlobalHydra.instance().is_initialized():
-            return _plain(compose("config", overrides=words))
+            return OmegaConf.to_container(compose("config", overrides=words), resolve=True)  # type: ignore[return-value]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return _plain(compose("config", overrides=words))
+            return OmegaConf.to_container(compose("config", overrides=words), resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"configs: cannot be composed with {' '.join(words)}: {str(error).splitlines()[0]}") from None
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def _assign(config: dict[str, Any], key: str, value: Any) -> None:
