@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,24 @@ def test_every_command_is_understood(words: list[str]) -> None:
         assert make_plan(settings)[0].cells
     else:
         assert words[0] in COMMANDS or words[0] in ("--info", "--help")
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if "model.width=4" in words], ids=" ".join)
+def test_the_runs_of_your_own_run(words: list[str], tmp_path: Path) -> None:
+    more = ["tracking=disabled", "execution.progress=false", f"data.root={tmp_path}", f"execution.results={tmp_path}"]
+    kept = [word for word in words if not word.startswith("tracking=")]
+    command = [
+        sys.executable,
+        "-m",
+        "weight_decay",
+        *kept,
+        *more,
+        f"data.root={tmp_path}",
+        f"execution.results={tmp_path}",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("runs/*/summary.json"))
 
 
 def test_pictures_and_files_exist() -> None:

@@ -12,19 +12,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import weight_decay.run
 from conftest import read_metrics, read_summary
 from weight_decay import checkpoint
-from weight_decay.build import build_model
+from weight_decay.build import build_model, data_fingerprint
+from weight_decay.cli import main
 from weight_decay.config import RunConfig, folder_name
 from weight_decay.errors import UserError
 from weight_decay.loop import Training
 from weight_decay.run import run, weights_digest
 from weight_decay.run_folder import Labels, claimed
+from weight_decay.stopping import stop_requests
 
 Tiny = Callable[..., RunConfig]
 LABELS = Labels("test", "micro", "test")
@@ -237,9 +241,10 @@ def test_the_command_itself_killed_and_repeated(words: Callable[..., list[str]],
 def test_a_finished_run_keeps_its_final_weights_alone(tiny: Tiny, final: bool) -> None:
     config = tiny("vision", f"checkpoint.every_seconds=0 checkpoint.final={str(final).lower()}")
     run(config, LABELS)
-    state = checkpoint.load_latest(folder_of(config) / "checkpoints", torch.device("cpu"), pytest.fail)
-    assert (state is not None) == final
-    if state is not None:
+    folder = folder_of(config) / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == (["final.json", "final.pt"] if final else [])
+    if final:
+        state = checkpoint.read(folder / "final.pt", torch.device("cpu"))
         assert set(state) == {"step", "model", "averages"}
         model = build_model(config)
         model.load_state_dict(state["model"])
@@ -410,3 +415,95 @@ def test_old_checkpoints_are_removed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(checkpoint, "save", counting)
     run(config, LABELS)
     assert max(kept) == 2
+
+
+@pytest.mark.parametrize("damage", ['{"status": "compl', "[]", "", '{"status": 3}'])
+def test_a_finished_run_with_a_damaged_summary_is_made_again(tiny: Tiny, damage: str) -> None:
+    config = tiny("text")
+    run(config, LABELS)
+    before = read_metrics(folder_of(config))
+    (folder_of(config) / "summary.json").write_text(damage)
+    assert run(config, LABELS) == "completed"
+    assert read_metrics(folder_of(config)) == before
+
+
+def test_a_record_that_lost_lines_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("text")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        run(config, LABELS)
+    (folder_of(config) / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match="shorter than the checkpoint says"):
+        run(config, LABELS)
+
+
+def test_a_run_never_goes_on_with_other_data(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = frozen_text(tmp_path / "text")
+    config = tiny("text", more)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        run(config, LABELS)
+    np.arange(16_000, dtype="<u2").tofile(tmp_path / "text" / "train.bin")
+    with pytest.raises(UserError, match="began on other data"):
+        run(config, LABELS)
+
+
+def test_a_finished_run_of_other_data_is_not_taken_for_this_one(
+    words: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = words("text", frozen_text(tmp_path / "text"))
+    for expected in (0, 0):  # the second time it is found finished
+        with pytest.raises(SystemExit) as stopped:
+            main(settings)
+        assert stopped.value.code == expected
+    np.arange(16_000, dtype="<u2").tofile(tmp_path / "text" / "train.bin")
+    data_fingerprint.cache_clear()
+    with pytest.raises(SystemExit) as stopped:
+        main(settings)
+    assert stopped.value.code == 2
+
+
+def test_a_branch_stopped_at_the_last_step_is_not_lost(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_the_end = BRANCH.replace("start: 2 steps, every: 2 steps", "start: 6 steps, every: null")
+    more = f'"{at_the_end}keep_optimizer_state: true}}]"'
+    whole = tiny("text", f"{more} execution.results={tmp_path / 'whole'}")
+    run(whole, LABELS)
+    stopped = tiny("text", f"{more} execution.results={tmp_path / 'stopped'}")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 8)
+        assert run(stopped, LABELS) == "interrupted"
+    assert run(stopped, LABELS) == "completed"
+    name = "branches/tail-000000006"
+    assert read_metrics(folder_of(stopped) / name) == read_metrics(folder_of(whole) / name)
+    assert read_metrics(folder_of(stopped)) == read_metrics(folder_of(whole))
+
+
+def test_the_last_step_is_observed_and_not_an_earlier_one(tiny: Tiny) -> None:
+    config = tiny("text", "probes.log_every='4 steps'")
+    run(config, LABELS)
+    observed = [line["update/norm"] for line in read_metrics(folder_of(config)) if "update/norm" in line]
+    assert len(observed) == 2
+    assert observed[0] != observed[1]
+
+
+def test_a_cadence_longer_than_the_run_is_no_trouble(tiny: Tiny) -> None:
+    config = tiny("text", "probes.log_every='1M steps'")
+    assert run(config, LABELS) == "completed"
+    assert [line["step"] for line in read_metrics(folder_of(config)) if "batch/loss" in line] == [6]
+
+
+def test_a_stop_while_the_data_are_made_is_heeded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("text")
+    build = weight_decay.run.build_regime
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return build(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weight_decay.run, "build_regime", interrupted)
+        with stop_requests():
+            assert run(config, LABELS) == "interrupted"
+    assert run(config, LABELS) == "completed"

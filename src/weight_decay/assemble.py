@@ -61,7 +61,7 @@ def build_training(config: RunConfig, regime: Regime, device: torch.device) -> T
         decayed=_decayed(config, model),
         eps=config.optimizer.eps,
         sphere_radius=config.sphere_radius,
-        history=torch.zeros(config.probes.log_every.every(regime.clock), 2, device=device),
+        history=torch.zeros(_log_every(config, regime.clock), 2, device=device),
     )
 
 
@@ -109,6 +109,7 @@ def build_segment(
     mirror: Mirror | None,
     progress: Progress,
     say: Callable[[str], None],
+    data_fingerprint: str,
 ) -> Segment:
     """The stretch of training from step `first` to `last`, of a run or of one of its branches, kept in `folder`."""
     probes, divergence = config.probes, config.divergence
@@ -129,7 +130,13 @@ def build_segment(
         config.batch_size,
         say,
         code_fingerprint(),
+        data_fingerprint,
     )
+
+
+def _log_every(config: RunConfig, clock: Clock) -> int:
+    # The losses since the last log are kept on the device, one row a step.
+    return min(config.probes.log_every.every(clock), max(clock.total_steps, 1))
 
 
 def cadence(config: RunConfig, clock: Clock, first: int, last: int, branched: bool) -> Cadence:
@@ -146,7 +153,7 @@ def cadence(config: RunConfig, clock: Clock, first: int, last: int, branched: bo
     evaluate = every(probes.evaluate_every, True)
     assert evaluate is not None
     return Cadence(
-        log=probes.log_every.every(clock),
+        log=_log_every(config, clock),
         evaluate=evaluate,
         probe=every(probes.jacobian_every or probes.stability_every, True),
         # An untrained net's batch-norm statistics are placeholders, and its curvature is not worth its cost.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from weight_decay.assemble import branched_training, build_segment
 from weight_decay.build import Regime
@@ -13,7 +14,7 @@ from weight_decay.distributed import current
 from weight_decay.loop import Event
 from weight_decay.record import Progress, write_summary
 from weight_decay.run_folder import Labels, identity, read_status, speaker
-from weight_decay.segment import Segment
+from weight_decay.segment import BranchInterruptedError, Segment, Status
 
 
 def branch_event(
@@ -47,20 +48,40 @@ def _run_branch(
     first = parent.step
     folder = trunk.folder / "branches" / f"{branch.name}-{first:09d}"
     ranks = current()
-    if ranks.agree(int(read_status(folder) in ("completed", "diverged"))) or stop():
+    if ranks.agree(int(read_status(folder) in ("completed", "diverged"))):
         return
+    if stop():
+        raise BranchInterruptedError
     folder.mkdir(parents=True, exist_ok=True)
+    data = regime.data["fingerprint"]
     title = f"{labels.title} {branch.name}@{first}"
     last = first + branch.duration.steps(regime.clock)
     training = branched_training(config, branch, parent, regime)
     progress = Progress(last - first, title, config.execution.progress and ranks.writes, labels.position)
-    segment = build_segment(config, training, folder, first, last, regime.clock, True, None, progress, speaker(title))
+    segment = build_segment(
+        config, training, folder, first, last, regime.clock, True, None, progress, speaker(title), data
+    )
     segment.resume()
     status, divergence_step = segment.train(stop)
     progress.close()
     segment.recorder.close()
-    if not ranks.writes:
-        return
+    if ranks.writes:
+        _finish(folder, config, branch, labels, status, first, last, divergence_step, segment)
+    if status == "interrupted":
+        raise BranchInterruptedError
+
+
+def _finish(
+    folder: Path,
+    config: RunConfig,
+    branch: BranchConfig,
+    labels: Labels,
+    status: Status,
+    first: int,
+    last: int,
+    divergence_step: int | None,
+    segment: Segment,
+) -> None:
     summary = {
         **identity(config, labels),
         "branch": branch.name,

@@ -24,6 +24,7 @@ from weight_decay.config_groups import (
 from weight_decay.config_language import GPTModel, MatchedSchedule, TokenData
 from weight_decay.data.image_set import ImageSet
 from weight_decay.data.images import FixedImages, ImageStream
+from weight_decay.data.token_files import load_tokens
 from weight_decay.data.vision import load_images
 from weight_decay.distributed import launched_together, local_rank
 from weight_decay.errors import UserError
@@ -119,8 +120,13 @@ def check(config: RunConfig) -> None:
 def _check_parameters(model: Any, data: Any, decay: Any, config: RunConfig) -> None:
     key = (model, type(data), decay)
     if key not in _CHECKED:
-        with torch.device("meta"):
-            parameter_groups(config, build_model(config), config.decay.strength)
+        try:
+            with torch.device("meta"):
+                parameter_groups(config, build_model(config), config.decay.strength)
+        except RuntimeError as error:
+            raise UserError(
+                f"model: no such network can exist ({str(error).splitlines()[0]}); make it smaller."
+            ) from None
         _CHECKED.add(key)
 
 
@@ -156,7 +162,13 @@ def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Sch
     if isinstance(schedule, ConstantSchedule):
         return Constant(lr)
     if isinstance(schedule, TwoPhaseSchedule):
-        return TwoPhase(lr, schedule.drop_at.steps(clock), schedule.final_lr)
+        drop = schedule.drop_at.steps(clock)
+        if drop > clock.total_steps:
+            raise UserError(
+                f"schedule.drop_at: {schedule.drop_at} is step {drop}, beyond the run's {clock.total_steps}; "
+                "make it shorter, or choose schedule=constant."
+            )
+        return TwoPhase(lr, drop, schedule.final_lr)
     warmup, until = schedule.warmup.steps(clock), schedule.decay_until.steps(clock)
     return WarmupCosine(lr, warmup, until, lr * schedule.final_fraction)
 
@@ -251,3 +263,16 @@ def image_regime(config: RunConfig, device: torch.device) -> Regime:
         "test_samples": len(test),
     }
     return Regime(task, stream, make_clock(config, len(train), 1), described)
+
+
+@functools.cache
+def data_fingerprint(data: ImageData | TokenData) -> str | None:
+    """What names the training data's content; None if the config determines it anyway, or the data are not here."""
+    if data.kind == "procedural":
+        return None
+    try:
+        if isinstance(data, ImageData):
+            return load_image_sets(data)[0].fingerprint
+        return load_tokens(data.kind, "train", Path(data.root)).fingerprint
+    except UserError:
+        return None

@@ -39,15 +39,30 @@ def write_json(path: Path, values: Any) -> None:
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Save `state` (tensors and plain values) as the checkpoint of `step`; keep the newest `keep` ones."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.pt"
-    write_atomically(path, lambda temporary: _write(temporary, state))
-    write_json(path.with_suffix(".json"), {"format": FORMAT, "step": step, **_digest(path)})
+    write(path, step, state)
     for old in _steps(folder)[keep:]:
         # The JSON goes first: without it the other file no longer counts as a checkpoint.
         (folder / f"step-{old:09d}.json").unlink(missing_ok=True)
         (folder / f"step-{old:09d}.pt").unlink(missing_ok=True)
     return path
+
+
+def write(path: Path, step: int, state: dict[str, Any]) -> None:
+    """Write `state` to `path` and then its checksum beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda temporary: _write(temporary, state))
+    write_json(path.with_suffix(".json"), {"format": FORMAT, "step": step, **_digest(path)})
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state written to `path`; ValueError if it does not match its checksum."""
+    expected = json.loads(path.with_suffix(".json").read_text())
+    if expected["format"] != FORMAT:
+        raise ValueError(f"format {expected['format']} is not {FORMAT}")
+    if {key: expected[key] for key in ("bytes", "sha256")} != _digest(path):
+        raise ValueError("its content does not match its checksum")
+    return torch.load(path, map_location=device, weights_only=True)
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
@@ -66,12 +81,7 @@ def load_latest(folder: Path, device: torch.device, say: Callable[[str], None]) 
     for step in _steps(folder):
         path = folder / f"step-{step:09d}.pt"
         try:
-            expected = json.loads(path.with_suffix(".json").read_text())
-            if expected["format"] != FORMAT:
-                raise ValueError(f"format {expected['format']} is not {FORMAT}")
-            if {key: expected[key] for key in ("bytes", "sha256")} != _digest(path):
-                raise ValueError("its content does not match its checksum")
-            return torch.load(path, map_location=device, weights_only=True)
+            return read(path, device)
         except Exception as error:  # torch raises many kinds on a file that is not what it should be
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             say(f"checkpoint {path.name} is damaged ({reason}); using the one before it")

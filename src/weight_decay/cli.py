@@ -6,6 +6,7 @@ groups' own values, the experiment's, its scale's, the grid point's, and last wh
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -22,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from weight_decay import slurm
@@ -201,19 +202,23 @@ def _overrides(settings: Sequence[str]) -> list[Override]:
 
 def _compose(choices: dict[str, str]) -> dict[str, Any]:
     """The composed groups as a nested dict of the caller's own."""
-    return OmegaConf.to_container(_composed(tuple(sorted(choices.items()))), resolve=True)  # type: ignore[return-value]
+    return copy.deepcopy(_composed(tuple(sorted(choices.items()))))
 
 
 @functools.cache
-def _composed(choices: tuple[tuple[str, str], ...]) -> Any:
+def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     words = [f"{group}={option}" for group, option in choices]
     try:
         if GlobalHydra.instance().is_initialized():
-            return compose("config", overrides=words)
+            return _plain(compose("config", overrides=words))
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("config", overrides=words)
+            return _plain(compose("config", overrides=words))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"configs: cannot be composed with {' '.join(words)}: {str(error).splitlines()[0]}") from None
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def _assign(config: dict[str, Any], key: str, value: Any) -> None:

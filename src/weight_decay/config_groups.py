@@ -28,6 +28,11 @@ class ImageData:
     regime: ClassVar[str] = "over_training"
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
+        require(
+            self.kind != "cifar5m" or self.test_size is not None,
+            "test_size: CIFAR-5m's test part has 1,000,448 images and papers differ in how many they use; say how many",
+        )
         require(self.image_size >= 8, f"image_size: must be at least 8 pixels, got {self.image_size}")
         require(self.classes >= 2, f"classes: must be at least 2, got {self.classes}")
         for name in ("train_size", "test_size"):
@@ -99,6 +104,7 @@ class OptimizerConfig:
             all(0 <= beta < 1 for beta in self.betas),
             f"betas: both must be in [0, 1), got {list(self.betas)}",
         )
+        require(self.kind == "sgd" or self.momentum == 0, "momentum: AdamW has betas instead; set it to 0")
         require(self.eps > 0, f"eps: must be positive, got {self.eps:g}")
         require(
             self.clip_norm is None or self.clip_norm > 0,
@@ -213,6 +219,8 @@ class ProbeConfig:
     parameter_norms: bool = field(metadata=off(False))
 
     def __post_init__(self) -> None:
+        samples = self.evaluation_train_samples
+        require(samples is None or samples > 0, f"evaluation_train_samples: must be positive or null, got {samples}")
         require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")
         require(
             self.jacobian_per_class > 0,
@@ -254,6 +262,7 @@ class BranchConfig:
     keep_optimizer_state: bool
 
     def __post_init__(self) -> None:
+        require(self.duration.value > 0, f'duration: must be a positive length, got "{self.duration}"')
         require(self.name.isidentifier(), f'name: letters, digits and "_" only, got "{self.name}"')
         require(self.lr > 0, f"lr: must be positive, got {self.lr:g}")
         require(self.strength >= 0, f"strength: must not be negative, got {self.strength:g}")

@@ -31,6 +31,7 @@ class TokenData:
     regime: ClassVar[str] = "under_training"
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
         require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
         require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")
         require(

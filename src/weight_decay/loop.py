@@ -166,10 +166,13 @@ class Training:
         return self.optimizer.parameters
 
 
-def train(training: Training, last: int, events: Sequence[Event], observe_every: int, stop: Callable[[], bool]) -> None:
-    """Train until `last` steps are made or `stop` says so, running every due event after each step."""
+def train(training: Training, last: int, events: Sequence[Event], log: Event, stop: Callable[[], bool]) -> None:
+    """Train until `last` steps are made or `stop` says so, running every due event after each step.
+
+    The steps that `log` follows are observed more closely, for it to record.
+    """
     while training.step < last and not stop():
-        training.advance(observe=(training.step + 1) % observe_every == 0)
+        training.advance(observe=log.due(training.step + 1, last))
         for event in events:
             if event.due(training.step, last):
                 event.run()

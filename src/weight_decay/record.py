@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from weight_decay.checkpoint import write_json
 from weight_decay.config_groups import TrackingConfig
+from weight_decay.errors import UserError
 
 
 def to_host(metrics: Mapping[str, Any]) -> dict[str, float | int]:
@@ -68,6 +69,11 @@ class Recorder:
 
     def rewind(self, position: Mapping[str, Any]) -> None:
         """Drop the lines written after the checkpoint: the resumed run writes them again."""
+        if os.fstat(self._file.fileno()).st_size < position["offset"]:
+            raise UserError(
+                f"{self.folder / 'metrics.jsonl'} is shorter than the checkpoint says, so lines were lost; "
+                "delete the run's folder to start it again."
+            )
         self._file.truncate(position["offset"])
         self._file.seek(position["offset"])
         self.latest = dict(position["latest"])

@@ -27,7 +27,7 @@ from weight_decay.matched import ReferenceMissingError, find_reference
 from weight_decay.provenance import provenance
 from weight_decay.record import Mirror, Progress, write_summary
 from weight_decay.run_folder import Labels, claimed, identity, read_status, speaker
-from weight_decay.stopping import stop_requests
+from weight_decay.stopping import StopAtOnceError, stop_requests, stopping_at_once
 
 Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
 
@@ -60,6 +60,8 @@ def run(config: RunConfig, labels: Labels) -> Outcome:
             return _run_claimed(config, labels, folder)
         except ReferenceMissingError:
             raise
+        except StopAtOnceError:
+            return "interrupted"  # while the data were made: nothing is half done
         except Exception as error:
             status: Outcome = "failed"
             reason = _reason(error, folder)
@@ -89,7 +91,7 @@ def _reason(error: Exception, folder: Path) -> str:
             f"{error.filename or folder}: {error.strerror}; "
             "see to the disk, then the same command goes on from the last checkpoint"
         )
-    return str(error) or type(error).__name__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
@@ -97,7 +99,8 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         torch.set_num_threads(config.execution.threads)
     device = choose_device(config)
     apply_precision(config.precision)
-    regime = build_regime(config, device)
+    with stopping_at_once():
+        regime = build_regime(config, device)
     last = regime.clock.total_steps
     # Written for people and for `collect`; the run itself never reads it back.
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
@@ -108,8 +111,8 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     tracking = config.tracking if ranks.writes else replace(config.tracking, mode="disabled")
     mirror = Mirror(tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
     progress = Progress(last, labels.title, config.execution.progress and ranks.writes, labels.position)
-    say = speaker(labels.title)
-    segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say)
+    say, data = speaker(labels.title), regime.data["fingerprint"]
+    segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say, data)
     summary = {
         **identity(config, labels),
         "data": regime.data,
@@ -142,9 +145,12 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         # First our own file: SLURM may leave no time for W&B.
         write_summary(folder, summary)
     mirror.finish({"status": status, "divergence_step": divergence_step}, ok=status != "interrupted")
-    if status == "completed":
+    if status != "interrupted":
+        if ranks.writes:
+            (folder / "error.txt").unlink(missing_ok=True)  # of an earlier try
         try:
-            segment.tidy()  # after the summary: a run killed in between must still be able to resume
+            # After the summary: a run killed in between must still be able to resume.
+            segment.tidy(completed=status == "completed")
         except OSError as error:
             say(f"is complete, but its final weights could not be kept ({error.strerror})")
     return status

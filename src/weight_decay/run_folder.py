@@ -47,12 +47,18 @@ def identity(config: RunConfig, labels: Labels) -> dict[str, Any]:
     }
 
 
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The content of summary.json; empty if there is no readable one."""
+    try:
+        found = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def read_status(folder: Path) -> str | None:
     """The status in summary.json; None if there is no readable one."""
-    try:
-        return json.loads((folder / "summary.json").read_text())["status"]
-    except (OSError, ValueError, KeyError):
-        return None
+    return read_summary(folder).get("status")
 
 
 @contextmanager

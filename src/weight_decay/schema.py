@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -39,7 +40,7 @@ def build_dataclass(cls: type, values: Any, path: str = "") -> Any:
     if not isinstance(values, Mapping):
         raise UserError(f"{path or 'the configuration'}: must be a group of settings, got {values!r}.")
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
@@ -55,6 +56,10 @@ def build_dataclass(cls: type, values: Any, path: str = "") -> Any:
         return cls(**built)
     except ValueError as error:
         raise UserError(f"{_join(path, str(error))}.") from None
+
+
+# Hundreds of cells are built from the same few classes, and resolving their annotations is most of the work.
+_hints = functools.cache(typing.get_type_hints)
 
 
 def _join(path: str, name: object) -> str:
@@ -88,9 +93,9 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, path: str) -> Any:
     if len(options) == 1:
         return _convert(options[0], value, path)
     # A choice between dataclasses: the field `kind` tells which.
-    kinds = {kind: option for option in options for kind in typing.get_args(typing.get_type_hints(option)["kind"])}
+    kinds = {kind: option for option in options for kind in typing.get_args(_hints(option)["kind"])}
     kind = value.get("kind") if isinstance(value, Mapping) else None
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise UserError(f"{path}.kind: must be one of {', '.join(kinds)}, got {kind!r}.")
     return build_dataclass(kinds[kind], value, path)
 
@@ -111,7 +116,7 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-3 (no dot) as a text
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = float("nan")
         if number - number == 0:
             return number

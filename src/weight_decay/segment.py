@@ -26,6 +26,10 @@ from weight_decay.record import Progress, Recorder
 Status = Literal["completed", "diverged", "interrupted"]
 
 
+class BranchInterruptedError(Exception):
+    """Leaves the loop from inside a branch that was stopped; the trunk was saved before it entered the branch."""
+
+
 class _DivergedError(Exception):
     """Leaves the loop from inside the log event; its argument is the step."""
 
@@ -74,6 +78,7 @@ class Segment:
         batch_size: int,
         say: Callable[[str], None],
         fingerprint: str,
+        data_fingerprint: str,
     ) -> None:
         self.training, self.folder, self.first, self.last = training, folder, first, last
         self.recorder, self.progress, self.monitor = recorder, progress, monitor
@@ -83,7 +88,7 @@ class Segment:
             self._spikes["stability/grad_spike_score"] = SpikeScore()
         self._cadence, self._ranks = cadence, current()
         self._checkpoints, self._batch_size = checkpoints, batch_size
-        self._say, self._fingerprint = say, fingerprint
+        self._say, self._fingerprint, self._data_fingerprint = say, fingerprint, data_fingerprint
         self._resumed = False
         self._logged = first
         self._mark = self._saved_at = time.monotonic()
@@ -110,15 +115,18 @@ class Segment:
         # Saving comes last among a step's events, so what a checkpoint's own step recorded is in the record already.
         # Branches are the exception: the run saves before it enters one, and the branch may be unfinished.
         save = Event(self.timed(self.save_if_due), also_last=False)
-        events = [Event(self.log, self._cadence.log, self.first), *self._events, *self.branches, save]
+        log = Event(self.log, self._cadence.log, self.first)
+        events = [log, *self._events, *self.branches, save]
         try:
             for event in self.branches if self._resumed else [*self._events, *self.branches]:
                 if event.due(self.training.step, self.last):
                     event.run()
             self._mark, self._aside = time.monotonic(), 0.0
-            train(self.training, self.last, events, self._cadence.log, stop)
+            train(self.training, self.last, events, log, stop)
         except _DivergedError as diverged:
             return "diverged", int(diverged.args[0])
+        except BranchInterruptedError:
+            return "interrupted", None
         if self.training.step < self.last:
             # At its first step a run has nothing to save, and what it recorded there it will record again.
             if self.training.step > self.first:
@@ -224,6 +232,7 @@ class Segment:
         training = self.training
         state = {
             "fingerprint": self._fingerprint,
+            "data": self._data_fingerprint,
             "step": training.step,
             "model": training.model.state_dict(),
             "optimizer": training.optimizer.state_dict(),
@@ -243,21 +252,20 @@ class Segment:
         checkpoint.save(self.folder / "checkpoints", training.step, state, self._checkpoints.keep)
         self._saved_at = time.monotonic()
 
-    def tidy(self) -> None:
-        """Replace the checkpoints of a finished run by its final weights and averages, or by nothing."""
+    def tidy(self, completed: bool) -> None:
+        """Replace the checkpoints of a finished run by final.pt, its weights and averages, if they are of any use."""
         if not self._ranks.writes:
             return
         folder, training = self.folder / "checkpoints", self.training
-        if self._checkpoints.final:
+        if self._checkpoints.final and completed:
             state = {
                 "step": training.step,
                 "model": training.model.state_dict(),
                 "averages": training.averages.state_dict(),
             }
-            checkpoint.save(folder, training.step, state, keep=1)
-        else:
-            for file in folder.glob("step-*"):
-                file.unlink()
+            checkpoint.write(folder / "final.pt", training.step, state)
+        for file in folder.glob("step-*"):
+            file.unlink()
 
     def resume(self) -> bool:
         """Go back to the newest whole checkpoint; False if there is none, and then the record starts afresh."""
@@ -272,6 +280,11 @@ class Segment:
         if state is None:
             self.recorder.rewind({"offset": 0, "seconds": 0.0, "latest": {}})
             return False
+        if state["data"] != self._data_fingerprint:
+            raise UserError(
+                f"data.root: {self.folder} began on other data ({state['data'][:12]}, now "
+                f"{self._data_fingerprint[:12]}); give it that data again, or choose another execution.results."
+            )
         if state["fingerprint"] != self._fingerprint:
             self._say("the code that computes has changed since this run began; it goes on with the new code")
         training.step = state["step"]

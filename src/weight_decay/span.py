@@ -47,6 +47,8 @@ class Span:
             raise ValueError(
                 f'"{text}" is not a length; write for example "960 steps", "100 epochs", "5M samples" or "50%"'
             )
+        if not math.isfinite(float(found[1]) * _MULTIPLE[found[2]]):
+            raise ValueError(f'"{text}" is too long to count')
         unit = found[3] if found[3] == "%" else found[3].rstrip("s") + "s"
         return cls(float(found[1]) * _MULTIPLE[found[2]], unit)
 

@@ -11,6 +11,24 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """What asks for a stop: SLURM's end of a job, Ctrl-C, and the warnings of SLURM and submitit before a time limit."""
 
 _received: list[int] | None = None
+_at_once = False
+
+
+class StopAtOnceError(Exception):
+    """A stop was asked for where nobody looks at requests."""
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Inside, a stop raises StopAtOnceError where it arrives: for long work that leaves nothing half done."""
+    global _at_once
+    if _received:
+        raise StopAtOnceError
+    _at_once = _received is not None
+    try:
+        yield
+    finally:
+        _at_once = False
 
 
 @contextmanager
@@ -32,6 +50,8 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         received.append(number)
         if received.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
+        if _at_once:
+            raise StopAtOnceError
 
     _received = received
     before = {number: signal.signal(number, note) for number in STOPS}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from weight_decay.build import check
+from weight_decay.build import check, data_fingerprint
 from weight_decay.config import folder_name
 from weight_decay.distributed import current, join
 from weight_decay.errors import UserError
@@ -21,7 +21,7 @@ from weight_decay.experiments import Cell, Plan, write_plan
 from weight_decay.fingerprint import code_fingerprint
 from weight_decay.matched import ReferenceMissingError
 from weight_decay.run import Outcome, run
-from weight_decay.run_folder import Labels, claimed, put_aside, read_status, stale_fingerprint
+from weight_decay.run_folder import Labels, claimed, put_aside, read_status, read_summary, stale_fingerprint
 from weight_decay.stopping import stop_requests
 
 FAILED, INTERRUPTED = 1, 130
@@ -73,6 +73,8 @@ def prepare(plan: Plan, stale: str, record: bool = True) -> None:
             f"({stale_fingerprint(old[0])}, now {code_fingerprint()}), such as {old[0].name}; stale=rerun computes "
             "them again and keeps the old ones in results/stale, stale=keep takes them as they are."
         )
+    for cell in plan.cells:
+        _refuse_other_data(cell)
     results = folders[0].parent.parent
     try:
         if stale == "rerun":
@@ -85,6 +87,22 @@ def prepare(plan: Plan, stale: str, record: bool = True) -> None:
         raise UserError(
             f"execution.results: cannot write to {results} ({error.strerror}); choose another folder."
         ) from None
+
+
+def _refuse_other_data(cell: Cell) -> None:
+    """UserError if the run is finished and was computed on other data than the config names now.
+
+    Where the data lie is no part of a run's identity, so that a data set may move; what they are must not change.
+    """
+    made_on = read_summary(run_folder(cell)).get("data")
+    if read_status(run_folder(cell)) not in FINISHED or not isinstance(made_on, dict):
+        return
+    now = data_fingerprint(cell.config.data)
+    if now is not None and now != made_on.get("fingerprint"):
+        raise UserError(
+            f"data.root: {run_folder(cell)} was computed on other data than {cell.config.data.root} holds "
+            f"({str(made_on.get('fingerprint'))[:12]}, now {now[:12]}); choose another execution.results."
+        )
 
 
 def run_folder(cell: Cell) -> Path:

@@ -135,7 +135,13 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
     The operating system drops the lock when its holder dies, so a killed preparation blocks nobody.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    except OSError as error:
+        raise UserError(
+            f"data.root: cannot write in {path.parent} ({error.strerror}); choose another folder."
+        ) from None
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

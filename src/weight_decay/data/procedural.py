@@ -271,9 +271,22 @@ def ensure_procedural(
             except UserError as error:
                 warnings.warn(f"making {folder} again: {error}", stacklevel=2)
                 shutil.rmtree(folder)
+        for left_by_a_kill in root.glob(f".{folder.name}.*/"):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        _check_space(root, 2 * PARTS * rows * (3 * size * size + 8))
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{folder.name}.") as work:
             npz, converted = Path(work) / "npz", Path(work) / "converted"
             write_procedural_cifar5m(npz, seed, rows, size, progress)
             convert_cifar5m(npz, converted, progress=False, part_rows=rows)
             converted.replace(folder)
     return folder
+
+
+def _check_space(root: Path, needed: int) -> None:
+    """Refuse before a disk is filled: the parts and their conversion exist side by side for a while."""
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise UserError(
+            f"data.root: {needed / 1e9:.1f} GB are needed in {root} and {free / 1e9:.1f} GB are free; "
+            "ask for fewer images, or choose another folder."
+        )

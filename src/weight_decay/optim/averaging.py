@@ -210,6 +210,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
             norm.train()
             norm.momentum = 1.0  # the running value is then the batch's own
         for batch in batches:
+            if len(batch) == 1 and seen:
+                continue  # one image alone has no variance where it has shrunk to one pixel
             model(batch)
             torch._foreach_add_(totals, [s.double() for s in statistics], alpha=len(batch))
             seen += len(batch)

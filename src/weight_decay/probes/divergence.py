@@ -18,9 +18,10 @@ class DivergenceMonitor:
 
         score_t = (loss_t - best) / max(start - best, start / 10)
 
-    with `start` the mean loss of the first `WINDOW` steps and `best` the lowest mean over `WINDOW` consecutive steps so
-    far. Unlike a multiple of the recent loss it means the same for a language model, whose loss cannot go below the
-    entropy of the text, and for an interpolating classifier, whose loss goes to zero.
+    with `start` the mean loss of the first `WINDOW` steps and `best` the lowest mean so far of the blocks of
+    `WINDOW` steps that follow one another. Unlike a multiple of the recent loss it means the same for a language
+    model, whose loss cannot go below the entropy of the text, and for an interpolating classifier, whose loss goes
+    to zero.
     """
 
     threshold: float
