@@ -35,7 +35,7 @@ from weight_decay.build_language import build_regime
 from weight_decay.cli import make_plan
 from weight_decay.config import RunConfig
 from weight_decay.data.token_files import load_tokens
-from weight_decay.loop import Training, train
+from weight_decay.loop import Event, Training, train
 
 SIZES = {
     "micro": "data=python_text data.sampling=with_replacement data.context=64 model=gpt_micro batch_size=8 ",
@@ -49,6 +49,7 @@ COMMON = (
 )
 GOALS = {"micro": 1.15, "width768": 1.0}
 OVERHEAD_GOAL = 0.03
+NEVER = Event(lambda: None, every=10**9, start=10**9, also_last=False)
 
 
 def main() -> None:
@@ -79,8 +80,8 @@ def compare(size: str, folder: Path, arguments: argparse.Namespace) -> None:
     regime = build_regime(plainest, device)
     ours, averaged, pieces = (build_training(c, regime, device) for c in (plainest, config["[0.99]"], plainest))
     peers: dict[str, Callable[[int], object]] = {
-        "ours": lambda steps: train(ours, ours.step + steps, [], 10**9, lambda: False),
-        "ours, with EMA": lambda steps: train(averaged, averaged.step + steps, [], 10**9, lambda: False),
+        "ours": lambda steps: train(ours, ours.step + steps, [], NEVER, lambda: False),
+        "ours, with EMA": lambda steps: train(averaged, averaged.step + steps, [], NEVER, lambda: False),
         "its bare parts": lambda steps: bare(pieces, steps),
         "plain": plain_step(plainest, folder, device),
     }
@@ -132,7 +133,9 @@ def bare(training: Training, steps: int) -> None:
     """What a step cannot do without, made of the same parts: the rest of `train` is its overhead."""
     for _ in range(steps):
         training.optimizer.set_lr(training.schedule.lr(training.step))
-        training.task.loss(training.forward, training.stream.batch(training.step)).backward()
+        with training.autocast():
+            loss = training.task.loss(training.forward, training.stream.batch(training.step))
+        loss.backward()
         training.optimizer.step(None)
         training.optimizer.zero_grad()
         training.step += 1

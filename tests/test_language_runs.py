@@ -240,9 +240,9 @@ LANGUAGE = {
     "fig22_sgd_momentum": (9, 0),
     "constant_lr": (9, 0),
     "slower_decay": (12, 6),
-    "effective_lr_matching": (45, 6),
-    "fig08_bfloat16_divergence": (72, 0),
-    "bfloat16_decay_lost": (144, 0),
+    "effective_lr_matching": (33, 6),
+    "fig08_bfloat16_divergence": (54, 0),
+    "bfloat16_decay_lost": (108, 0),
 }
 
 

@@ -14,7 +14,7 @@ from weight_decay.report import figures
 from weight_decay.report.collect import collect
 from weight_decay.report.figures_curvature import spectra_rows, survival
 from weight_decay.report.figures_grid import second_phase
-from weight_decay.report.figures_paper import FIGURES, paper_figures
+from weight_decay.report.figures_paper import OVER_TRAINING, paper_figures
 from weight_decay.report.figures_vision import best_decay_per_size, branch_ends, one_decay_for_all
 from weight_decay.report.reference import reference
 from weight_decay.report.style import LIGHT, Draw, rc
@@ -56,7 +56,7 @@ def _line(figure: Figure, axis: int, label: str) -> dict[float, float]:
 
 
 def test_every_experiment_with_tables_has_its_figures(built: dict[str, Figure]) -> None:
-    missing = {name for name in FIGURES if not any(stem.startswith(name) for stem in built)}
+    missing = {name for name in OVER_TRAINING if not any(stem.startswith(name) for stem in built)}
     assert missing == {"fig11b_resnet18", "fig11c_resnet34"}  # the suite has no such runs
     assert len(built) == 13
     for name, figure in built.items():
@@ -139,7 +139,7 @@ def test_the_reference_gives_the_papers_numbers(results: Path) -> None:
 def test_without_a_reference_figures_show_our_runs_alone(results: Path, tmp_path: Path) -> None:
     assert reference(tmp_path, "1", "test_error").empty
     shutil.copytree(results / "tables", tmp_path / "tables")
-    (figure,) = FIGURES["fig15_sphere"](tmp_path, tables_of(tmp_path, "fig15_sphere", "micro"))
+    (figure,) = OVER_TRAINING["fig15_sphere"](tmp_path, tables_of(tmp_path, "fig15_sphere", "micro"))
     assert figure.path.read_bytes().startswith(b"\x89PNG")
 
 

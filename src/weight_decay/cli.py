@@ -23,13 +23,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from weight_decay import slurm
 from weight_decay.config import build, run_id
 from weight_decay.errors import UserError
-from weight_decay.experiments import Cell, ExperimentFile, Plan, expand
+from weight_decay.experiments import Cell, ExperimentFile, Plan, expand, is_coordinate
 from weight_decay.help import CONFIGS, HELP, groups, information
 from weight_decay.steering import Steering
 
@@ -122,14 +122,9 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, Steering]:
         }.items():
             _assign(config, key, value)
         run = build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
-        cells.append(Cell(index, run, {key: value for key, value in point.items() if _is_coordinate(key, value)}))
+        cells.append(Cell(index, run, {key: value for key, value in point.items() if is_coordinate(key, value)}))
     plan = Plan(file.name, scale, file.title, file.figure, overrides, tuple(cells), tuple(cells))
     return _select(plan, command["cell"]), Steering.read(command)
-
-
-def _is_coordinate(key: str, value: Any) -> bool:
-    """Whether a grid key is an axis of figures: what is only averaged or branched off is none, nor are lists."""
-    return key.partition(".")[0] not in ("averaging", "branches") and not isinstance(value, list | dict)
 
 
 def head_choices(chosen: dict[str, str]) -> dict[str, str]:
@@ -192,15 +187,11 @@ def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     words = [f"{group}={option}" for group, option in choices]
     try:
         if GlobalHydra.instance().is_initialized():
-            return _plain(compose("config", overrides=words))
+            return OmegaConf.to_container(compose("config", overrides=words), resolve=True)  # type: ignore[return-value]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return _plain(compose("config", overrides=words))
+            return OmegaConf.to_container(compose("config", overrides=words), resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"configs: cannot be composed with {' '.join(words)}: {str(error).splitlines()[0]}") from None
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def _assign(config: dict[str, Any], key: str, value: Any) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from weight_decay.build import check
 from weight_decay.config import RunConfig, folder_name, to_dict
-from weight_decay.cost import Cost, Throughput, estimate, throughput_at
+from weight_decay.config_language import TokenData
+from weight_decay.cost import Cost, Throughput, estimate, forward_operations, throughput_at
 from weight_decay.experiments import Plan
 
 COST_PARTS = ("training", "evaluation", "probes")
@@ -32,7 +33,15 @@ def describe(plan: Plan) -> str:
     for cell, cost in zip(plan.cells, costs, strict=True):
         hours = "" if cost is None else f"  about {cost.hours(throughput):.2g} {throughput.unit}"
         lines.append(f"  {cell.index:4d}  {cell.title or 'the only one'}{hours}  -> {folder_name(cell.config)}")
-    return "\n".join([*lines, "", *_cost_lines(costs, throughput), f"data: {_data_needed(plan.cells[0].config)}"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *_cost_lines(costs, throughput),
+            *_tokens(plan, costs),
+            f"data: {_data_needed(plan.cells[0].config)}",
+        ]
+    )
 
 
 def _cost_lines(costs: list[Cost | None], throughput: Throughput) -> list[str]:
@@ -47,6 +56,17 @@ def _cost_lines(costs: list[Cost | None], throughput: Throughput) -> list[str]:
         f"  assumed: {throughput.operations / 1e12:g} tera-operations a second, and {1000 * throughput.step:g} ms "
         f"a step at least, sustained on {throughput.device}; counted on the model's shapes, without data loading",
     ]
+
+
+def _tokens(plan: Plan, costs: list[Cost | None]) -> list[str]:
+    """The tokens that text runs are trained on, branches included."""
+    trained = []
+    for cell, cost in zip(plan.cells, costs, strict=True):
+        if not isinstance(cell.config.data, TokenData) or cost is None:
+            return []
+        # A backward pass costs two forward ones, so a sequence of training is three.
+        trained.append(cost.training / (3 * forward_operations(cell.config)) * cell.config.data.context)
+    return [f"tokens: {max(trained):.3g} in the longest run, {sum(trained):.3g} in all"]
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -117,6 +117,11 @@ def expand(grid: Sequence[Mapping[str, Sequence[Any]]], overridden: Mapping[str,
     return points
 
 
+def is_coordinate(key: str, value: Any) -> bool:
+    """Whether a grid key is an axis of figures: what is only averaged or branched off is none, nor are lists."""
+    return key.partition(".")[0] not in ("averaging", "branches") and not isinstance(value, list | dict)
+
+
 def write_plan(results: Path, plan: Plan) -> Path:
     """Record which runs make up the whole experiment, for `collect` and `status`; returns the file."""
     folder = results / "experiments"

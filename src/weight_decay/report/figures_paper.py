@@ -8,6 +8,18 @@ from pathlib import Path
 from weight_decay.report.figures import DrawnFigure
 from weight_decay.report.figures_curvature import ensemble, similarity, spectra
 from weight_decay.report.figures_grid import against_product, heatmaps, sphere
+from weight_decay.report.figures_language import (
+    FIGURE_6,
+    FIGURE_7,
+    FIGURE_19,
+    FIGURE_23,
+    LOSSES,
+    decay_kept,
+    divergence,
+    tails,
+    trajectories,
+)
+from weight_decay.report.figures_language import Panel as LanguagePanel
 from weight_decay.report.figures_vision import (
     ERROR,
     FIGURE_2,
@@ -34,7 +46,13 @@ def _epochs(panels: tuple[Panel, ...], title: str, caption: str) -> Callable[[Pa
     return lambda results, tables: [against_epochs(results, tables, panels, title, caption)]
 
 
-FIGURES: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
+def _steps(
+    panels: tuple[LanguagePanel, ...], title: str, caption: str = "Dashed: the moving average of the weights."
+) -> Callable[[Path, Tables], list[DrawnFigure]]:
+    return lambda results, tables: [trajectories(results, tables, panels, title, caption)]
+
+
+OVER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
     "fig01_cifar5m_size": lambda results, tables: [dataset_size(results, tables)],
     "fig02_cifar10": _epochs(FIGURE_2, "Learning rate and decay", _LEVELS),
     "fig02d_tiny_imagenet": _epochs(FIGURE_2D, "The same on Tiny-ImageNet", _LEVELS),
@@ -55,6 +73,26 @@ FIGURES: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
     "fig16_spectra": lambda results, tables: [spectra(results, tables)],
     "tab02_ensemble": lambda results, tables: [ensemble(results, tables)],
 }
+
+UNDER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
+    "fig06_language_model": lambda results, tables: [
+        *_steps(FIGURE_6, "One pass over text")(results, tables),
+        tails(results, tables),
+    ],
+    "fig07_effective_lr": _steps(FIGURE_7, "Matched effective learning rates"),
+    "fig08_bfloat16_divergence": lambda results, tables: [divergence(results, tables)],
+    "fig19_generalisation_gap": _steps(FIGURE_19, "The generalisation gap"),
+    "fig20_layernorm_decay": _steps(LOSSES, "Decay on LayerNorm too"),
+    "fig21_l2_penalty": _steps(LOSSES, "An l2 penalty instead of decay"),
+    "fig22_sgd_momentum": _steps(LOSSES, "SGD with momentum"),
+    "fig23_averaging": _steps(FIGURE_23, "Averages of the weights"),
+    "constant_lr": _steps(LOSSES, "A constant learning rate"),
+    "slower_decay": _steps(LOSSES, "A slower decay of the learning rate"),
+    "bfloat16_decay_lost": lambda results, tables: [decay_kept(results, tables)],
+    "effective_lr_matching": _steps(FIGURE_7, "Matching: norms, QK-norm, gentler, longer"),
+}
+
+FIGURES = {**OVER_TRAINING, **UNDER_TRAINING}
 """Experiment -> its figures, from its tables; a new experiment enters here with one line."""
 
 
