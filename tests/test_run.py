@@ -191,9 +191,9 @@ def _run_in_child(config: RunConfig) -> None:
 def test_killed_at_random_moments_it_ends_with_the_same_numbers(tiny: Tiny, regime: str, tmp_path: Path) -> None:
     more = "duration='30 steps' checkpoint.every_seconds=0.02"
     whole = tiny(regime, f"{more} execution.results={tmp_path / 'whole'}")
-    started = time.monotonic()
     run(whole, LABELS)
-    seconds = time.monotonic() - started
+    # The training alone, without what comes before it: a child needs longer, so the first kill always meets it alive.
+    seconds = 0.7 * read_summary(folder_of(whole))["seconds"]
     killed = tiny(regime, f"{more} execution.results={tmp_path / 'killed'}")
     generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "little"))
     # A forked child has everything imported already, so that the kills fall into the run and not before it.
