@@ -47,7 +47,7 @@ def declare(folder: Path, cells: int, steps: int) -> dict[str, str]:
             "probes.evaluate_every": "200 steps",
             "probes.evaluation_batch": 16,
             "probes.evaluation_train_samples": 32,
-            "checkpoint.every_seconds": 1,
+            "checkpoint.every_seconds": 0.3,
             "execution.device": "cpu",
             "execution.progress": False,
         },

@@ -69,7 +69,7 @@ def job_of(folder: Path) -> str:
 
 
 def test_a_disturbed_sweep_ends_with_the_numbers_of_an_undisturbed_one(slurm: None, workplace: Path) -> None:
-    environment = declare(workplace, cells=12, steps=900)
+    environment = declare(workplace, cells=12, steps=2500)
     local, results = workplace / "local", workplace / "results"
     done = subprocess.run(command(local, "jobs=2"), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
