@@ -299,8 +299,3 @@ def _job(_: Any) -> int:
     if _CODES[-1] == INTERRUPTED:
         slurm.requeue_if_preempted()
     return _CODES[-1]
-
-
-def configs_folder() -> Path:
-    """The folder of the config groups."""
-    return CONFIGS

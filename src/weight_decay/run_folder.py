@@ -111,10 +111,7 @@ def _locked(path: Path) -> IO[str]:
 
 def stale_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the code that computed what is in `folder`, if it is not the present code's."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return None
+    summary = read_summary(folder)
     found = summary.get("code_fingerprint")
     # A run that failed before it saved anything holds no numbers of the other code.
     held = summary.get("status") in ("completed", "diverged") or any((folder / "checkpoints").glob("step-*.json"))

@@ -94,8 +94,9 @@ def _refuse_other_data(cell: Cell) -> None:
 
     Where the data lie is no part of a run's identity, so that a data set may move; what they are must not change.
     """
-    made_on = read_summary(run_folder(cell)).get("data")
-    if read_status(run_folder(cell)) not in FINISHED or not isinstance(made_on, dict):
+    summary = read_summary(run_folder(cell))
+    made_on = summary.get("data")
+    if summary.get("status") not in FINISHED or not isinstance(made_on, dict):
         return
     now = data_fingerprint(cell.config.data)
     if now is not None and now != made_on.get("fingerprint"):
