@@ -3,7 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# nproc counts OMP_NUM_THREADS as the number of cores where it is set; the sweep gives each job one thread itself.
+JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 DEMO := results/demo
 
 .PHONY: help install demo test lint format benchmark clean-demo data-cifar5m data-tiny-imagenet data-openwebtext data-text
