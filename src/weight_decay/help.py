@@ -25,6 +25,7 @@ weight-decay: what does weight decay do to a training run, and do you need it?
   weight-decay --dry-run ...             print the cells with their settings, run nothing
   weight-decay --info                    experiments, scales, config groups and the dotted names of all settings
   weight-decay status [EXPERIMENT]       waiting, running, completed, diverged, failed
+  weight-decay watch [EXPERIMENT]        the same, live, with sparklines of the running cells; q quits
   weight-decay collect                   run folders -> results/tables/*.csv
   weight-decay sync [EXPERIMENT]         offline W&B runs -> W&B
   weight-decay dashboard entity=NAME     build the W&B dashboard

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,6 +31,31 @@ def status(words: Sequence[str]) -> int:
     if len(names) > 1:
         raise UserError(f"status: one experiment at a time, got {' '.join(names)}.")
     print(status_table(results, names[0] if names else None))
+    return 0
+
+
+def watch(words: Sequence[str]) -> int:
+    """`weight-decay watch [EXPERIMENT] [results=FOLDER] [every=2] [once]`: a live view in the terminal."""
+    from weight_decay.report.watch import Watch
+    from weight_decay.report.watch_screen import can_be_live, live, print_once
+
+    every = 2.0
+    for word in [word for word in words if word.startswith("every=")]:
+        try:
+            every = float(word.partition("=")[2])
+        except ValueError:
+            every = math.nan
+        if not 0.1 <= every < math.inf:
+            raise UserError(f"watch: every must be a number of seconds, at least 0.1, got {word}.")
+    others = [word for word in words if word != "once" and not word.startswith("every=")]
+    results, names = _arguments("watch", others, "results")
+    if len(names) > 1:
+        raise UserError(f"watch: one experiment at a time, or all without a name, got {' '.join(names)}.")
+    watched = Watch(results, names[0] if names else None)
+    if "once" in words or not can_be_live(sys.stdout):
+        print_once(watched, sys.stdout)
+    else:
+        live(watched, every)
     return 0
 
 
@@ -115,6 +142,7 @@ def dashboard(words: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status,
+    "watch": watch,
     "collect": collect_tables,
     "demo-report": demo_report,
     "figures": figures,

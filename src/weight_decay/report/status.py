@@ -58,17 +58,18 @@ def _states(experiment: Experiment, known: dict[Path, tuple[str, str]]) -> list[
     states = []
     for cell in experiment.cells:
         if cell.folder not in known:
-            known[cell.folder] = _state(cell)
-        states.append(State(experiment.name, experiment.scale, _named(cell), *known[cell.folder]))
+            known[cell.folder] = cell_state(cell)
+        states.append(State(experiment.name, experiment.scale, cell_name(cell), *known[cell.folder]))
     return states
 
 
-def _named(cell: Cell) -> str:
+def cell_name(cell: Cell) -> str:
+    """Its coordinates in short: `lr=0.3, strength=0.015, seed=0`."""
     return ", ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in cell.coordinates.items())
 
 
-def _state(cell: Cell) -> tuple[str, str]:
-    """Status and detail of the run that fills `cell`."""
+def cell_state(cell: Cell) -> tuple[str, str]:
+    """Status of the run that fills `cell`, and what is worth knowing about it."""
     try:
         summary = read_summary(cell.folder)
     except DamagedRunError as error:
@@ -82,7 +83,7 @@ def _state(cell: Cell) -> tuple[str, str]:
         return status, textwrap.shorten(last, _LONGEST_DETAIL, placeholder=" …")
     if status == "diverged":
         return status, f"at step {summary.get('divergence_step')}"
-    if status == "running" and _owner_is_gone(cell.folder):
+    if status == "running" and owner_is_gone(cell.folder):
         marks = _marks(cell.folder / "metrics.jsonl")
         at = f"at {_step_of(marks[-1][0], summary)}; " if marks else ""
         return "interrupted", f"{at}its process is gone, the same command goes on"
@@ -94,7 +95,7 @@ def _state(cell: Cell) -> tuple[str, str]:
     return status, "" if seconds is None else f"in {clock(float(seconds))}"
 
 
-def _owner_is_gone(folder: Path) -> bool:
+def owner_is_gone(folder: Path) -> bool:
     """Whether the lock of a run said to be running is free. False where that cannot be known."""
     try:
         with (folder / "run.lock").open("rb") as file:
