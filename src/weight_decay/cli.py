@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from weight_decay import slurm
 from weight_decay.config import build, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments import Cell, ExperimentFile, Plan, expand, is_coordinate
-from weight_decay.help import CONFIGS, HELP, groups, information
+from weight_decay.help import CONFIGS, HELP, OWN_CONFIGS, groups, information, own_configs, take_config_dir
 from weight_decay.steering import Steering
 
 COMMAND_KEYS = {"cell", "jobs", "cells_per_job", "stale", "scale", "experiment"}
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(words: list[str]) -> int:
+    words = take_config_dir(words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -123,7 +125,9 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, Steering]:
             _assign(config, key, value)
         run = build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
         cells.append(Cell(index, run, {key: value for key, value in point.items() if is_coordinate(key, value)}))
-    plan = Plan(file.name, scale, file.title, file.figure, overrides, tuple(cells), tuple(cells))
+    plan = Plan(
+        file.name, scale, file.title, file.figure, overrides, tuple(cells), tuple(cells), os.environ.get(OWN_CONFIGS)
+    )
     return _select(plan, command["cell"]), Steering.read(command)
 
 
@@ -179,17 +183,18 @@ def _overrides(settings: Sequence[str]) -> list[Override]:
 
 def _compose(choices: dict[str, str]) -> dict[str, Any]:
     """The composed groups as a nested dict of the caller's own."""
-    return copy.deepcopy(_composed(tuple(sorted(choices.items()))))
+    return copy.deepcopy(_composed(tuple(sorted(choices.items())), own_configs()))
 
 
 @functools.cache
-def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _composed(choices: tuple[tuple[str, str], ...], own: Path | None) -> dict[str, Any]:
     words = [f"{group}={option}" for group, option in choices]
+    search = [] if own is None else [f"hydra.searchpath=['file://{own.resolve()}']"]
     try:
         if GlobalHydra.instance().is_initialized():
-            return OmegaConf.to_container(compose("config", overrides=words), resolve=True)  # type: ignore[return-value]
+            return OmegaConf.to_container(compose("config", overrides=[*search, *words]), resolve=True)  # type: ignore[return-value]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return OmegaConf.to_container(compose("config", overrides=words), resolve=True)  # type: ignore[return-value]
+            return OmegaConf.to_container(compose("config", overrides=[*search, *words]), resolve=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"configs: cannot be composed with {' '.join(words)}: {str(error).splitlines()[0]}") from None
 
@@ -264,7 +269,9 @@ def _multirun(settings: Sequence[str]) -> int:
     if plans[0].experiment != "single":
         file = ExperimentFile.read(experiment["experiment"], plans[0].scale)
         words += [f"{group}={option}" for group, option in file.choose.items() if group not in keys]
-    sys.argv = [sys.argv[0], "--multirun", *launcher, *words]
+    own = own_configs()
+    search = [] if own is None else ["--config-dir", str(own.resolve())]
+    sys.argv = [sys.argv[0], "--multirun", *search, *launcher, *words]
     launch = hydra_main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(_job)
     if not on_slurm:
         launch()

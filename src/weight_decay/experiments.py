@@ -44,6 +44,7 @@ class Plan:
     overrides: tuple[str, ...]
     cells: tuple[Cell, ...]
     all_cells: tuple[Cell, ...]
+    config_dir: str | None = None
 
     @property
     def name(self) -> str:
@@ -56,7 +57,8 @@ class Plan:
     @property
     def command(self) -> str:
         """The command that runs it again."""
-        chosen = [f"experiment={self.experiment}"] if self.experiment != "single" else []
+        chosen = [f"--config-dir {self.config_dir}"] if self.config_dir else []
+        chosen += [f"experiment={self.experiment}"] if self.experiment != "single" else []
         return " ".join(["weight-decay", *chosen, f"scale={self.scale}", *self.overrides])
 
     def only(self, indices: Sequence[int]) -> Plan:

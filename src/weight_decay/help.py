@@ -15,6 +15,9 @@ from weight_decay.errors import UserError
 CONFIGS = Path(os.environ.get("WEIGHT_DECAY_CONFIGS", Path(__file__).resolve().parents[2] / "configs"))
 """The config groups: beside src/ in a checkout; WEIGHT_DECAY_CONFIGS names another folder."""
 
+OWN_CONFIGS = "WEIGHT_DECAY_CONFIG_DIR"
+"""What `--config-dir` sets, so that processes and jobs started from here know it too."""
+
 HELP = """\
 weight-decay: what does weight decay do to a training run, and do you need it?
 
@@ -31,23 +34,65 @@ weight-decay: what does weight decay do to a training run, and do you need it?
   weight-decay dashboard entity=NAME     build the W&B dashboard
   weight-decay demo-report               effects, figures and the page of the demo
 
+--config-dir FOLDER, with any of these: look for FOLDER/experiment/NAME.yaml (or model/, data/, ...) of your own too.
 Useful settings: jobs=2 (cells at a time), cell=3 (only this one), execution.results=FOLDER,
 cells_per_job=8 (with -m), stale=rerun|keep (runs that other code computed),
 tracking=offline|online|disabled (W&B), execution.device=cpu|cuda.
 The same command after an interruption goes on where it stopped; finished cells are skipped."""
 
 
-@functools.cache
+def own_configs() -> Path | None:
+    """The folder of the user's own options, `--config-dir`; UserError if it cannot be one."""
+    if not (given := os.environ.get(OWN_CONFIGS)):
+        return None
+    folder = Path(given)
+    if not folder.is_dir():
+        raise UserError(f"--config-dir: there is no folder {folder}.")
+    return folder
+
+
+def take_config_dir(words: list[str]) -> list[str]:
+    """The words without `--config-dir FOLDER`, which the environment then holds."""
+    for index, word in enumerate(words):
+        flag, equals, folder = word.partition("=")
+        if flag == "--config-dir":
+            given = [folder] if equals else words[index + 1 : index + 2]
+            if not given or not given[0]:
+                raise UserError(
+                    "--config-dir: say which folder: --config-dir FOLDER, with FOLDER/experiment/NAME.yaml."
+                )
+            os.environ[OWN_CONFIGS] = given[0]
+            own_configs()
+            return words[:index] + words[index + (1 if equals else 2) :]
+    return words
+
+
 def groups() -> dict[str, list[str]]:
-    """Config groups and their options."""
+    """Config groups and their options, the user's own among them."""
+    return _groups(own_configs())
+
+
+@functools.cache
+def _groups(own: Path | None) -> dict[str, list[str]]:
     if not (CONFIGS / "config.yaml").is_file():
         raise UserError(
             f"configs: there is no config.yaml in {CONFIGS}; run from a checkout, or set WEIGHT_DECAY_CONFIGS."
         )
-    return {
+    found = {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in sorted(CONFIGS.iterdir())
         if folder.is_dir() and folder.name != "hydra"  # Hydra's own groups, such as its launchers
+    }
+    if own is None:
+        return found
+    files = [(name, file) for name in found for file in sorted((own / name).glob("*.yaml"))]
+    if not files:
+        raise UserError(f"--config-dir: nothing is in {own} that could be used; put NAME.yaml in {own}/experiment.")
+    for name, file in files:
+        if file.stem in found[name]:
+            raise UserError(f"--config-dir: there is a {name} {file.stem} already; give {file} another name.")
+    return {
+        name: sorted([*options, *(file.stem for at, file in files if at == name)]) for name, options in found.items()
     }
 
 
@@ -88,7 +133,9 @@ def _one_experiment(name: str) -> str:
 
 
 def _read(group: str, option: str) -> Any:
-    return yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
+    own = own_configs()
+    file = Path(group) / f"{option}.yaml"
+    return yaml.safe_load((own / file if own is not None and (own / file).is_file() else CONFIGS / file).read_text())
 
 
 def _dotted(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,142 @@
+"""README's "Add an experiment" works as written: its file, its commands, and the table at the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from weight_decay.cli import main
+from weight_decay.help import OWN_CONFIGS, groups
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+SHORT = (
+    "duration='4 steps' data.train_size=256 data.test_size=128 model.width=4 averaging.reestimate_samples=64 "
+    "probes.log_every='2 steps' probes.evaluate_every='4 steps' probes.evaluation_batch=64 "
+    "probes.evaluation_train_samples=128 probes.jacobian_every='4 steps' probes.jacobian_per_class=1 "
+    "tracking=disabled execution.progress=false execution.device=cpu"
+)
+
+
+def example() -> str:
+    (text,) = re.findall(r"<!-- begin experiment -->\n```yaml\n(.*?)```\n<!-- end experiment -->", README, re.DOTALL)
+    return text
+
+
+def commands() -> list[list[str]]:
+    """The example's commands, as the README writes them."""
+    section = README.partition("## Add an experiment")[2].partition("\n## ")[0]
+    lines = re.findall(r"^    \.venv/bin/weight-decay (.*)$", section, re.MULTILINE)
+    assert len(lines) == 3
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def run(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "weight_decay", *words]
+    done = subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def ideas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the README's example; its parent is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(OWN_CONFIGS, "")  # taken back after the test, also when the command sets it
+    folder = tmp_path / "ideas" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "batch_size.yaml").write_text(example())
+    return folder.parent
+
+
+def here(words: list[str]) -> None:
+    """A command in this process."""
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 0
+
+
+def test_the_example_runs_from_the_file_to_the_table(
+    ideas: Path, tmp_path: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry, launch, collect = commands()
+    here(dry)
+    told = capsys.readouterr().out
+    assert "8 cell(s)" in told and "duration = 960 steps" in told and not (tmp_path / "results").exists()
+
+    done = run([*launch[:-1], *shlex.split(SHORT), f"data.root={data_root}"], tmp_path)
+    assert launch[-1] == "jobs=2" and "8 completed of 8 cell(s)" in done.stderr
+    (plan,) = (tmp_path / "results" / "experiments").glob("batch_size*.json")
+    record = json.loads(plan.read_text())
+    assert record["command"].startswith("weight-decay --config-dir ideas experiment=batch_size scale=micro ")
+
+    # What was made shorter than declared is recorded under a name of its own.
+    assert collect == ["collect", "batch_size"]
+    here(["collect", record["experiment"]])
+    (table,) = (tmp_path / "results" / "tables").glob("*.summary.csv")
+    with table.open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["branch"] == "main"]
+    axes = yaml.safe_load(example())["scales"]["micro"]["grid"][0]
+    assert len(rows) == 8
+    for name, values in axes.items():
+        assert {float(row[name]) for row in rows} == set(values), name
+    assert {row["status"] for row in rows} == {"completed"}
+    assert all(0 <= float(row["test/error"]) <= 1 and 0 <= float(row["ema/test/error"]) <= 1 for row in rows)
+    here(["watch", "once"])
+    assert "8 completed" in capsys.readouterr().out
+
+
+def test_multirun_finds_it_too(ideas: Path, tmp_path: Path, data_root: Path) -> None:
+    more = [*shlex.split(SHORT), f"data.root={data_root}", "cell=0,7"]
+    run(["-m", "--config-dir", "ideas", "experiment=batch_size", "scale=micro", *more], tmp_path)
+    summaries = [json.loads(path.read_text()) for path in (tmp_path / "results" / "runs").glob("*/summary.json")]
+    assert [summary["status"] for summary in summaries] == ["completed"] * 2
+
+
+def test_other_groups_and_the_information_know_the_folder(
+    ideas: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ideas / "decay").mkdir()
+    (ideas / "decay" / "heads_only.yaml").write_text(
+        "kind: decoupled\nstrength: 0.5\nrules: [{match: head, scale: 1}, {match: .*, scale: 0}]\n"
+    )
+    monkeypatch.setenv(OWN_CONFIGS, str(ideas))
+    assert "batch_size" in groups()["experiment"] and "heads_only" in groups()["decay"]
+    here(["--config-dir", str(ideas), "--dry-run", "experiment=batch_size", "decay=heads_only"])
+    assert "scale: 0" in capsys.readouterr().out.replace("'", "")
+    here([f"--config-dir={ideas}", "--info", "batch_size"])
+    assert "large batches" in capsys.readouterr().out
+    monkeypatch.setenv(OWN_CONFIGS, "")
+    assert "batch_size" not in groups()["experiment"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--config-dir"], "say which folder"),
+        (["--config-dir", "no_such_folder", "--info"], "there is no folder"),
+        (["--config-dir", "{ideas}/experiment", "--info"], "put NAME.yaml in"),
+        (["--config-dir", "{clash}", "--info"], "give .*constant.yaml another name"),
+        (["experiment=batch_size"], "there is no batch_size"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    ideas: Path, tmp_path: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clash = tmp_path / "clash"
+    (clash / "schedule").mkdir(parents=True)
+    (clash / "schedule" / "constant.yaml").write_text("kind: constant\n")
+    with pytest.raises(SystemExit) as left:
+        main([word.format(ideas=ideas, clash=clash) for word in words])
+    message = capsys.readouterr().err
+    assert left.value.code == 2 and message.count("\n") == 1
+    assert re.search(told, message)
