@@ -13,9 +13,13 @@ from weight_decay.config import RunConfig
 from weight_decay.config_groups import ImageData
 from weight_decay.span import Clock, Span
 
-SIZES = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "tiny_imagenet": (100_000, 10_000)}
+SIZES = {
+    "cifar5m": (5_002_240, 1_000_448),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "tiny_imagenet": (100_000, 10_000),
+}
 """Training and test images of the sets that come with a split."""
-CIFAR5M_TRAIN = 5_002_240
 WINDOWS_TOKENS = {"openwebtext": 9.04e9, "python_text": 9.8e6}
 """Training tokens, for lengths given in epochs."""
 
@@ -81,7 +85,7 @@ _COUNTED: dict[Any, float] = {}
 
 
 def estimate(config: RunConfig) -> Cost | None:
-    """The cost of a run with its branches; None if its length is in epochs of data whose size is not known here."""
+    """The cost of a run with its branches; None if it depends on the size of data whose size is not known here."""
     clock = _clock(config)
     if clock is None:
         return None
@@ -125,14 +129,23 @@ def estimate(config: RunConfig) -> Cost | None:
 def _clock(config: RunConfig) -> Clock | None:
     data = config.data
     if isinstance(data, ImageData):
-        train = data.train_size or SIZES.get(data.kind, (CIFAR5M_TRAIN, 0))[0]
-        clock = Clock(config.batch_size, train, 1)
+        sizes = _sizes(data)
+        if sizes is None:
+            return None
+        clock = Clock(config.batch_size, sizes[0], 1)
     else:
         windows = int(WINDOWS_TOKENS.get(data.kind, 0.0) / data.context)
         if windows == 0 and config.duration.unit == "epochs":
             return None
         clock = Clock(config.batch_size, windows, data.context)
     return Clock(clock.batch_size, clock.epoch_samples, clock.tokens_per_sample, config.duration.steps(clock))
+
+
+def _sizes(data: ImageData) -> tuple[int, int] | None:
+    """Training and test images; None if nobody says how many there are."""
+    train, test = SIZES.get(data.kind, (0, 0))
+    sizes = data.train_size or train, data.test_size or test
+    return sizes if all(sizes) else None
 
 
 def _times(every: Span | None, start: int, stop: int, clock: Clock) -> int:
@@ -148,7 +161,6 @@ def _evaluated(config: RunConfig) -> float:
     if not isinstance(data, ImageData):
         sets = 2 if data.held_out > 0 else 1  # seen and unseen windows, or training windows
         return data.evaluation_windows + sets * (probes.evaluation_train_samples or data.evaluation_windows)
-    train = data.train_size or SIZES.get(data.kind, (CIFAR5M_TRAIN, 0))[0]
-    test = data.test_size or SIZES[data.kind][1]
+    train, test = _sizes(data) or (0, 0)
     seen = min(probes.evaluation_train_samples or train, train)
     return test + seen + min(config.averaging.reestimate_samples or train, train)

@@ -47,7 +47,7 @@ def describe(plan: Plan) -> str:
 def _cost_lines(costs: list[Cost | None], throughput: Throughput) -> list[str]:
     known = [cost for cost in costs if cost is not None]
     if len(known) < len(costs):
-        return ["cost: not known before the data are prepared (the length is in epochs)"]
+        return ["cost: not known before the data are prepared (it depends on how much there is)"]
     total = sum(cost.hours(throughput) for cost in known)
     shares = [sum(values) for values in zip(*(cost.seconds(throughput) for cost in known), strict=True)]
     parts = [f"{100 * share / sum(shares):.0f} % {name}" for share, name in zip(shares, COST_PARTS, strict=True)]
@@ -91,4 +91,4 @@ def _data_needed(config: RunConfig) -> str:
         "text": "a text of your own: make data-text FROM=PATH",
         "nanogpt": "nanoGPT's train.bin and val.bin",
     }
-    return f"{needed[config.data.kind]}, in {config.data.root}"
+    return f"{needed.get(config.data.kind, 'data of your own')}, in {config.data.root}"
