@@ -71,6 +71,20 @@ def figures(words: Sequence[str]) -> int:
     return 0
 
 
+def claims(words: Sequence[str]) -> int:
+    """`weight-decay claims [results=FOLDER]`: every claim with its effect, interval and verdict."""
+    from weight_decay.report.claims_paper import judged_claims
+    from weight_decay.report.claims_table import claims_markdown, write_claims
+
+    results, names = _arguments("claims", words, "results")
+    if names:
+        raise UserError(f"claims: takes no experiment, got {' '.join(names)}.")
+    judged = judged_claims(results)
+    write_claims(judged, results / "tables" / "claims.csv")
+    print(claims_markdown(judged))
+    return 0
+
+
 def readme(words: Sequence[str]) -> int:
     """`weight-decay readme [results=FOLDER]`: rewrite the generated sections of README.md from the tables."""
     from weight_decay.report.readme import update
@@ -118,6 +132,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "collect": collect_tables,
     "demo-report": demo_report,
     "figures": figures,
+    "claims": claims,
     "readme": readme,
     "sync": sync_offline,
     "dashboard": dashboard,

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from weight_decay.errors import UserError
+from weight_decay.report.claims_paper import judged_claims
+from weight_decay.report.claims_table import claims_markdown
 from weight_decay.report.effects import Effect, demo_effects
 from weight_decay.report.files import write_if_changed
 
@@ -26,7 +28,10 @@ def effect_markdown(effect: Effect) -> str:
 
 def sections(results: Path) -> dict[str, str]:
     """Every generated section by name. Raises UserError when a table is absent."""
-    return {"demo": "\n\n".join(effect_markdown(effect) for effect in demo_effects(results))}
+    return {
+        "demo": "\n\n".join(effect_markdown(effect) for effect in demo_effects(results)),
+        "claims": claims_markdown(judged_claims(results)),
+    }
 
 
 def with_sections(text: str, content: dict[str, str]) -> str:
