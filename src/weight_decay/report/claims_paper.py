@@ -5,6 +5,7 @@ Statements, thresholds and margins were written down before the runs of any scal
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from weight_decay.report import claims_language as language
@@ -14,6 +15,7 @@ from weight_decay.report.tables import scales_of, tables_of
 
 SCALES = ("micro", "small", "paper")
 CORRELATION = Unit("rank correlation", digits=2)
+COSINE = Unit("cosine", digits=2)
 LOGARITHM = Unit("in ln", digits=2)
 FRACTION = Unit("of the distance", digits=2)
 RUNS = Unit("of the runs", digits=2)
@@ -73,6 +75,14 @@ OVER_TRAINING: tuple[Claim, ...] = (
     Claim(
         "resnet34", "A ResNet34, too, ends lowest with a large learning rate and weight decay.",
         "11c", "fig11c_resnet34", vision.decay_wins, POINTS,
+    ),
+    Claim(
+        "noise_follows_curvature", "Gradient noise points where the Gauss-Newton part of the Hessian does.",
+        "13", "fig13_similarity", vision.noise_follows_curvature, COSINE, threshold=MOST,
+    ),
+    Claim(
+        "decoupling", "With every loss derivative replaced by σ, the noise spectrum's top stays within a factor 2.",
+        "16", "fig16_spectra", vision.decoupling_keeps_the_spectrum, LOGARITHM, margin=round(math.log(2), 2),
     ),
     Claim(
         "sphere", "On the unit sphere the best learning rate lies inside the range: test error is U-shaped in it.",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from weight_decay.report.claims import Result, Verdict
 from weight_decay.report.files import write_if_changed
+from weight_decay.report.text_table import markdown_table
 
 HEADER = (
     "claim", "statement", "figure", "experiment", "scale", "verdict", "effect", "low", "high", "unit", "criterion",
@@ -29,7 +30,7 @@ def claims_markdown(results: list[Result]) -> str:
     for claim in dict.fromkeys(result.claim for result in results):
         found = {result.scale: result for result in results if result.claim is claim}
         rows.append([claim.statement, claim.figure, *(_cell(found[scale]) for scale in scales)])
-    return "\n".join([*lines, "", *_aligned(rows)])
+    return "\n".join([*lines, "", *markdown_table(rows)])
 
 
 def _any_run(results: list[Result], scale: str) -> bool:
@@ -53,13 +54,6 @@ def _cell(result: Result) -> str:
         return "not run"
     words = f"**{result.verdict}** {result.effect}"
     return f"{words}; {result.power}" if result.power else words
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (size + 2) for size in widths) + "|")
-    return lines
 
 
 def write_claims(results: list[Result], path: Path) -> None:

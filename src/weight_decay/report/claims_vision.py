@@ -10,6 +10,7 @@ import pandas as pd
 from weight_decay.report.claims import Measured
 from weight_decay.report.claims_pairs import by_seed, difference, measured, nothing, pick
 from weight_decay.report.effects import percent, three_digits
+from weight_decay.report.figures_curvature import SPECTRA, spectra_rows
 from weight_decay.report.figures_grid import EMA_ERROR, EMA_JACOBIAN, second_phase
 from weight_decay.report.figures_vision import TRAIN_SIZE, branch_ends, one_decay_for_all
 from weight_decay.report.tables import DECAY, LEARNING_RATE, Tables, large_rate_phase_end, missing_metrics
@@ -210,3 +211,32 @@ def ensemble_is_average(tables: Tables) -> Measured:
     return measured(
         gap, [runs], f"ensemble {percent(ensemble)}, EMA {percent(average)}, iterate {percent(runs[ERROR].mean())}"
     )
+
+
+def noise_follows_curvature(tables: Tables) -> Measured:
+    """Fig 13: E cos(G v, S v) of Gauss-Newton part G and gradient-noise covariance S, at the end of the run."""
+    metric = "similarity/gauss_newton_noise"
+    runs = tables.runs
+    if missing_metrics(runs, [metric]):
+        return nothing("the similarity was not measured")
+    words = ", ".join(
+        f"{name} {runs[f'similarity/{key}'].mean():.2f}"
+        for key, name in (("gauss_newton_noise", "Gauss-Newton and noise"), ("hessian_noise", "Hessian and noise"))
+        if f"similarity/{key}" in runs
+    )
+    return measured(by_seed(runs, metric), [runs], words)
+
+
+def decoupling_keeps_the_spectrum(tables: Tables) -> Measured:
+    """Figs 16-18: mean over cells of |ln| of the ratio of the largest eigenvalues, decoupled and true noise."""
+    if missing_metrics(tables.main_curves, ["spectrum/noise/node_000"]):
+        return nothing("no spectra in these runs")
+    rows = spectra_rows(tables)
+    largest = {
+        kind: rows[[name for name in rows if str(name).startswith(f"spectrum/{kind}/node_")]].max(axis=1)
+        for kind in SPECTRA
+    }
+    ratios = (largest["decoupled"] / largest["noise"]).map(np.log)
+    cells = rows[[LEARNING_RATE, DECAY]].assign(ratio=ratios).groupby([LEARNING_RATE, DECAY], as_index=False).mean()
+    words = ", ".join(f"η = {rate:g}, λ = {decay:g}: ×{np.exp(ratio):.2g}" for rate, decay, ratio in cells.to_numpy())
+    return measured(ratios.abs().groupby(rows["seed"]).mean(), [rows], words)
