@@ -14,7 +14,7 @@ import pandas as pd
 from weight_decay.report.claims import Measured
 from weight_decay.report.claims_pairs import by_seed, difference, measured, nothing, pick
 from weight_decay.report.effects import loss, three_digits
-from weight_decay.report.figures_language import kept_shares
+from weight_decay.report.figures_precision import kept_shares
 from weight_decay.report.tables import DECAY, LEARNING_RATE, Tables, mean_between, missing_metrics
 
 LOSS = "val/loss"
