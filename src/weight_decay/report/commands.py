@@ -71,6 +71,18 @@ def figures(words: Sequence[str]) -> int:
     return 0
 
 
+def report(words: Sequence[str]) -> int:
+    """`weight-decay report [results=FOLDER]`: one page of all claims and figures, in `results`/report.html."""
+    from weight_decay.report.page import report_page
+
+    results, names = _arguments("report", words, "results")
+    if names:
+        raise UserError(f"report: takes no experiment, got {' '.join(names)}.")
+    made = report_page(results, results / "report.html")
+    print(made.describe())
+    return 0
+
+
 def readme(words: Sequence[str]) -> int:
     """`weight-decay readme [results=FOLDER]`: rewrite the generated sections of README.md from the tables."""
     from weight_decay.report.readme import update
@@ -118,6 +130,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "collect": collect_tables,
     "demo-report": demo_report,
     "figures": figures,
+    "report": report,
     "readme": readme,
     "sync": sync_offline,
     "dashboard": dashboard,
