@@ -22,6 +22,7 @@ help:
 	@echo "make data-text FROM=PATH [NAME=text] .txt, .jsonl, .parquet -> data/NAME"
 	@echo "make sweep EXP=NAME [SCALE=micro LAUNCHER=local|slurm]   run all cells of an experiment; docs/cluster.md"
 	@echo "make status [EXP=NAME]    waiting, running, completed, diverged, failed, stale"
+	@echo "make claims | figures | report   verdicts of all claims | every figure | both on one page, results/report.html"
 	@echo "make test-cluster | soak  the same on a real one-node SLURM | 200 cells with random kills"
 	@echo "Everything else is the command $(BIN)/weight-decay (try --help and --info)."
 
@@ -90,7 +91,7 @@ reproduce-over-training: install
 
 # -- sweeps and clusters: docs/cluster.md ------------------------------------------------------------------------
 # make sweep EXP=fig03_grid SCALE=small LAUNCHER=slurm [PARTITION= GPUS= HOURS= JOBS_PER_GPU= CELLS_PER_JOB= SET="key=value ..."]
-.PHONY: sweep status sync dashboard test-cluster soak
+.PHONY: sweep status sync dashboard claims figures report test-cluster soak
 
 SCALE ?= micro
 LAUNCHER ?= local
@@ -116,6 +117,10 @@ endif
 
 status: install
 	@$(BIN)/weight-decay status $(EXP) results=$(RESULTS)
+
+# From the tables alone, so also in a fresh clone.
+claims figures report: install
+	@$(BIN)/weight-decay $@ results=$(RESULTS)
 
 sync: install
 	$(BIN)/weight-decay sync $(EXP) results=$(RESULTS)

@@ -28,6 +28,7 @@ weight-decay: what does weight decay do to a training run, and do you need it?
   weight-decay collect                   run folders -> results/tables/*.csv
   weight-decay sync [EXPERIMENT]         offline W&B runs -> W&B
   weight-decay dashboard entity=NAME     build the W&B dashboard
+  weight-decay report                    one page of all claims and figures: results/report.html
   weight-decay demo-report               effects, figures and the page of the demo
 
 Useful settings: jobs=2 (cells at a time), cell=3 (only this one), execution.results=FOLDER,

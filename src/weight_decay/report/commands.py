@@ -85,6 +85,18 @@ def claims(words: Sequence[str]) -> int:
     return 0
 
 
+def report(words: Sequence[str]) -> int:
+    """`weight-decay report [results=FOLDER]`: one page of all claims and figures, in `results`/report.html."""
+    from weight_decay.report.page import report_page
+
+    results, names = _arguments("report", words, "results")
+    if names:
+        raise UserError(f"report: takes no experiment, got {' '.join(names)}.")
+    made = report_page(results, results / "report.html")
+    print(made.describe())
+    return 0
+
+
 def readme(words: Sequence[str]) -> int:
     """`weight-decay readme [results=FOLDER]`: rewrite the generated sections of README.md from the tables."""
     from weight_decay.report.readme import update
@@ -133,6 +145,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo-report": demo_report,
     "figures": figures,
     "claims": claims,
+    "report": report,
     "readme": readme,
     "sync": sync_offline,
     "dashboard": dashboard,
