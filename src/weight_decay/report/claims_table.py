@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from pathlib import Path
 
 from weight_decay.report.claims import Result, Verdict
 from weight_decay.report.files import write_if_changed
+from weight_decay.report.page_claims import count_line
 from weight_decay.report.text_table import markdown_table
 
 HEADER = (
@@ -20,10 +20,7 @@ HEADER = (
 def claims_markdown(results: list[Result]) -> str:
     """Counts, then a row per claim and a column per scale at which anything was run; aligned, so readable as text."""
     scales = [scale for scale in dict.fromkeys(result.scale for result in results) if _any_run(results, scale)]
-    without = [scale for scale in dict.fromkeys(result.scale for result in results) if scale not in scales]
-    lines = [_counts(results, scale) for scale in scales]
-    if without:
-        lines.append(f"Not run yet at scale {' and '.join(without)}.")
+    lines = [count_line(results)[:1].upper() + count_line(results)[1:] + "."]
     if not scales:
         return "\n".join(lines)
     rows = [["claim", "figure", *(f"at {scale}: effect [95 % interval]" for scale in scales)]]
@@ -35,18 +32,6 @@ def claims_markdown(results: list[Result]) -> str:
 
 def _any_run(results: list[Result], scale: str) -> bool:
     return any(result.scale == scale and result.verdict is not Verdict.NOT_RUN for result in results)
-
-
-def _counts(results: list[Result], scale: str) -> str:
-    verdicts = Counter(result.verdict for result in results if result.scale == scale)
-    said = ", ".join(f"{verdicts[verdict]} {_plural(verdict, verdicts[verdict])}" for verdict in Verdict)
-    return f"At scale {scale}: {said}."
-
-
-def _plural(verdict: Verdict, count: int) -> str:
-    singular = {Verdict.HOLDS: ("claim holds", "claims hold"), Verdict.FAILS: ("fails", "fail")}
-    one, many = singular.get(verdict, (verdict.value, verdict.value))
-    return one if count == 1 else many
 
 
 def _cell(result: Result) -> str:
