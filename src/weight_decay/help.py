@@ -26,6 +26,7 @@ weight-decay: what does weight decay do to a training run, and do you need it?
   weight-decay --info                    experiments, scales, config groups and the dotted names of all settings
   weight-decay status [EXPERIMENT]       waiting, running, completed, diverged, failed
   weight-decay collect                   run folders -> results/tables/*.csv
+  weight-decay pull ENTITY/PROJECT       the runs of a W&B project -> results/tables/*.csv
   weight-decay sync [EXPERIMENT]         offline W&B runs -> W&B
   weight-decay dashboard entity=NAME     build the W&B dashboard
   weight-decay report                    one page of all claims and figures: results/report.html

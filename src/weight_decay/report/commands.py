@@ -10,15 +10,15 @@ from weight_decay.report.collect import collect
 from weight_decay.report.status import status_table
 
 
-def _arguments(command: str, words: Sequence[str], results: str) -> tuple[Path, list[str]]:
-    """The results folder (`results=FOLDER`, else `results`) and the other words, which are experiments."""
+def _arguments(command: str, words: Sequence[str], results: str, made: bool = True) -> tuple[Path, list[str]]:
+    """The results folder (`results=FOLDER`, else `results`), which must be `made`, and the other words: experiments."""
     folders = [word.partition("=")[2] for word in words if word.startswith("results=")]
     names = [word for word in words if not word.startswith("results=")]
     for name in names:
         if "=" in name or name.startswith("-"):
             raise UserError(f"{command}: {name} is not known here; give experiment names and results=FOLDER.")
     folder = Path(folders[-1] if folders else results)
-    if not folder.is_dir():
+    if made and not folder.is_dir():
         raise UserError(f"{command}: there is no folder {folder}; run an experiment first, or set results=FOLDER.")
     return folder, names
 
@@ -36,6 +36,17 @@ def collect_tables(words: Sequence[str]) -> int:
     """`weight-decay collect [EXPERIMENT ...] [results=FOLDER]`: run folders to tables."""
     results, names = _arguments("collect", words, "results")
     print(collect(results, names or None).describe())
+    return 0
+
+
+def pull_tables(words: Sequence[str]) -> int:
+    """`weight-decay pull ENTITY/PROJECT [EXPERIMENT ...] [results=FOLDER]`: the runs of a W&B project to tables."""
+    from weight_decay.report.from_wandb import pull
+
+    results, names = _arguments("pull", words, "results", made=False)
+    if not names:
+        raise UserError("pull: say which W&B project: ENTITY/PROJECT.")
+    print(pull(names[0], results, names[1:] or None).describe())
     return 0
 
 
@@ -142,6 +153,7 @@ def dashboard(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status,
     "collect": collect_tables,
+    "pull": pull_tables,
     "demo-report": demo_report,
     "figures": figures,
     "claims": claims,
