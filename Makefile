@@ -23,6 +23,7 @@ help:
 	@echo "make sweep EXP=NAME [SCALE=micro LAUNCHER=local|slurm]   run all cells of an experiment; docs/cluster.md"
 	@echo "make status [EXP=NAME]    waiting, running, completed, diverged, failed, stale"
 	@echo "make watch [EXP=NAME]     the same, live: sparklines of loss, effective LR, Jacobian norm; q quits"
+	@echo "make claims | figures | report   verdicts of all claims | every figure | both on one page, results/report.html"
 	@echo "make test-cluster | soak  the same on a real one-node SLURM | 200 cells with random kills"
 	@echo "Everything else is the command $(BIN)/weight-decay (try --help and --info)."
 
@@ -91,7 +92,7 @@ reproduce-over-training: install
 
 # -- sweeps and clusters: docs/cluster.md ------------------------------------------------------------------------
 # make sweep EXP=fig03_grid SCALE=small LAUNCHER=slurm [PARTITION= GPUS= HOURS= JOBS_PER_GPU= CELLS_PER_JOB= SET="key=value ..."]
-.PHONY: sweep status watch sync dashboard test-cluster soak
+.PHONY: sweep status watch sync dashboard claims figures report test-cluster soak
 
 SCALE ?= micro
 LAUNCHER ?= local
@@ -120,6 +121,10 @@ status: install
 
 watch: install
 	@$(BIN)/weight-decay watch $(EXP) results=$(RESULTS)
+
+# From the tables alone, so also in a fresh clone.
+claims figures report: install
+	@$(BIN)/weight-decay $@ results=$(RESULTS)
 
 sync: install
 	$(BIN)/weight-decay sync $(EXP) results=$(RESULTS)

@@ -3,7 +3,8 @@
 The plain step does what nanoGPT's train.py does: windows gathered one by one from a memory map, logits of the whole
 batch, `clip_grad_norm_`, torch's AdamW with its default kernel (fused on GPUs only), the loss read on the host every
 10 steps. With `--nanogpt FOLDER`, a checkout of nanoGPT beside this project, its own model and optimizer are a
-third contestant. Ours is `Training.advance`, without and with the EMA that the plain step has not.
+third contestant. Ours is `Training.advance`, without and with the EMA that the plain step has not, and with
+`execution.compile=true` (its compilation falls into the first, untimed round).
 
 Goals on a CPU: at least 1.15 times the plain step's tokens per second at micro size, no slower at GPT-2-Small's width
 with 2 layers; and the loop at most 3 % above its own bare parts. Rounds alternate and the best of each counts; on a
@@ -21,7 +22,7 @@ import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps of a round (default: 40 micro, 2 width768)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, help="sequences per step")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="without the compiled contestant")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT to compare with")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -85,6 +87,10 @@ def compare(size: str, folder: Path, arguments: argparse.Namespace) -> None:
         "its bare parts": lambda steps: bare(pieces, steps),
         "plain": plain_step(plainest, folder, device),
     }
+    if arguments.compile:
+        words = ["execution.compile=true"]
+        compiled = build_training(make_config(size, folder, "[]", arguments, words), regime, device)
+        peers["ours, compiled"] = lambda steps: train(compiled, compiled.step + steps, [], NEVER, lambda: False)
     if arguments.nanogpt is not None:
         peers["nanoGPT"] = nanogpt_step(plainest, folder, device, arguments.nanogpt)
     steps = arguments.steps or (40 if size == "micro" else 2)
@@ -104,17 +110,19 @@ def compare(size: str, folder: Path, arguments: argparse.Namespace) -> None:
     for name, seconds in best.items():
         print(f"  {name:16s} {1e3 * seconds:9.3f} ms  {tokens / seconds:12,.0f} tokens/s")
     for peer in [name for name in ("plain", "nanoGPT") if name in best]:
-        ratio = best[peer] / best["ours"]
-        verdict = "met" if ratio >= GOALS[size] else "MISSED"
-        print(f"ratio to {peer} {ratio:.3f} (goal: at least {GOALS[size]}) {verdict}")
-        print(f"  with EMA {best[peer] / best['ours, with EMA']:.3f}")
+        for name in [name for name in best if name.startswith("ours")]:
+            ratio = best[peer] / best[name]
+            verdict = "met" if ratio >= GOALS[size] else "MISSED"
+            print(f"ratio of {name} to {peer} {ratio:.3f} (goal: at least {GOALS[size]}) {verdict}")
     overhead = best["ours"] / best["its bare parts"] - 1
     verdict = "met" if overhead <= OVERHEAD_GOAL else "MISSED"
     print(f"loop overhead {overhead:.4f} (goal: at most {OVERHEAD_GOAL}) {verdict}")
 
 
-def make_config(size: str, folder: Path, ema: str, arguments: argparse.Namespace) -> RunConfig:
-    words = f"{COMMON} {SIZES[size]}".split()
+def make_config(
+    size: str, folder: Path, ema: str, arguments: argparse.Namespace, more: Sequence[str] = ()
+) -> RunConfig:
+    words = [*f"{COMMON} {SIZES[size]}".split(), *more]
     words += [f"data.root={folder}", f"averaging.ema={ema}", f"precision={arguments.precision}"]
     words += [f"execution.threads={arguments.threads}"]
     if arguments.batch is not None:

@@ -1,16 +1,62 @@
-"""The notebooks: stored without outputs, and they run."""
+"""The notebooks: stored without outputs, every figure in the paper's order, and they run on the tables there are."""
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from synthetic_runs import write_experiment, write_run, write_vision_suite
+from test_report_language import grid, language_run
+from weight_decay.errors import UserError
+from weight_decay.report import claims_paper, notebook
+from weight_decay.report.collect import collect
+from weight_decay.report.figures_paper import OVER_TRAINING, UNDER_TRAINING
+from weight_decay.report.notebook import Book
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+REGIMES = {"over_training": list(OVER_TRAINING), "under_training": list(UNDER_TRAINING)}
+DRAWN = {
+    "over_training": {"fig02_cifar10": 1, "fig03_grid_tiny_imagenet": 2},
+    "under_training": {"fig06_language_model": 2, "constant_lr": 1},
+}
+"""Experiments with tables in `made_up`, and how many figures each has."""
+SHOW = re.compile(r'book\.show\("(\w+)"\)')
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with tables of two experiments of each regime."""
+    runs, folder = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("results")
+    write_vision_suite(runs)
+    for name in DRAWN["under_training"]:
+        made = [write_run(runs, language_run(point)) for point in grid(decay__strength=[0.0, 0.05, 0.15])]
+        write_experiment(runs, name, made, "under_training", data="python_text", figure=name[3:5])
+    collect(runs, [name for drawn in DRAWN.values() for name in drawn], folder / "tables")
+    return folder
+
+
+def executed(path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The cells of a notebook after it has run on the tables of `results`."""
+    monkeypatch.setenv("WEIGHT_DECAY_RESULTS", str(results))
+    read = nbformat.read(path, as_version=4)
+    NotebookClient(read, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    return list(read.cells)
+
+
+def pictures(cells: list[Any]) -> int:
+    return sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
+
+
+def printed(cell: Any) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -21,11 +67,59 @@ def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
             assert cell.execution_count is None
 
 
+@pytest.mark.parametrize("regime", REGIMES)
+def test_every_figure_is_there_in_the_papers_order_below_its_text(regime: str) -> None:
+    cells = nbformat.read(ROOT / "notebooks" / f"{regime}.ipynb", as_version=4).cells
+    assert [found[1] for cell in cells if (found := SHOW.fullmatch(cell.source))] == REGIMES[regime]
+    for text, code in itertools.pairwise(cells):
+        if SHOW.fullmatch(code.source):
+            assert text.cell_type == "markdown" and len(text.source.splitlines()[-1]) > 40
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_on_the_committed_tables(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "results" / "tables", tmp_path / "tables")
-    monkeypatch.setenv("WEIGHT_DECAY_RESULTS", str(tmp_path))
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
-    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert pictures
+    cells = executed(path, tmp_path, monkeypatch)
+    if path.stem not in REGIMES:
+        assert pictures(cells)
+    for cell in cells:
+        if found := SHOW.fullmatch(cell.source):
+            there = (tmp_path / "tables" / f"{found[1]}-micro.summary.csv").is_file()
+            assert (pictures([cell]) > 0) == there
+            assert printed(cell).startswith(f"{found[1]}: no tables, run `make sweep EXP={found[1]} ") != there
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_regime_is_drawn_from_its_tables_and_nothing_is_written_beside_them(
+    regime: str, made_up: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(made_up.rglob("*"))
+    cells = executed(ROOT / "notebooks" / f"{regime}.ipynb", made_up, monkeypatch)
+    assert sorted(made_up.rglob("*")) == before
+    shown = {found[1]: pictures([cell]) for cell in cells if (found := SHOW.fullmatch(cell.source))}
+    assert {name: count for name, count in shown.items() if count} == DRAWN[regime]
+    for cell in cells:
+        if (found := SHOW.fullmatch(cell.source)) and found[1] in DRAWN[regime]:
+            assert "\nHOLDS: " in printed(cell) or "\nFAILS: " in printed(cell) or "\nINCONCLUSIVE: " in printed(cell)
+
+
+def test_a_figure_without_claims_says_so(
+    made_up: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(claims_paper, "CLAIMS", ())
+    monkeypatch.chdir(made_up)
+    Book(".", "micro").show("constant_lr")
+    assert capsys.readouterr().out.endswith("\nNo claim rests on it.\n")
+
+
+def test_the_source_may_be_a_wandb_project(made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notebook, "pull", lambda path, to: shutil.copytree(made_up / "tables", to / "tables" / path))
+    monkeypatch.chdir(ROOT / "notebooks")
+    book = Book("wandb:somebody/some", "micro")
+    assert list((book.results / "tables" / "somebody" / "some").glob("constant_lr-micro.*.csv"))
+    assert (book.results / "reference" / "paper_curves.csv").is_file()
+
+
+def test_a_source_without_tables_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no folder .*/tables, here or above"):
+        Book(str(tmp_path), "micro")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from matplotlib.figure import Figure
 from synthetic_runs import Run, write_experiment, write_run
 from weight_decay.report import figures
 from weight_decay.report.collect import collect
-from weight_decay.report.figures_language import cells, kept_shares
+from weight_decay.report.figures_language import cells
 from weight_decay.report.figures_paper import UNDER_TRAINING, paper_figures
+from weight_decay.report.figures_precision import kept_shares
 from weight_decay.report.style import LIGHT, Draw, rc
 from weight_decay.report.tables import tables_of
 
@@ -128,8 +130,33 @@ def test_every_language_experiment_has_its_figures(built: dict[str, Figure]) -> 
 
 
 def test_the_curves_are_means_over_seeds_of_each_cell(built: dict[str, Figure]) -> None:
-    loss = line(built["fig06_language_model-micro"], 0, "λ = 0.15")
+    loss = line(built["fig06_language_model-micro"], 1, "λ = 0.15")
     assert loss[100] == pytest.approx(1.5 + 3 * math.exp(-5) - 0.075 + 0.09 + 0.001, rel=1e-5)
+
+
+def test_the_papers_curves_stand_beside_ours(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / "tables", tmp_path / "tables")
+    shutil.copytree(Path(__file__).resolve().parents[1] / "results" / "reference", tmp_path / "reference")
+    by_name: dict[str, Figure] = {}
+
+    def build(draw: Draw, folder: Path, name: str) -> Path:
+        with matplotlib.rc_context(rc(LIGHT)):
+            by_name[name] = draw(LIGHT)
+        return folder / f"{name}.png"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", build)
+        paper_figures(tmp_path)
+
+    def theirs(name: str) -> list[str]:
+        return [axis.get_title(loc="left") for axis in by_name[name].axes if "Paper" in axis.get_title(loc="left")]
+
+    assert theirs("fig06_language_model-micro") == ["Paper, Fig. 6 (digitised)", "Paper, Fig. 25b (digitised)"]
+    assert theirs("fig06_language_model-tails-micro") == ["Paper, Fig. 6 (digitised)"]
+    assert theirs("fig07_effective_lr-micro") == [f"Paper, Fig. 7{part} (digitised)" for part in "abc"]
+    assert theirs("fig08_bfloat16_divergence-micro") == ["Paper, Fig. 8 (digitised)"]
+    final = line(by_name["fig06_language_model-micro"], 1, "λ = 0.1")
+    assert final[max(final)] == pytest.approx(3.278, abs=0.01)  # PAPER.md's number for Fig 6
 
 
 def test_the_gaps_are_differences_to_the_windows_trained_on(built: dict[str, Figure]) -> None:

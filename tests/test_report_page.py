@@ -3,11 +3,11 @@ from __future__ import annotations
 import base64
 import re
 import struct
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from html_page import HtmlPage
 from synthetic_runs import write_demo
 from weight_decay.report.collect import collect
 from weight_decay.report.commands import COMMANDS
@@ -15,32 +15,6 @@ from weight_decay.report.figures import demo_figures, paired_difference
 from weight_decay.report.gallery import duration
 from weight_decay.report.style import DARK, LIGHT
 from weight_decay.report.tables import DECAY, tables_of
-
-VOID = {"meta", "link", "input", "img", "source", "br"}
-
-
-class _Page(HTMLParser):
-    """Checks nesting while collecting tags and text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +27,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(demo: Path) -> _Page:
-    parsed = _Page()
+def page(demo: Path) -> HtmlPage:
+    parsed = HtmlPage()
     parsed.feed((demo / "report.html").read_text(encoding="utf-8"))
     assert parsed.open == []
     return parsed
 
 
-def test_the_page_needs_nothing_but_itself(demo: Path, page: _Page) -> None:
+def test_the_page_needs_nothing_but_itself(demo: Path, page: HtmlPage) -> None:
     for _, attributes in page.tags:
         for name in ("src", "srcset", "href", "action", "data"):
             value = attributes.get(name)
@@ -69,7 +43,7 @@ def test_the_page_needs_nothing_but_itself(demo: Path, page: _Page) -> None:
     assert "://" not in source and "@import" not in source and "url(" not in source
 
 
-def test_the_images_are_the_figures_in_both_themes(demo: Path, page: _Page) -> None:
+def test_the_images_are_the_figures_in_both_themes(demo: Path, page: HtmlPage) -> None:
     files = {path.name: path.read_bytes() for path in (demo / "figures").glob("*.png")}
     light = [base64.b64decode((image["src"] or "").split(",")[1]) for image in page.named("img")]
     dark = [base64.b64decode((image["srcset"] or "").split(",")[1]) for image in page.named("source")]
@@ -82,7 +56,7 @@ def test_the_images_are_the_figures_in_both_themes(demo: Path, page: _Page) -> N
     assert all((demo / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF") for name in names)
 
 
-def test_the_page_tells_where_everything_comes_from(demo: Path, page: _Page) -> None:
+def test_the_page_tells_where_everything_comes_from(demo: Path, page: HtmlPage) -> None:
     for tables in (tables_of(demo, f"demo_{name}_training", "micro") for name in ("over", "under")):
         for run in tables.summary["run_id"]:
             assert run in page.text
@@ -99,7 +73,7 @@ def test_the_page_tells_where_everything_comes_from(demo: Path, page: _Page) -> 
     assert page.text.count("yes") >= 8 and re.search(r"23\.9 ± 0\.3\s%", page.text)
 
 
-def test_the_page_can_be_read_and_used_without_a_mouse(page: _Page) -> None:
+def test_the_page_can_be_read_and_used_without_a_mouse(page: HtmlPage) -> None:
     assert page.named("html") == [{"lang": "en"}]
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.named("meta")
     assert all(image["alt"] for image in page.named("img"))

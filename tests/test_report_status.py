@@ -68,6 +68,18 @@ def test_the_overview_counts_each_experiment(tmp_path: Path) -> None:
     assert lines[3].split() == ["demo_over_training", "micro", "4", *["·"] * 7, "4"]
 
 
+def test_a_name_shows_its_variants_with_settings_of_ones_own(tmp_path: Path) -> None:
+    write_demo(tmp_path)
+    path = next((tmp_path / "experiments").glob("demo_over_training-*.json"))
+    record = json.loads(path.read_text())
+    record["experiment"] = "demo_over_training+3f2a1c"
+    (tmp_path / "experiments" / "demo_over_training+3f2a1c-micro.json").write_text(json.dumps(record))
+    both = status_table(tmp_path, "demo_over_training")
+    assert both.count("demo_over_training+3f2a1c: ") == 4
+    assert both.count("demo_over_training: ") == 4
+    assert "demo_over_training: " not in status_table(tmp_path, "demo_over_training+3f2a1c")
+
+
 def test_nothing_started_and_unknown_names_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No experiment was started"):
         status_table(tmp_path, None)

@@ -63,10 +63,10 @@ def test_hydra_is_imported_only_by_the_command_line() -> None:
     assert users == {"cli.py"}
 
 
-def test_wandb_is_imported_only_by_the_record_and_the_dashboard() -> None:
+def test_wandb_is_imported_only_by_the_record_the_dashboard_and_the_pull() -> None:
     users = {f.relative_to(PACKAGE).as_posix() for f in FILES if "wandb" in {name.split(".")[0] for name in imports(f)}}
     assert "record.py" in users
-    assert users <= {"record.py", "report/dashboard.py"}
+    assert users <= {"record.py", "report/dashboard.py", "report/from_wandb.py"}
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if own_room(f) == "report"], ids=lambda f: f.name)

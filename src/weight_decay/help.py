@@ -30,8 +30,10 @@ weight-decay: what does weight decay do to a training run, and do you need it?
   weight-decay status [EXPERIMENT]       waiting, running, completed, diverged, failed
   weight-decay watch [EXPERIMENT]        the same, live, with sparklines of the running cells; q quits
   weight-decay collect                   run folders -> results/tables/*.csv
+  weight-decay pull ENTITY/PROJECT       the runs of a W&B project -> results/tables/*.csv
   weight-decay sync [EXPERIMENT]         offline W&B runs -> W&B
   weight-decay dashboard entity=NAME     build the W&B dashboard
+  weight-decay report                    one page of all claims and figures: results/report.html
   weight-decay demo-report               effects, figures and the page of the demo
 
 --config-dir FOLDER, with any of these: look for FOLDER/experiment/NAME.yaml (or model/, data/, ...) of your own too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from weight_decay.checkpoint import write_json
 from weight_decay.config_groups import TrackingConfig
 from weight_decay.errors import UserError
+from weight_decay.run_folder import read_summary
 
 
 def to_host(metrics: Mapping[str, Any]) -> dict[str, float | int]:
@@ -110,10 +112,16 @@ class NoRecord(Recorder):
 
 
 class Mirror:
-    """W&B as a mirror of the record. Whatever goes wrong with it is said once, and the run goes on without it."""
+    """W&B as a mirror of the record. Whatever goes wrong with it is said once, and the run goes on without it.
+
+    It holds what `weight-decay pull` needs to make the tables again: the lines of metrics.jsonl in the history; at the
+    end summary.json and those of the branches in the summary, and in the config, under `experiments`, the files of all
+    experiments known by then that the run is a cell of.
+    """
 
     def __init__(self, tracking: TrackingConfig, run_id: str, name: str, group: str, config: Any, folder: Path) -> None:
         self._run: Any = None
+        self._id, self._folder = run_id, folder
         if tracking.mode == "disabled":
             return
         try:
@@ -140,19 +148,37 @@ class Mirror:
         """Pass one line of metrics.jsonl on."""
         if self._run is not None:
             try:
-                self._run.log({k: v for k, v in line.items() if v is not None}, step=line["step"])
+                # Null means measured but not finite: left out, it would mean not measured.
+                self._run.log({k: math.nan if v is None else v for k, v in line.items()}, step=line["step"])
             except Exception as error:
                 self._fail(error)
 
     def finish(self, summary: Mapping[str, Any], ok: bool) -> None:
-        """Pass the final metrics on and close the W&B run."""
+        """Pass on how the run ended and what its folder says of it, and close the W&B run."""
         if self._run is not None:
             try:
-                self._run.summary.update(dict(summary))
+                self._run.config.update({"experiments": self._experiments()}, allow_val_change=True)
+                self._run.summary.update({**self._facts(), **summary})
                 self._run.finish(exit_code=0 if ok else 1)
             except Exception as error:
                 self._fail(error)
             self._run = None
+
+    def _facts(self) -> dict[str, Any]:
+        """summary.json without the final metrics, which the history has; those of the branches whole."""
+        branches = {path.name: read_summary(path) for path in sorted((self._folder / "branches").glob("*"))}
+        facts = {name: value for name, value in read_summary(self._folder).items() if name != "final"}
+        return {**facts, "branches": branches} if branches else facts
+
+    def _experiments(self) -> list[Any]:
+        """What results/experiments says of the experiments with this run among their cells."""
+        found = []
+        for path in sorted((self._folder.parent.parent / "experiments").glob("*.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is not a run's matter
+                record = json.loads(path.read_text(encoding="utf-8"))
+                if any(cell["run_id"] == self._id for cell in record["cells"]):
+                    found.append(record)
+        return found
 
     def _fail(self, error: Exception) -> None:
         self._run = None

@@ -1,16 +1,16 @@
 """Claims: one sentence each, an effect measured seed by seed, its 95 % interval and a verdict at each scale.
 
 An effect is oriented so that the claim predicts more than its threshold. Runs are paired by seed: at one seed they
-share data, order of the data and, where the model is the same, initial weights. The interval is Student's t over seeds, which
-is wide with three of them: a claim is only said to hold when chance at that level cannot make it. Claims of equality
-have a margin, fixed in the code with the claim, and hold when the whole interval lies within it.
+share data, order of the data and, where the model is the same, initial weights. The interval is Student's t over
+seeds, which is wide with three of them, or the exact binomial one where the effect is yes or no. A claim of equality
+has a margin, fixed in the code before the runs were made, and holds when the whole interval lies within it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from scipy import stats
@@ -62,6 +62,8 @@ class Measured:
     runs: tuple[str, ...]
     words: str
     unless: str = ""
+    binary: bool = False
+    """Each effect is 1 (it happened) or 0; the interval is then Clopper and Pearson's for the share."""
 
 
 Measure = Callable[[Tables], Measured]
@@ -127,12 +129,19 @@ class Result:
         return f"{words} {self.claim.unit.name}".rstrip()
 
     @property
+    def seeds(self) -> int:
+        """How many seeds (or yes-or-no outcomes) the interval rests on."""
+        return 0 if self.interval is None else self.interval.count
+
+    @property
     def power(self) -> str:
         """For an inconclusive claim, how many seeds would decide it."""
         if self.verdict is not Verdict.INCONCLUSIVE:
             return ""
         if self.measured is not None and self.measured.unless:
             return self.measured.unless
+        if self.interval is not None and self.interval.count == 1:
+            return "one seed says nothing about the spread"
         return f"would need {self.needed} seeds" if self.needed else f"would need over {MOST_SEEDS} seeds"
 
 
@@ -140,11 +149,17 @@ def judged(claim: Claim, tables: Tables) -> Result:
     """The claim measured in the tables of its experiment at one scale."""
     measured = claim.measure(tables)
     known = [effect for effect in measured.effects if not math.isnan(effect)]
+    if len(known) < len(measured.effects) and not measured.unless:
+        # A mean over the runs that survived would flatter.
+        measured = replace(measured, unless=f"{len(measured.effects) - len(known)} seed(s) without a value")
     if not known:
         return Result(claim, tables.scale, Verdict.INCONCLUSIVE, None, measured, tables.stamp, None)
-    found = interval(known)
+    found = share_interval(known) if measured.binary else interval(known)
     verdict = Verdict.INCONCLUSIVE if measured.unless else _verdict(claim, found)
-    needed = seeds_needed(claim, found) if verdict is Verdict.INCONCLUSIVE else None
+    undecided = verdict is Verdict.INCONCLUSIVE and not measured.unless
+    needed = None
+    if undecided:
+        needed = outcomes_needed(claim, found) if measured.binary else seeds_needed(claim, found)
     return Result(claim, tables.scale, verdict, found, measured, tables.stamp, needed)
 
 
@@ -164,6 +179,14 @@ def interval(effects: Sequence[float]) -> Interval:
     deviation = math.sqrt(math.fsum((effect - mean) ** 2 for effect in effects) / (count - 1))
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * deviation / math.sqrt(count)
     return Interval(mean, mean - half, mean + half, deviation, count)
+
+
+def share_interval(outcomes: Sequence[float]) -> Interval:
+    """Share of ones among `outcomes` (0 or 1) and its exact binomial interval (Clopper-Pearson) at CONFIDENCE."""
+    ones = round(math.fsum(outcomes))
+    exact = stats.binomtest(ones, len(outcomes)).proportion_ci(CONFIDENCE, method="exact")
+    share = ones / len(outcomes)
+    return Interval(share, float(exact.low), float(exact.high), math.sqrt(share * (1 - share)), len(outcomes))
 
 
 def _verdict(claim: Claim, found: Interval) -> Verdict:
@@ -196,4 +219,14 @@ def seeds_needed(claim: Claim, found: Interval) -> int | None:
         needed = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) + stats.t.ppf(POWER, freedom))
         if needed * found.deviation / math.sqrt(count) <= distance:
             return max(count, found.count + 1)
+    return None
+
+
+def outcomes_needed(claim: Claim, found: Interval) -> int | None:
+    """Yes-or-no outcomes with which the interval would leave the threshold, if their share stays as it is."""
+    for count in range(found.count + 1, MOST_SEEDS + 1):
+        ones = round(found.mean * count)
+        wider = share_interval([1.0] * ones + [0.0] * (count - ones))
+        if _verdict(claim, wider) is not Verdict.INCONCLUSIVE:
+            return count
     return None

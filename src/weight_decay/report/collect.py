@@ -55,8 +55,10 @@ class Collected:
         return "\n".join(lines)
 
 
-def collect(results: Path, experiments: list[str] | None = None) -> Collected:
+def collect(results: Path, experiments: list[str] | None = None, tables: Path | None = None) -> Collected:
     """Write the tables of all experiments under `results` (or of those named) from their run folders.
+
+    They go to `tables`, or to `results`/tables where none is given.
 
     Two tables for each experiment and scale: `.summary.csv`, one row per run and branch with its
     final metrics; `.curves.csv`, one row per run, branch and recorded step, empty where a metric was
@@ -66,7 +68,7 @@ def collect(results: Path, experiments: list[str] | None = None) -> Collected:
     """
     collected = Collected()
     for experiment in read_experiments(results, experiments):
-        _collect_one(experiment, results / "tables", collected)
+        _collect_one(experiment, tables or results / "tables", collected)
     return collected
 
 

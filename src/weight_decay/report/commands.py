@@ -12,15 +12,15 @@ from weight_decay.report.collect import collect
 from weight_decay.report.status import status_table
 
 
-def _arguments(command: str, words: Sequence[str], results: str) -> tuple[Path, list[str]]:
-    """The results folder (`results=FOLDER`, else `results`) and the other words, which are experiments."""
+def _arguments(command: str, words: Sequence[str], results: str, made: bool = True) -> tuple[Path, list[str]]:
+    """The results folder (`results=FOLDER`, else `results`), which must be `made`, and the other words: experiments."""
     folders = [word.partition("=")[2] for word in words if word.startswith("results=")]
     names = [word for word in words if not word.startswith("results=")]
     for name in names:
         if "=" in name or name.startswith("-"):
             raise UserError(f"{command}: {name} is not known here; give experiment names and results=FOLDER.")
     folder = Path(folders[-1] if folders else results)
-    if not folder.is_dir():
+    if made and not folder.is_dir():
         raise UserError(f"{command}: there is no folder {folder}; run an experiment first, or set results=FOLDER.")
     return folder, names
 
@@ -66,6 +66,17 @@ def collect_tables(words: Sequence[str]) -> int:
     return 0
 
 
+def pull_tables(words: Sequence[str]) -> int:
+    """`weight-decay pull ENTITY/PROJECT [EXPERIMENT ...] [results=FOLDER]`: the runs of a W&B project to tables."""
+    from weight_decay.report.from_wandb import pull
+
+    results, names = _arguments("pull", words, "results", made=False)
+    if not names:
+        raise UserError("pull: say which W&B project: ENTITY/PROJECT.")
+    print(pull(names[0], results, names[1:] or None).describe())
+    return 0
+
+
 def demo_report(words: Sequence[str]) -> int:
     """`weight-decay demo-report [results=FOLDER]`: tables, effects, figures and the page of the demo."""
     # Matplotlib and pandas take a second to load, which `status` must not pay.
@@ -95,6 +106,32 @@ def figures(words: Sequence[str]) -> int:
     without = sorted(set(FIGURES) - {figure.experiment for figure in drawn})
     if without:
         print(f"no tables, so not drawn: {', '.join(without)}")
+    return 0
+
+
+def claims(words: Sequence[str]) -> int:
+    """`weight-decay claims [results=FOLDER]`: every claim with its effect, interval and verdict."""
+    from weight_decay.report.claims_paper import judged_claims
+    from weight_decay.report.claims_table import claims_markdown, write_claims
+
+    results, names = _arguments("claims", words, "results")
+    if names:
+        raise UserError(f"claims: takes no experiment, got {' '.join(names)}.")
+    judged = judged_claims(results)
+    write_claims(judged, results / "tables" / "claims.csv")
+    print(claims_markdown(judged))
+    return 0
+
+
+def report(words: Sequence[str]) -> int:
+    """`weight-decay report [results=FOLDER]`: one page of all claims and figures, in `results`/report.html."""
+    from weight_decay.report.page import report_page
+
+    results, names = _arguments("report", words, "results")
+    if names:
+        raise UserError(f"report: takes no experiment, got {' '.join(names)}.")
+    made = report_page(results, results / "report.html")
+    print(made.describe())
     return 0
 
 
@@ -144,8 +181,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status,
     "watch": watch,
     "collect": collect_tables,
+    "pull": pull_tables,
     "demo-report": demo_report,
     "figures": figures,
+    "claims": claims,
+    "report": report,
     "readme": readme,
     "sync": sync_offline,
     "dashboard": dashboard,

@@ -1,6 +1,6 @@
 """The project's W&B dashboard as code: λ × η heatmaps, effective learning rates, Jacobian norm, divergence, by regime.
 
-`wandb` is imported here and in record.py only.
+`wandb` is imported here, in from_wandb.py and in record.py only.
 """
 
 from __future__ import annotations

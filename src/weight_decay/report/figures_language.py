@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from weight_decay.report.figures import LINES, NORM_LABEL, DrawnFigure, drawn, zoom
 from weight_decay.report.reference import decay_of, reference
 from weight_decay.report.style import (
     DASHED,
-    LineStyle,
     Theme,
     curve,
     empty,
@@ -26,6 +25,8 @@ from weight_decay.report.style import (
 )
 from weight_decay.report.tables import DECAY, LEARNING_RATE, Tables, missing_metrics
 
+THEIR_RATE = 6e-4
+"""The learning rate of the paper's Figs 6, 7 and 26; Fig 25b has two more."""
 NAMES = {
     LEARNING_RATE: "η = {}",
     DECAY: "λ = {}",
@@ -48,7 +49,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One quantity against iterations; `paper`: the figure and metric of the digitised curves to lay under it."""
+    """One quantity against iterations; `paper`: the figure and metric of the digitised curves to show beside it."""
 
     metric: str
     label: str
@@ -61,16 +62,23 @@ VALIDATION = Panel("val/loss", "validation loss (nats per token)", zoomed=True)
 TRAINING = Panel("train/loss", "training loss (nats per token)", zoomed=True)
 WEIGHTS = Panel("weights/norm", NORM_LABEL, logarithmic=True)
 EFFECTIVE = Panel("effective_lr/adamw", r"effective learning rate $\eta_t / \|w_t\|_2$", logarithmic=True)
+BATCHES = Panel("batch/loss", "loss of the batches, smoothed", zoomed=True)
 LOSSES = (VALIDATION, TRAINING, WEIGHTS, EFFECTIVE)
 FIGURE_6 = (
+    replace(BATCHES, paper=("6", "train_loss")),
     VALIDATION,
     TRAINING,
-    Panel("batch/loss", "loss of the batches, smoothed", zoomed=True, paper=("6", "train_loss")),
+    replace(WEIGHTS, paper=("25b", "weight_norm")),
     Panel("grad/norm", "gradient norm before clipping", logarithmic=True),
-    WEIGHTS,
-    EFFECTIVE,
 )
-FIGURE_7 = (EFFECTIVE, Panel("lr", "learning rate", logarithmic=True), VALIDATION, WEIGHTS)
+FIGURE_7 = (
+    replace(EFFECTIVE, paper=("7a", "effective_lr")),
+    Panel("lr", "learning rate", logarithmic=True, paper=("7b", "lr")),
+    replace(BATCHES, paper=("7c", "train_loss")),
+    VALIDATION,
+    WEIGHTS,
+)
+MATCHING = (EFFECTIVE, Panel("lr", "learning rate", logarithmic=True), BATCHES, VALIDATION)
 FIGURE_19 = (
     Panel("gap/unseen", "unseen minus seen windows (nats)"),
     Panel("gap/documents", "other documents minus seen windows (nats)"),
@@ -96,35 +104,45 @@ def trajectories(results: Path, tables: Tables, panels: tuple[Panel, ...], title
 
 
 def _trajectories(results: Path, tables: Tables, curves: pd.DataFrame, panels: list[Panel], theme: Theme) -> Figure:
-    columns = 2 if len(panels) in (2, 4) else 3
-    rows = -(-len(panels) // columns)
-    figure, axes = new_figure(rows, columns, tables.band_stamp, width=4.4)
+    beside = {panel: reference(results, *panel.paper) for panel in panels if panel.paper is not None}
+    slots = [
+        (panel, paper) for panel in panels for paper in ((False, True) if len(beside.get(panel, ())) else (False,))
+    ]
+    columns = 2 if len(slots) in (2, 4) else 3
+    figure, axes = new_figure(-(-len(slots) // columns), columns, tables.band_stamp, width=4.4)
     lines = cells(curves, theme)
-    for axis, panel in zip(axes, panels, strict=False):
-        measured = []
-        for part, name, color in lines:
-            part = _smoothed(part) if panel.metric == "batch/loss" else part
-            part = part[part["step"] > 0] if panel.logarithmic else part
-            curve(axis, part, "step", panel.metric, color, label=name)
-            measured.append((part, panel.metric))
-            averaged = f"ema/{panel.metric}"
-            if panel.metric.endswith("/loss") and not missing_metrics(part, [averaged]):
-                curve(axis, part, "step", averaged, color, line=DASHED, width=1.3)
-                measured.append((part, averaged))
-        if panel.paper is not None and tables.scale == "paper":
-            _paper(results, axis, panel.paper, theme)
-        if panel.logarithmic:
-            plain_log(axis)
-        if panel.zoomed:
-            zoom(axis, measured)
-        if panel.metric.startswith("gap/"):
-            axis.axhline(0, color=theme.muted, linewidth=1.0)
+    for axis, (panel, paper) in zip(axes, slots, strict=False):
+        if paper:
+            _paper(axis, panel, beside[panel], theme)
+        else:
+            _ours(axis, panel, lines, theme)
         axis.set(xlabel="iteration", ylabel=panel.label)
         axis.margins(x=0.01)
-    for axis in axes[len(panels) :]:
+    for axis in axes[len(slots) :]:
         axis.set_axis_off()
     legend(figure, axes[0], columns=3, lines=LINES)
     return figure
+
+
+def _ours(axis: Axes, panel: Panel, lines: list[tuple[pd.DataFrame, str, str]], theme: Theme) -> None:
+    measured = []
+    for part, name, color in lines:
+        part = _smoothed(part) if panel.metric == "batch/loss" else part
+        part = part[part["step"] > 0] if panel.logarithmic else part
+        curve(axis, part, "step", panel.metric, color, label=name)
+        measured.append((part, panel.metric))
+        averaged = f"ema/{panel.metric}"
+        if panel.metric.endswith("/loss") and not missing_metrics(part, [averaged]):
+            curve(axis, part, "step", averaged, color, line=DASHED, width=1.3)
+            measured.append((part, averaged))
+    if panel.logarithmic:
+        plain_log(axis)
+    if panel.zoomed:
+        zoom(axis, measured)
+    if panel.metric.startswith("gap/"):
+        axis.axhline(0, color=theme.muted, linewidth=1.0)
+    if panel.paper is not None:
+        axis.set_title("Ours")
 
 
 def cells(curves: pd.DataFrame, theme: Theme) -> list[tuple[pd.DataFrame, str, str]]:
@@ -161,10 +179,32 @@ def _smoothed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**{"batch/loss": means})
 
 
-def _paper(results: Path, axis: Any, paper: tuple[str, str], theme: Theme) -> None:
-    points = reference(results, *paper)
-    for index, (_, rows) in enumerate(points.groupby(decay_of(points))):
-        axis.plot(rows["x"], rows["y"], color=faded(theme.series[index], theme), linewidth=1.0)
+def _paper(axis: Axes, panel: Panel, points: pd.DataFrame, theme: Theme) -> None:
+    """The paper's curves of one panel: a colour for each λ, dashed in float32; its tails have a figure of their own."""
+    assert panel.paper is not None
+    points = points[points["iterate"] != "tiny_lr"]
+    points = points[(points["lr"] == THEIR_RATE) | points["lr"].isna()]
+    points = points.assign(decay=decay_of(points)).fillna({"lr": 0.0, "precision": "", "note": ""})
+    order = sorted(points["decay"].unique())
+    notes = sorted(set(points["note"][points["lr"] == 0]))
+    for (decay, rate, precision, note), rows in points.groupby(["decay", "lr", "precision", "note"]):
+        name = f"λ = {decay:g}" if rate else str(note).replace("wd=", "λ = ")
+        color = theme.series[order.index(decay) if rate else (len(order) + notes.index(note)) % len(theme.series)]
+        line = DASHED if precision == "float32" else "-"
+        label = f"{name}, float32" if precision == "float32" else name
+        rows = rows.sort_values("x")
+        axis.plot(rows["x"], rows["y"], color=faded(color, theme), linewidth=1.0, linestyle=line, label=label)
+    if panel.logarithmic:
+        plain_log(axis)
+    axis.set_title(paper_title(panel.paper[0]), color=theme.muted)
+    handles, labels = axis.get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    axis.legend(named.values(), named.keys(), fontsize=7.5, handlelength=1.8, loc="best")
+
+
+def paper_title(figure: str) -> str:
+    """The title of a panel of the paper's."""
+    return f"Paper, Fig. {figure} (digitised)"
 
 
 def tails(results: Path, tables: Tables) -> DrawnFigure:
@@ -174,12 +214,13 @@ def tails(results: Path, tables: Tables) -> DrawnFigure:
         "Weight decay raises the loss at a large learning rate and the fall when it becomes tiny: "
         "the fall is the validation loss at the snapshot minus that at the end of its branch.",
         "Final validation loss of the tiny-learning-rate branches and their fall, against the snapshot's step.",
-        lambda theme: _tails(tables, theme), "-tails",
+        lambda theme: _tails(results, tables, theme), "-tails",
     )  # fmt: skip
 
 
-def _tails(tables: Tables, theme: Theme) -> Figure:
-    figure, (level, fall) = new_figure(1, 2, tables.band_stamp, width=4.8)
+def _tails(results: Path, tables: Tables, theme: Theme) -> Figure:
+    figure, (level, fall, theirs) = new_figure(1, 3, tables.band_stamp, width=4.4)
+    _paper_tails(theirs, reference(results, "6", "train_loss", "tiny_lr"), theme)
     ends = tables.summary[tables.summary["branch"] != "main"]
     ends = ends[ends["start_step"].notna()] if "start_step" in ends else ends.iloc[:0]
     if ends.empty or missing_metrics(ends, ["val/loss"]):
@@ -200,91 +241,13 @@ def _tails(tables: Tables, theme: Theme) -> Figure:
     return figure
 
 
-def divergence(results: Path, tables: Tables) -> DrawnFigure:
-    """Which runs diverge, what they end at, and the indicators that move first (Figs 8, 24, 25)."""
-    return drawn(
-        results, tables, "Precision, decay and divergence",
-        "Top: final validation loss against decay; a cross marks cells in which a run diverged. Below: the largest "
-        "attention logit and activation at the end.",
-        "Final validation loss and stability indicators against decay for learning rates, precisions and kernels.",
-        lambda theme: _divergence(tables, theme),
-    )  # fmt: skip
-
-
-def _divergence(tables: Tables, theme: Theme) -> Figure:
-    runs = tables.runs
-    quantities = [
-        ("val/loss", "final validation loss"),
-        ("stability/max_attention_logit", "largest attention logit"),
-        ("stability/max_activation", "largest activation"),
-    ]
-    quantities = [item for item in quantities if not missing_metrics(runs, [item[0]])]
-    rates = sorted(runs[LEARNING_RATE].unique())
-    figure, axes = new_figure(len(quantities), len(rates), tables.band_stamp, width=3.6, height=2.7)
-    kinds = [name for name in ("precision", "model.attention") if name in runs]
-    groups = list(runs.groupby(kinds)) if kinds else [(("",), runs)]
-    for row, (metric, label) in enumerate(quantities):
-        for column, rate in enumerate(rates):
-            axis = axes[row * len(rates) + column]
-            for index, (kind, rows) in enumerate(groups):
-                rows = rows[rows[LEARNING_RATE] == rate]
-                color = theme.series[index % len(theme.series)]
-                name = ", ".join(map(str, kind)) if isinstance(kind, tuple) else str(kind)
-                if rows.empty:
-                    axis.plot([], [], color=color, label=name)
-                    continue
-                curve(axis, rows, DECAY, metric, color, label=name, marker="o")
-                lost = rows[rows["status"] == "diverged"].groupby(DECAY)[metric].mean()
-                axis.plot(lost.index, lost, linestyle="", marker="x", markersize=11, color=color)
-            if metric != "val/loss":
-                plain_log(axis)
-            axis.set(title=f"η = {rate:g}" if row == 0 else "", xlabel="λ", ylabel=label if column == 0 else "")
-    legend(figure, axes[0], columns=3)
-    return figure
-
-
-def decay_kept(results: Path, tables: Tables) -> DrawnFigure:
-    """Share of float32's weight decay that bfloat16 weights keep, against η·λ (a figure of our own)."""
-    return drawn(
-        results, tables, "What bfloat16 does to weight decay",
-        "Kept: the fall of the log weight norm that decay causes, divided by the same in float32. The dotted line is "
-        "η·λ = 1/512, where a step of decay is half a unit in the last place.",
-        "Share of the weight decay kept against the product of learning rate and decay, for kernels and roundings.",
-        lambda theme: _decay_kept(tables, theme),
-    )  # fmt: skip
-
-
-def kept_shares(runs: pd.DataFrame) -> pd.DataFrame:
-    """Columns `how`, `product` (η·λ), `seed`, `kept` for every run with bfloat16 weights and λ > 0.
-
-    kept = ln(‖w‖ at λ = 0 / ‖w‖ at λ), both of the same kind, over the same of the float32 runs.
-    """
-    words = runs["precision.rounding"].where(
-        runs["precision.rounding"] != "kernel", runs["optimizer.kernel"] + " kernel"
-    )
-    runs = runs.assign(how=words.where(runs["precision"] == "bfloat16", "float32"), log=np.log(runs["weights/norm"]))
-    keys = ["how", LEARNING_RATE, "seed"]
-    base = runs[runs[DECAY] == 0].set_index(keys)["log"]
-    decayed = runs[runs[DECAY] > 0].set_index([*keys, DECAY])["log"]
-    fall = (base - decayed).dropna().rename("fall").reset_index()
-    exact = fall[fall["how"] == "float32"].drop(columns="how")
-    joined = fall[fall["how"] != "float32"].merge(exact, on=[LEARNING_RATE, "seed", DECAY], suffixes=("", "_exact"))
-    product = (joined[LEARNING_RATE] * joined[DECAY]).map(lambda value: float(f"{value:.6g}"))
-    return joined.assign(product=product, kept=joined["fall"] / joined["fall_exact"])
-
-
-def _decay_kept(tables: Tables, theme: Theme) -> Figure:
-    shares = kept_shares(tables.runs)
-    figure, (axis,) = new_figure(1, 1, tables.band_stamp, width=7.0, height=4.2)
-    lines: tuple[LineStyle, ...] = ("-", DASHED)
-    for index, (how, rows) in enumerate(shares.groupby("how")):
-        color = theme.series[index % len(theme.series)]
-        for line, (rate, part) in zip(lines, rows.groupby(LEARNING_RATE), strict=False):
-            curve(axis, part, "product", "kept", color, label=f"{how}, η = {rate:g}", line=line, marker="o")
-    axis.axvline(1 / 512, color=theme.muted, linewidth=1.0, linestyle=":")
-    for level in (0, 1):
-        axis.axhline(level, color=theme.muted, linewidth=0.8)
-    plain_log(axis, "x")
-    axis.set(xlabel="η·λ", ylabel="share of float32's decay that is kept")
-    legend(figure, axis, columns=2)
-    return figure
+def _paper_tails(axis: Axes, points: pd.DataFrame, theme: Theme) -> None:
+    if points.empty:
+        axis.set_axis_off()
+        return
+    points = points.assign(decay=decay_of(points))
+    ends = points.sort_values("x").groupby(["decay", "start"], as_index=False).last()
+    for index, (_, rows) in enumerate(ends.groupby("decay")):
+        axis.plot(rows["start"], rows["y"], "-o", color=faded(theme.series[index], theme), linewidth=1.0, markersize=4)
+    axis.set(xlabel="snapshot (iteration)", ylabel="training loss after the tail")
+    axis.set_title(paper_title("6"), color=theme.muted)

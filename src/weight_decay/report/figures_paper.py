@@ -14,12 +14,12 @@ from weight_decay.report.figures_language import (
     FIGURE_19,
     FIGURE_23,
     LOSSES,
-    decay_kept,
-    divergence,
+    MATCHING,
     tails,
     trajectories,
 )
 from weight_decay.report.figures_language import Panel as LanguagePanel
+from weight_decay.report.figures_precision import decay_kept, divergence
 from weight_decay.report.figures_vision import (
     ERROR,
     FIGURE_2,
@@ -89,7 +89,7 @@ UNDER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
     "constant_lr": _steps(LOSSES, "A constant learning rate"),
     "slower_decay": _steps(LOSSES, "A slower decay of the learning rate"),
     "bfloat16_decay_lost": lambda results, tables: [decay_kept(results, tables)],
-    "effective_lr_matching": _steps(FIGURE_7, "Matching: norms, QK-norm, gentler, longer"),
+    "effective_lr_matching": _steps(MATCHING, "Matching: norms, QK-norm, gentler, longer"),
 }
 
 FIGURES = {**OVER_TRAINING, **UNDER_TRAINING}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -16,12 +17,19 @@ from weight_decay.report.tables import Tables, tables_of
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of the page: what the runs say, then the figures that show it."""
+    """A chapter of the page: what the runs say, then the figures that show it.
+
+    `body` is HTML that stands after the introduction; `short` is the chapter's name among the links on top, and
+    `anchor` the end of its address, where they differ from the heading and `part-<number>`.
+    """
 
     heading: str
     introduction: str
     effect: Effect | None
     figures: list[DrawnFigure]
+    body: str = ""
+    short: str = ""
+    anchor: str = ""
 
 
 DEMO_TITLE = "What does weight decay do?"
@@ -49,25 +57,44 @@ def demo_page(results: Path, target: Path, scale: str = "micro") -> Path:
     return write_page(results, target, DEMO_TITLE, sections)
 
 
-def write_page(results: Path, target: Path, title: str, sections: list[Section]) -> Path:
+def embedded_png(image: Path) -> str:
+    """A PNG file as the address of an image that is part of the page, byte for byte."""
+    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"
+
+
+def write_page(
+    results: Path,
+    target: Path,
+    title: str,
+    sections: list[Section],
+    *,
+    embedded: Callable[[Path], str] = embedded_png,
+    style: str = "",
+    script: str = "",
+    closing: str = "",
+) -> Path:
     """Write one HTML file that needs nothing else: no network, no other file, no script to be read.
 
     Images are embedded in both themes; each figure carries the command, data, scale, seeds, cost, commit
-    and run ids of the tables in `results` it was drawn from. Returns `target`.
+    and run ids of the tables in `results` it was drawn from. `style`, `script` and `closing` (a sentence) are
+    added to the page's own. Returns `target`.
     """
-    body = "".join(_section(results, index, section) for index, section in enumerate(sections, start=1))
+    body = "".join(_section(results, index, section, embedded) for index, section in enumerate(sections, start=1))
     links = "".join(
-        f'<a href="#part-{index}">{escape(section.heading)}</a>' for index, section in enumerate(sections, 1)
+        f'<a href="#{_anchor(index, section)}">{escape(section.short or section.heading)}</a>'
+        for index, section in enumerate(sections, start=1)
     )
+    more = f" {closing}" if closing else ""
     content = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{CSS}{style}</style>\n</head>\n<body>\n"
         f'<header><h1>{escape(title)}</h1><nav aria-label="Sections">{links}</nav></header>\n'
         f"<main>\n{_SYMBOLS}{body}</main>\n"
-        f"<footer>Every number and line on this page is computed from the tables in "
-        f"<code>{escape(results.name)}/tables</code>.</footer>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        "<footer>Every number and line on this page is computed from the tables in "
+        f"<code>{escape(results.name)}/tables</code>.{escape(more)}</footer>\n"
+        f"<script>{SCRIPT}{script}</script>\n</body>\n</html>\n"
     )
     write_if_changed(target, content.encode("utf-8"))
     return target
@@ -86,15 +113,20 @@ Jacobian of the logits with respect to the weights</dd>
 """
 
 
-def _section(results: Path, index: int, section: Section) -> str:
+def _anchor(index: int, section: Section) -> str:
+    return escape(section.anchor) or f"part-{index}"
+
+
+def _section(results: Path, index: int, section: Section, embedded: Callable[[Path], str]) -> str:
     parts = [
-        f'<section id="part-{index}"><h2>{escape(section.heading)}</h2>\n',
+        f'<section id="{_anchor(index, section)}"><h2>{escape(section.heading)}</h2>\n',
         f'<p class="introduction">{escape(section.introduction)}</p>\n',
+        section.body,
     ]
     if section.effect is not None:
         parts.append(_effect(section.effect))
     for number, figure in enumerate(section.figures, start=1):
-        parts.append(_figure(results, f"{index}-{number}", figure))
+        parts.append(_figure(results, f"{index}-{number}", figure, embedded))
     return "".join([*parts, "</section>\n"])
 
 
@@ -130,21 +162,17 @@ def _verdict_class(holds: bool | None) -> str:
     return {True: "yes", False: "no", None: "unknown"}[holds]
 
 
-def _figure(results: Path, key: str, figure: DrawnFigure) -> str:
+def _figure(results: Path, key: str, figure: DrawnFigure, embedded: Callable[[Path], str]) -> str:
     tables = tables_of(results, figure.experiment, figure.scale)
     dark = figure.path.with_name(f"{figure.path.stem}.dark.png")
     return (
         f'<figure><input type="checkbox" class="enlarge" id="enlarge-{key}" '
         f'aria-label="Enlarge the figure: {escape(figure.title)}"><label for="enlarge-{key}"><picture>'
-        f'<source media="(prefers-color-scheme: dark)" srcset="{_embedded(dark)}">'
-        f'<img src="{_embedded(figure.path)}" alt="{escape(figure.alternative)}"></picture></label>\n'
+        f'<source media="(prefers-color-scheme: dark)" srcset="{embedded(dark)}">'
+        f'<img src="{embedded(figure.path)}" alt="{escape(figure.alternative)}"></picture></label>\n'
         f"<figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.caption)}</figcaption>\n"
         f"{_provenance(tables)}</figure>\n"
     )
-
-
-def _embedded(image: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"
 
 
 def _provenance(tables: Tables) -> str:

@@ -71,3 +71,85 @@ addEventListener('keydown', event => {
   document.querySelectorAll('.enlarge:checked').forEach(box => { box.checked = false; });
 });
 """
+
+CLAIMS_CSS = """\
+body { max-width: 80rem; }
+.counts { font-weight: 600; font-size: 1.1rem; margin: 1rem 0 .5rem; }
+.filter { border: 0; margin: 0 0 1rem; padding: 0; display: flex; flex-wrap: wrap; gap: .25rem 1.1rem;
+  font-size: .92rem; }
+.filter legend { float: left; color: var(--muted); padding: .2rem 0; margin-right: .5rem; }
+.filter label { white-space: nowrap; cursor: pointer; padding: .2rem 0; }
+.filter input { accent-color: var(--link); }
+.claims:has(#show-holds:checked) tbody tr:not(.holds), .claims:has(#show-fails:checked) tbody tr:not(.fails),
+.claims:has(#show-inconclusive:checked) tbody tr:not(.inconclusive),
+.claims:has(#show-not-run:checked) tbody tr:not(.not-run) { display: none; }
+.claims thead th { min-width: 0; padding: .5rem .25rem; text-align: left; position: static; white-space: normal;
+  background: none; }
+.claims th button { all: unset; display: inline-block; padding: .2rem .35rem; border-radius: 4px; cursor: pointer; }
+.claims th button:disabled { cursor: auto; }
+.claims th button:enabled:hover { background: var(--unknown-ground); }
+.claims th button:focus-visible { outline: 3px solid var(--link); }
+.claims th[aria-sort=ascending] button::after { content: " \\25B2"; }
+.claims th[aria-sort=descending] button::after { content: " \\25BC"; }
+.claims th[aria-sort=ascending] button, .claims th[aria-sort=descending] button { color: var(--ink); }
+.claims td, .claims tbody th { text-align: left; vertical-align: top; padding: .6rem .5rem; white-space: normal; }
+.claims tbody th { position: static; font-weight: 500; min-width: 16rem; line-height: 1.4; }
+.claims .verdict { display: inline-block; white-space: nowrap; padding: .1rem .7rem; margin: 0; }
+.claims .mean { font-weight: 600; }
+.claims .mean, .claims .bounds { display: block; white-space: nowrap; }
+.claims .bounds, .claims .power, .claims .stamp, .dash { color: var(--muted); }
+.claims .power { min-width: 7rem; }
+.claims details { margin: .25rem 0 0; font-weight: 400; }
+.claims .scale { border-top: 1px solid var(--line); padding: .6rem 0; }
+.claims .scale p { margin: .4rem 0; }
+.claims .scale .mean, .claims .scale .bounds { display: inline; }
+.claims .stamp { font-size: .85rem; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+@media (min-width: 76.01rem) { .claims .at { text-align: center; width: 1%; } .claims .criterion { min-width: 6rem; } }
+@media (max-width: 76rem) {
+  .claims .scroll { overflow: visible; background: none; border: 0; }
+  .claims table, .claims tbody { display: block; }
+  .claims thead, .claims thead tr { display: flex; flex-wrap: wrap; align-items: baseline; }
+  .claims thead { margin-bottom: .6rem; }
+  .claims thead::before { content: "Sort by"; font-size: .85rem; color: var(--muted); padding-right: .35rem; }
+  .claims:has(th button:disabled) thead { display: none; }
+  .claims thead th { padding: 0; }
+  .claims th button { padding: .4rem .5rem; text-decoration: underline; text-underline-offset: 3px; }
+  .claims tbody tr { display: grid; grid-template-columns: repeat(3, auto) 1fr; gap: .3rem 1.2rem;
+    background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem; margin-bottom: .9rem; }
+  .claims td, .claims tbody th { padding: 0; grid-column: 1 / -1; }
+  .claims td { display: grid; grid-template-columns: 6.5rem 1fr; font-size: .92rem; }
+  .claims td::before { content: attr(data-label); color: var(--muted); font-size: .85rem; }
+  .claims td:empty { display: none; }
+  .claims tbody th { min-width: 0; font-size: 1rem; padding: .3rem 0; }
+  .claims td.at { grid-column: auto; display: block; }
+  .claims td.at::before { display: block; line-height: 1.3; }
+  .claims td .mean, .claims td .bounds { display: inline; }
+}
+@media (max-width: 34rem) { .claims .verdict { padding: 0 .4rem; font-size: .75rem; } .counts { font-size: 1rem; }
+  .claims tbody tr { column-gap: .7rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+@media print { .filter { display: none; } }
+"""
+
+SORT_SCRIPT = """\
+(() => {
+  const body = document.querySelector('.claims tbody');
+  if (!body) return;
+  const rows = [...body.rows], heads = [...document.querySelectorAll('.claims thead th')];
+  const next = { none: 'ascending', ascending: 'descending', descending: 'none' };
+  const sign = { none: 0, ascending: 1, descending: -1 };
+  const compare = (one, other, way) => {
+    if (one === undefined || other === undefined) return (one === undefined) - (other === undefined);
+    return way * (Number(one) - Number(other));
+  };
+  heads.forEach((head, column) => {
+    const button = head.querySelector('button'), rank = row => row.cells[column].dataset.rank;
+    button.disabled = false;
+    button.addEventListener('click', () => {
+      const order = next[head.getAttribute('aria-sort')], way = sign[order];
+      heads.forEach(other => other.setAttribute('aria-sort', other === head ? order : 'none'));
+      body.append(...(way ? [...rows].sort((a, b) => compare(rank(a), rank(b), way)) : rows));
+    });
+  });
+})();
+"""

@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 from weight_decay.errors import UserError
+from weight_decay.report.claims_paper import judged_claims
+from weight_decay.report.claims_table import claims_markdown
 from weight_decay.report.effects import Effect, demo_effects
+from weight_decay.report.experiments_table import experiments_markdown
 from weight_decay.report.files import write_if_changed
 
 
@@ -26,7 +29,12 @@ def effect_markdown(effect: Effect) -> str:
 
 def sections(results: Path) -> dict[str, str]:
     """Every generated section by name. Raises UserError when a table is absent."""
-    return {"demo": "\n\n".join(effect_markdown(effect) for effect in demo_effects(results))}
+    claims = judged_claims(results)
+    return {
+        "demo": "\n\n".join(effect_markdown(effect) for effect in demo_effects(results)),
+        "claims": claims_markdown(claims),
+        "experiments": experiments_markdown(results, claims),
+    }
 
 
 def with_sections(text: str, content: dict[str, str]) -> str:

@@ -45,7 +45,11 @@ def status_table(results: Path, experiment: str | None) -> str:
     the experiment files, the summaries and, of unfinished runs, the end of metrics.jsonl and the lock.
     Raises UserError for an experiment that was never started.
     """
-    experiments = read_experiments(results, None if experiment is None else [experiment])
+    experiments = read_experiments(results)
+    if experiment is not None:
+        # `NAME+3f2a1c` is NAME with settings of one's own: who asks for NAME wants to see it too.
+        own = [item for item in experiments if item.name.partition("+")[0] == experiment or item.name == experiment]
+        experiments = own or read_experiments(results, [experiment])
     if not experiments:
         raise UserError(f"No experiment was started under {results} yet: launch one first.")
     known: dict[Path, tuple[str, str]] = {}
@@ -157,11 +161,15 @@ def clock(seconds: float) -> str:
 
 
 def _cells(states: list[State]) -> str:
-    scales = {state.scale for state in states}
-    rows = [
-        [state.cell if len(scales) == 1 else f"{state.scale}: {state.cell}", state.status, state.detail]
-        for state in sorted(states, key=lambda state: (state.scale, ORDER.index(state.status)))
-    ]
+    groups = {(state.experiment, state.scale) for state in states}
+    names, scales = ({group[index] for group in groups} for index in (0, 1))
+
+    def named(state: State) -> str:
+        parts = [state.experiment] * (len(names) > 1) + [state.scale] * (len(scales) > 1)
+        return " ".join(parts) + ": " + state.cell if parts else state.cell
+
+    ordered = sorted(states, key=lambda state: (state.experiment, state.scale, ORDER.index(state.status)))
+    rows = [[named(state), state.status, state.detail] for state in ordered]
     return text_table(["cell", "status", ""], rows, align="lll")
 
 

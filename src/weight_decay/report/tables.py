@@ -73,9 +73,15 @@ def tables_of(results: Path, experiment: str, scale: str) -> Tables:
 
 
 def scales_of(results: Path, experiment: str) -> list[str]:
-    """The scales at which `experiment` has tables, in order of their names."""
+    """The scales at which `experiment` has tables with at least one finished run, in order of their names."""
     found = (results / "tables").glob(f"{experiment}-*.summary.csv")
-    return sorted(path.name.removeprefix(f"{experiment}-").removesuffix(".summary.csv") for path in found)
+    filled = [path for path in found if _has_a_row(path)]
+    return sorted(path.name.removeprefix(f"{experiment}-").removesuffix(".summary.csv") for path in filled)
+
+
+def _has_a_row(path: Path) -> bool:
+    with path.open(encoding="utf-8") as lines:
+        return sum(1 for _ in zip(lines, range(2), strict=False)) == 2
 
 
 def large_rate_phase_end(curves: pd.DataFrame, metric: str) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Tables in plain text, for the terminal."""
+"""Tables in plain text, for the terminal, and in Markdown."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def text_table(header: list[str], rows: list[list[str]], *, align: str = "", wid
     ]
     lines.insert(height, "─" * min(110, sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(lines)
+
+
+def markdown_table(rows: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table whose first row is the header, aligned so that they can be read as they are."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (size + 2) for size in widths) + "|")
+    return lines
 
 
 def _wrap(text: str, width: int) -> list[str]:
