@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ def figures(words: Sequence[str]) -> int:
     results, names = _arguments("figures", words, "results")
     if names:
         raise UserError(f"figures: takes no experiment, got {' '.join(names)}.")
-    drawn = paper_figures(results)
+    drawn = paper_figures(results, os.cpu_count() or 1)
     for figure in drawn:
         print(f"{figure.experiment} at {figure.scale}: {figure.path}")
     without = sorted(set(FIGURES) - {figure.experiment for figure in drawn})
@@ -130,7 +131,7 @@ def report(words: Sequence[str]) -> int:
     results, names = _arguments("report", words, "results")
     if names:
         raise UserError(f"report: takes no experiment, got {' '.join(names)}.")
-    made = report_page(results, results / "report.html")
+    made = report_page(results, results / "report.html", os.cpu_count() or 1)
     print(made.describe())
     return 0
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
+from tqdm import tqdm
+
+from weight_decay.errors import UserError
 from weight_decay.report.figures import DrawnFigure
 from weight_decay.report.figures_curvature import ensemble, similarity, spectra
 from weight_decay.report.figures_grid import against_product, heatmaps, sphere
@@ -29,6 +36,7 @@ from weight_decay.report.figures_vision import (
     dataset_size,
     finetuning,
 )
+from weight_decay.report.style import light_only
 from weight_decay.report.tables import Tables, scales_of, tables_of
 
 _LEVELS = "The vertical dotted line marks the drop of the learning rate. The paper's curves are drained of colour."
@@ -96,11 +104,47 @@ FIGURES = {**OVER_TRAINING, **UNDER_TRAINING}
 """Experiment -> its figures, from its tables; a new experiment enters here with one line."""
 
 
-def paper_figures(results: Path) -> list[DrawnFigure]:
-    """Draw the figures of every experiment and scale that has tables under `results`/tables."""
-    return [
-        figure
-        for experiment, draw in FIGURES.items()
-        for scale in scales_of(results, experiment)
-        for figure in draw(results, tables_of(results, experiment, scale))
-    ]
+Key = tuple[str, str]
+"""An experiment and a scale."""
+
+
+def paper_figures(results: Path, jobs: int = 1) -> list[DrawnFigure]:
+    """Draw the figures of every experiment and scale that has tables under `results`/tables, in the light theme.
+
+    Raises UserError for tables that cannot be drawn.
+    """
+    drawn = []
+    for figures in draw_experiments(results, _with_tables(results), jobs, dark=False).values():
+        if isinstance(figures, UserError):
+            raise figures
+        drawn += figures
+    return drawn
+
+
+def _with_tables(results: Path) -> list[Key]:
+    return [(name, scale) for name in FIGURES for scale in scales_of(results, name)]
+
+
+def draw_experiments(
+    results: Path, wanted: Sequence[Key], jobs: int = 1, *, dark: bool = True
+) -> dict[Key, list[DrawnFigure] | UserError]:
+    """The figures of each experiment and scale of `wanted`, in its order, or why its tables cannot be drawn.
+
+    With more than one job, as many processes draw, each one experiment at a time. `dark`: in both themes, not only
+    the light one.
+    """
+    draw = partial(_drawn, results, dark)
+    bar = partial(tqdm, total=len(wanted), desc="figures", unit="experiment", leave=False, disable=None)
+    if jobs < 2 or len(wanted) < 2:
+        return {key: draw(key) for key in bar(wanted)}
+    with ProcessPoolExecutor(min(jobs, len(wanted)), mp_context=get_context("spawn")) as pool:
+        return dict(zip(wanted, bar(pool.map(draw, wanted)), strict=True))
+
+
+def _drawn(results: Path, dark: bool, key: Key) -> list[DrawnFigure] | UserError:
+    name, scale = key
+    try:
+        with nullcontext() if dark else light_only("png", "pdf"):
+            return FIGURES[name](results, tables_of(results, name, scale))
+    except UserError as error:
+        return error

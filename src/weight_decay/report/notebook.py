@@ -10,7 +10,7 @@ from weight_decay.report import claims_paper
 from weight_decay.report.claims import Result, judged
 from weight_decay.report.figures_paper import FIGURES
 from weight_decay.report.from_wandb import pull
-from weight_decay.report.style import light_png_only
+from weight_decay.report.style import light_only
 from weight_decay.report.tables import scales_of, tables_of
 
 WANDB = "wandb:"
@@ -54,7 +54,7 @@ class Book:
         except UserError as error:
             print(f"{experiment}: {error}")
             return
-        with light_png_only():
+        with light_only("png"):
             drawn = FIGURES[experiment](self.results, tables)
         for figure in drawn:
             display(Image(figure.path, alt=figure.alternative))

@@ -13,7 +13,7 @@ from PIL import Image
 from weight_decay.errors import UserError
 from weight_decay.report.claims_paper import judged_claims
 from weight_decay.report.figures import DrawnFigure
-from weight_decay.report.figures_paper import FIGURES
+from weight_decay.report.figures_paper import FIGURES, draw_experiments
 from weight_decay.report.gallery import Section, write_page
 from weight_decay.report.page_claims import claims_html, count_line, paper_order, scale_order
 from weight_decay.report.page_style import CLAIMS_CSS, SORT_SCRIPT
@@ -66,10 +66,13 @@ class _Chapter:
     figures: list[DrawnFigure]
 
 
-def report_page(results: Path, target: Path) -> Report:
-    """Judge every claim, draw every figure that has tables under `results`, and write both to `target`."""
+def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
+    """Judge every claim, draw every figure that has tables under `results`, and write both to `target`.
+
+    `jobs` processes draw at a time.
+    """
     claims = judged_claims(results)
-    chapters, refused = _chapters(results)
+    chapters, refused = _chapters(results, jobs)
     missing = [name for name in in_paper_order() if not scales_of(results, name)]
     report = Report(target, count_line(claims), list(chapters), missing, refused, _without_figure(results))
     sections = [
@@ -98,21 +101,22 @@ def embedded_webp(image: Path) -> str:
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
 
 
-def _chapters(results: Path) -> tuple[dict[str, _Chapter], dict[str, str]]:
+def _chapters(results: Path, jobs: int) -> tuple[dict[str, _Chapter], dict[str, str]]:
     """Per experiment its figures at all scales, the largest first; and what could not be drawn."""
     chapters: dict[str, _Chapter] = {}
     refused: dict[str, str] = {}
-    for name in in_paper_order():
-        for scale in sorted(scales_of(results, name), key=scale_order, reverse=True):
-            try:
-                tables = tables_of(results, name, scale)
-                figures = FIGURES[name](results, tables)
-            except UserError as error:
-                refused[f"{name} at {scale}"] = str(error)
-                continue
-            chapter = chapters.setdefault(name, _Chapter([], []))
-            chapter.tables.append(tables)
-            chapter.figures += [replace(figure, title=f"{figure.title}, {scale}") for figure in figures]
+    wanted = [
+        (name, scale)
+        for name in in_paper_order()
+        for scale in sorted(scales_of(results, name), key=scale_order, reverse=True)
+    ]
+    for (name, scale), figures in draw_experiments(results, wanted, jobs).items():
+        if isinstance(figures, UserError):
+            refused[f"{name} at {scale}"] = str(figures)
+            continue
+        chapter = chapters.setdefault(name, _Chapter([], []))
+        chapter.tables.append(tables_of(results, name, scale))
+        chapter.figures += [replace(figure, title=f"{figure.title}, {scale}") for figure in figures]
     return chapters, refused
 
 

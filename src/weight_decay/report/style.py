@@ -133,9 +133,9 @@ _FILES: ContextVar[Files] = ContextVar("files", default=_ALL)
 
 
 @contextlib.contextmanager
-def light_png_only() -> Iterator[None]:
-    """Within it `save` writes `name`.png alone: all that a notebook shows, in less than half the time."""
-    before = _FILES.set(((LIGHT, "", ("png",)),))
+def light_only(*kinds: str) -> Iterator[None]:
+    """Within it `save` writes the light theme alone, in the `kinds` named (png, pdf): in less than half the time."""
+    before = _FILES.set(((LIGHT, "", kinds),))
     try:
         yield
     finally:
