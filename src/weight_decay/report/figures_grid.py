@@ -183,6 +183,8 @@ def _sphere(results: Path, tables: Tables, theme: Theme) -> Figure:
     for axis, (metric, label, factor) in zip(axes, panels, strict=False):
         curve(axis, runs, LEARNING_RATE, metric, theme.series[0], factor=factor, marker="o")
         axis.set(ylabel=label, title="Ours")
+        if factor == 1:
+            plain_log(axis)
     points = reference(results, "15a", "test_error").sort_values("lr")
     axes[-1].plot(points["lr"], 100 * points["y"], "-o", color=faded(theme.series[0], theme), markersize=4)
     axes[-1].set_ylabel("final test error (%)")

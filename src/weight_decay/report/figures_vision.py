@@ -156,9 +156,12 @@ def finetuning(results: Path, tables: Tables) -> DrawnFigure:
 def _finetuning(results: Path, tables: Tables, panels: list[Panel], theme: Theme) -> Figure:
     main, finetuned = tables.main_curves, branch_ends(tables)
     rates = sorted(main[LEARNING_RATE].unique())
-    figure, axes = new_figure(2 * len(panels), 3, tables.band_stamp, width=3.6, height=2.5)
-    for row, panel in enumerate(panels):
-        ours, theirs = axes[6 * row : 6 * row + 3], axes[6 * row + 3 : 6 * row + 6]
+    digitised = [not reference(results, panel.paper_figure, panel.paper_metric).empty for panel in panels]
+    figure, axes = new_figure(len(panels) + sum(digitised), 3, tables.band_stamp, width=3.6, height=2.5)
+    remaining = iter(axes)
+    for panel, with_paper in zip(panels, digitised, strict=True):
+        ours = [next(remaining) for _ in range(3)]
+        theirs = [next(remaining) for _ in range(3)] if with_paper else []
         for rate, color in zip(rates, shades(theme, len(rates)), strict=True):
             rows, ends = main[main[LEARNING_RATE] == rate], finetuned[finetuned[LEARNING_RATE] == rate]
             sources = ((rows, panel.metric), (rows, f"ema/{panel.metric}"), (ends, panel.metric))
@@ -167,7 +170,7 @@ def _finetuning(results: Path, tables: Tables, panels: list[Panel], theme: Theme
                     label = f"η = {rate:g}"
                     marker = "." if source is ends else ""
                     curve(axis, source, "epoch", metric, color, label=label, factor=panel.factor, marker=marker)
-        for axis, iterate in zip(theirs, ("sgd", "ema", "finetuned"), strict=True):
+        for axis, iterate in zip(theirs, ("sgd", "ema", "finetuned"), strict=False):
             points = reference(results, panel.paper_figure, panel.paper_metric, iterate)
             groups = sorted(points.groupby("lr"), key=lambda group: float(str(group[0])))
             for (_, part), color in zip(groups, shades(theme, max(1, len(groups))), strict=False):
