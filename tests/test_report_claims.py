@@ -26,7 +26,7 @@ from weight_decay.report.claims import (
 )
 from weight_decay.report.claims_paper import CLAIMS, SCALES, judged_claims
 from weight_decay.report.claims_table import claims_markdown, write_claims
-from weight_decay.report.tables import Tables
+from weight_decay.report.tables import Tables, scales_of, tables_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,6 +80,48 @@ def test_three_of_three_outcomes_do_not_show_that_most_are_so() -> None:
     assert verdict((0.0,) * 6, binary=True, threshold=0.5) is Verdict.FAILS
     assert share_interval([1.0] * 3).low == pytest.approx(0.025 ** (1 / 3))
     assert outcomes_needed(claim_of((1.0,) * 3, threshold=0.5), share_interval([1.0] * 3)) == 6
+
+
+def test_a_difference_of_either_sign_is_a_difference() -> None:
+    for effects in ((1.0, 1.1, 0.9), (-1.0, -1.1, -0.9)):
+        assert verdict(effects, margin=0.02, different=True) is Verdict.HOLDS
+    assert verdict((0.001, -0.001, 0.0), margin=0.02, different=True) is Verdict.FAILS
+    assert verdict((1.0, -1.0, 0.5), margin=0.02, different=True) is Verdict.INCONCLUSIVE
+
+
+def test_survivors_decide_nothing() -> None:
+    rows = [
+        {"seed": seed, "decay.strength": decay, "val/loss": 1.5 - decay} for seed in range(3) for decay in (0.0, 0.1)
+    ]
+    found = Measured((0, 1, 2), (0.1, 0.11, 0.09), tuple(f"r{index}" for index in range(6)), "made up")
+    claim = Claim("made_up", "It is so.", "1", "made_up", lambda tables: found, NATS)
+    assert judged(claim, table(rows)).verdict is Verdict.HOLDS
+    rows[3]["status"] = "diverged"
+    assert "1 of the 6 runs it rests on diverged" in judged(claim, table(rows)).power
+    del rows[5]
+    rows[3]["status"] = "completed"
+    assert "not every seed has every cell" in judged(claim, table(rows)).power
+
+
+def test_tables_that_lack_a_column_or_a_cell_stop_no_other_claim() -> None:
+    """As while a sweep is running: every coordinate and metric taken away in turn, and every group of cells."""
+    for claim in CLAIMS:
+        for scale in scales_of(ROOT / "results", claim.experiment):
+            whole = tables_of(ROOT / "results", claim.experiment, scale)
+            fixed = {"run_id", "seed", "branch", "status", "data"}
+            names = [name for name in whole.summary if name not in fixed]
+            measured = [
+                name for name in names if name.endswith(("/loss", "/error", "_square", "/norm", "strength", ".lr"))
+            ]
+            for name in measured:
+                curves = whole.curves.drop(columns=[name], errors="ignore")
+                judged(claim, Tables(claim.experiment, scale, whole.summary.drop(columns=[name]), curves))
+            for name in [name for name in names if "." in name]:
+                for value in whole.summary[name].dropna().unique():
+                    kept = whole.summary[whole.summary[name] != value]
+                    if len(kept):
+                        result = judged(claim, Tables(claim.experiment, scale, kept, whole.curves))
+                        assert result.verdict in set(Verdict)
 
 
 def test_a_seed_without_a_value_leaves_a_claim_undecided() -> None:
@@ -152,7 +194,7 @@ def test_same_norm_different_error_needs_two_norms_that_are_the_same() -> None:
 
     same = table(grid(test__error=error, weights__norm=lambda rate, decay, seed: 20.0 + decay))
     assert vision.norm_is_not_all(same).unless == ""
-    assert all(effect > 0 for effect in vision.norm_is_not_all(same).effects)
+    assert vision.norm_is_not_all(same).effects == pytest.approx((-0.01,) * 3)  # smaller η minus larger, same λ
     apart = table(grid(test__error=error, weights__norm=lambda rate, decay, seed: 10 * rate**2 * (1 + decay)))
     assert "factor" in vision.norm_is_not_all(apart).unless
 

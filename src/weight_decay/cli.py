@@ -49,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("weight-decay: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # `weight-decay claims | head`: the reader has seen enough. What Python would still flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -3,7 +3,7 @@
 An effect is oriented so that the claim predicts more than its threshold. Runs are paired by seed: at one seed they
 share data, order of the data and, where the model is the same, initial weights. The interval is Student's t over
 seeds, which is wide with three of them, or the exact binomial one where the effect is yes or no. A claim of equality
-has a margin, fixed in the code before the runs were made, and holds when the whole interval lies within it.
+has a margin and holds when the whole interval lies within it. Intervals are not widened for the number of claims.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class Claim:
     """A statement of the paper (or of ours) and how to measure it in the tables of one experiment.
 
     Without a `margin` the claim is that the effect exceeds `threshold`; with one, that it is within ± `margin` of zero.
+    With `different` too, the claim is the opposite: that the effect is not zero, whatever its sign; it fails when the
+    whole interval lies within the margin.
     """
 
     key: str
@@ -84,11 +86,14 @@ class Claim:
     unit: Unit
     threshold: float = 0.0
     margin: float | None = None
+    different: bool = False
 
     @property
     def criterion(self) -> str:
         """What the interval must do for the claim to hold, in words."""
         unit = f" {self.unit.name}" if self.unit.name else ""
+        if self.different:
+            return "not 0"
         if self.margin is not None:
             return f"within ±{self.unit.write(self.margin).lstrip('+')}{unit}"
         bound = "0" if self.threshold == 0 else f"{self.unit.write(self.threshold).lstrip('+')}{unit}"
@@ -146,21 +151,40 @@ class Result:
 
 
 def judged(claim: Claim, tables: Tables) -> Result:
-    """The claim measured in the tables of its experiment at one scale."""
-    measured = claim.measure(tables)
+    """The claim measured in the tables of its experiment at one scale; "not run" while they lack what it needs."""
+    try:
+        measured = _guarded(claim.measure(tables), tables)
+    except (KeyError, ValueError, IndexError) as error:
+        # A sweep that is still running, or whose runs diverged: cells or metrics that a measure counts on are absent.
+        measured = Measured((), (), (), "", f"the tables lack what it needs ({type(error).__name__}: {error})")
     known = [effect for effect in measured.effects if not math.isnan(effect)]
-    if len(known) < len(measured.effects) and not measured.unless:
-        # A mean over the runs that survived would flatter.
-        measured = replace(measured, unless=f"{len(measured.effects) - len(known)} seed(s) without a value")
     if not known:
-        return Result(claim, tables.scale, Verdict.INCONCLUSIVE, None, measured, tables.stamp, None)
+        verdict = Verdict.INCONCLUSIVE if measured.effects else Verdict.NOT_RUN
+        return Result(claim, tables.scale, verdict, None, measured, tables.stamp, None)
     found = share_interval(known) if measured.binary else interval(known)
     verdict = Verdict.INCONCLUSIVE if measured.unless else _verdict(claim, found)
-    undecided = verdict is Verdict.INCONCLUSIVE and not measured.unless
     needed = None
-    if undecided:
+    if verdict is Verdict.INCONCLUSIVE and not measured.unless:
         needed = outcomes_needed(claim, found) if measured.binary else seeds_needed(claim, found)
     return Result(claim, tables.scale, verdict, found, measured, tables.stamp, needed)
+
+
+def _guarded(measured: Measured, tables: Tables) -> Measured:
+    """Not to be decided on survivors: no run may have diverged (unless that is counted), no seed may lack a cell."""
+    if measured.unless or not measured.effects:
+        return measured
+    missing = sum(math.isnan(effect) for effect in measured.effects)
+    runs = tables.runs[tables.runs["run_id"].isin(measured.runs)]
+    diverged = int((runs["status"] != "completed").sum())
+    cells = runs.groupby("seed")["run_id"].nunique()
+    unless = ""
+    if diverged and not measured.binary:
+        unless = f"{diverged} of the {len(runs)} runs it rests on diverged"
+    elif missing:
+        unless = f"{missing} seed(s) without a value"
+    elif cells.nunique() > 1:
+        unless = "not every seed has every cell yet"
+    return replace(measured, unless=unless)
 
 
 def not_run(claim: Claim, scale: str) -> Result:
@@ -190,6 +214,11 @@ def share_interval(outcomes: Sequence[float]) -> Interval:
 
 
 def _verdict(claim: Claim, found: Interval) -> Verdict:
+    if claim.different:
+        assert claim.margin is not None
+        if found.low > 0 or found.high < 0:
+            return Verdict.HOLDS
+        return Verdict.FAILS if max(-found.low, found.high) <= claim.margin else Verdict.INCONCLUSIVE
     if claim.margin is not None:
         if -claim.margin <= found.low and found.high <= claim.margin:
             return Verdict.HOLDS
@@ -208,7 +237,7 @@ def seeds_needed(claim: Claim, found: Interval) -> int | None:
     """
     if math.isnan(found.deviation):
         return None
-    if claim.margin is not None:
+    if claim.margin is not None and not claim.different:
         distance = min(abs(found.mean - claim.margin), abs(found.mean + claim.margin))
     else:
         distance = abs(found.mean - claim.threshold)

@@ -25,6 +25,7 @@ class Book:
 
     def __init__(self, source: str, scale: str) -> None:
         self.scale = scale
+        self._shown: dict[frozenset[str], str] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="weight-decay-notebook-")
         self.results = Path(self._folder.name)
         if source.startswith(WANDB):
@@ -59,6 +60,9 @@ class Book:
         for figure in drawn:
             display(Image(figure.path, alt=figure.alternative))
             print(figure.caption)
+        runs = frozenset(tables.runs["run_id"])
+        if self._shown.setdefault(runs, experiment) != experiment:
+            print(f"At scale {self.scale} these are the runs of {self._shown[runs]}: not a second confirmation.")
         # Those of this experiment alone: tables of others may still be incomplete.
         claims = [claim for claim in claims_paper.CLAIMS if claim.experiment == experiment]
         print("\n" + ("\n".join(_words(judged(claim, tables)) for claim in claims) or "No claim rests on it."))
