@@ -65,29 +65,44 @@ def read_experiments(results: Path, names: list[str] | None = None) -> list[Expe
     return [experiment for experiment in found if experiment.name in names]
 
 
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a file that is not what it should be can raise."""
+
+
 def read_experiment(path: Path, results: Path) -> Experiment:
     """One experiment file. Folders in it are taken relative to `results`/runs when only a name."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        cells = [
-            Cell(cell["run_id"], _run_folder(results, cell["folder"]), dict(cell["coordinates"]))
-            for cell in record["cells"]
-        ]
-        return Experiment(
-            name=record["experiment"],
-            scale=record["scale"],
-            title=record["title"],
-            figure=str(record["figure"] or ""),
-            regime=record["regime"],
-            data=_data_name(record["data"]),
-            command=record["command"],
-            cells=cells,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return experiment_of(json.loads(path.read_text(encoding="utf-8")), results)
+    except UNREADABLE as error:
         raise UserError(
             f"The experiment file {path} cannot be read ({type(error).__name__}: {error}); "
             "delete it and launch the experiment again, finished runs are kept."
         ) from error
+
+
+def experiment_of(record: Any, results: Path) -> Experiment:
+    """An experiment from what its file holds. Raises one of UNREADABLE if that is not an experiment."""
+    cells = [
+        Cell(_words(cell, "run_id"), _run_folder(results, _words(cell, "folder")), dict(cell["coordinates"]))
+        for cell in record["cells"]
+    ]
+    return Experiment(
+        name=_words(record, "experiment"),
+        scale=_words(record, "scale"),
+        title=_words(record, "title"),
+        figure=str(record["figure"] or ""),
+        regime=_words(record, "regime"),
+        data=_data_name(record["data"]),
+        command=_words(record, "command"),
+        cells=cells,
+    )
+
+
+def _words(record: dict[str, Any], key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is {value!r}, not text")
+    return value
 
 
 def _run_folder(results: Path, folder: str) -> Path:
