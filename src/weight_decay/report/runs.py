@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,13 +115,22 @@ def _data_name(data: Any) -> str:
     return str(data["name"]) if isinstance(data, dict) else str(data)
 
 
+def finite(value: Any) -> float | None:
+    """A number of a record as a float; None for what is no number, not finite, or too large for one."""
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json of a run or branch folder. Raises DamagedRunError, naming what is wrong."""
     try:
         summary = json.loads((folder / "summary.json").read_bytes())
     except FileNotFoundError as error:
         raise DamagedRunError("summary.json is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedRunError(f"summary.json cannot be read ({error})") from error
     if not isinstance(summary, dict) or summary.get("status") not in STATUSES:
         raise DamagedRunError("summary.json has no known status")
@@ -145,7 +155,7 @@ def read_metrics(path: Path) -> list[Row]:
             measured = json.loads(line) if isinstance(line, bytes) else line
             step = measured["step"]
             row = {name: float("nan") if value is None else value for name, value in measured.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise DamagedRunError(f"line {number} of {path.name} is not a record of metrics") from error
         if not all(isinstance(value, (int, float)) for value in row.values()):
             raise DamagedRunError(f"line {number} of {path.name} holds a value that is not a number")
@@ -162,7 +172,7 @@ def _parsed(lines: list[bytes]) -> list[Any]:
     """The lines as objects; as they are if one is broken, for the caller to find. All at once is twice as fast."""
     try:
         found = json.loads(b"[" + b",".join(lines) + b"]")
-    except ValueError:
+    except (ValueError, RecursionError):
         return lines
     return found if len(found) == len(lines) else lines
 
