@@ -59,6 +59,13 @@ def read_experiments(results: Path, names: list[str] | None = None) -> list[Expe
     known = {experiment.name for experiment in found}
     for name in names:
         if name not in known:
+            # Settings of one's own give an experiment a name of its own; see `Plan.name`.
+            changed = sorted(other for other in known if other.partition("+")[0] == name)
+            if changed:
+                raise UserError(
+                    f"No experiment named '{name}' was started under {results} with its declared settings; "
+                    f"its runs with changed settings are named {', '.join(changed)}: give that name."
+                )
             raise UserError(
                 f"No experiment named '{name}' was started under {results}; "
                 f"there is {', '.join(sorted(known)) or 'none yet'}: launch it first."
