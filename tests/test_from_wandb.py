@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,11 +195,71 @@ def test_only_named_experiments_are_pulled_and_what_lies_in_a_project_cannot_lea
     stored.summary["branches"] = {"../../../up": {"status": "completed", "start_step": 1, "final": {}}}
     assert pull(PROJECT, tmp_path / "there").damaged == []
     stored.config["experiments"][0]["experiment"] = "../up"
-    with pytest.raises(UserError, match="cannot be one"):
+    with pytest.raises(UserError, match=r"none of the 1 run\(s\).*cannot be one \('../up'"):
         pull(PROJECT, tmp_path / "there")
     project.stored.clear()
     with pytest.raises(UserError, match=r"none of the 0 run\(s\)"):
         pull(PROJECT, tmp_path / "there")
+
+
+def test_a_project_without_a_finished_run_leaves_the_tables_as_they_are(tmp_path: Path, project: Project) -> None:
+    cell = write_run(tmp_path, over_training_run(0.3, 0.015))
+    write_experiment(tmp_path, "some", [cell], "over_training")
+    mirror(tmp_path, cell)
+    before = [path.read_bytes() for path in collect(tmp_path).tables]
+    project.stored[cell["run_id"]].summary["status"] = "interrupted"
+    pulled = pull(PROJECT, tmp_path)
+    assert (
+        pulled.tables == [] and "some-micro: no finished run, so no table is written or replaced" in pulled.describe()
+    )
+    assert [path.read_bytes() for path in sorted((tmp_path / "tables").iterdir(), reverse=True)] == before
+    assert pull(PROJECT, tmp_path / "new").tables == [] and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value", "reason"),
+    [
+        ("config", "experiments", "some", "experiments are not a list"),
+        ("config", "experiments", [{"x": 1}], "cannot be one .KeyError: 'cells'"),
+        ("config", "experiments", [None], "cannot be one .TypeError"),
+        ("summary", "branches", None, "branches are not an object"),
+        ("summary", "branches", [], "branches are not an object"),
+        ("summary", "branches", {"tiny-000000080": None}, "branch tiny-000000080"),
+        ("summary", "branches", {"tiny-000000080": {"status": "completed", "final": None}}, "branch tiny-000000080"),
+        ("summary", "data", None, "data has no name"),
+        ("summary", "data", "procedural", "data has no name"),
+        ("summary", "data", {"name": 3}, "data has no name"),
+    ],
+)
+def test_a_run_with_odd_content_is_named_and_left_out(
+    tmp_path: Path, project: Project, where: str, key: str, value: Any, reason: str
+) -> None:
+    cells = [write_run(tmp_path, over_training_run(lr, 0.015)) for lr in (0.3, 0.02)]
+    write_experiment(tmp_path, "some", cells, "over_training")
+    for cell in cells:
+        mirror(tmp_path, cell)
+    getattr(project.stored[cells[0]["run_id"]], where)[key] = value
+    pulled = pull(PROJECT, tmp_path / "there")
+    assert (pulled.finished, pulled.unfinished, len(pulled.damaged)) == (1, 0, 1)
+    assert cells[0]["run_id"] in pulled.damaged[0].folder.name and re.search(reason, pulled.damaged[0].reason)
+
+
+def test_a_foreign_run_does_not_stop_the_pull(tmp_path: Path, project: Project) -> None:
+    cell = write_run(tmp_path, over_training_run(0.3, 0.015))
+    write_experiment(tmp_path, "some", [cell], "over_training")
+    mirror(tmp_path, cell)
+    experiments: list[Any] = [
+        None,
+        [],
+        [{"x": 1}],
+        [{**project.stored[cell["run_id"]].config["experiments"][0], "title": 3}],
+    ]
+    for number, told in enumerate(experiments):
+        project.stored[f"foreign{number}"] = Stored(f"foreign{number}", "", {"experiments": told})
+    pulled = pull(PROJECT, tmp_path / "there")
+    assert pulled.finished == 1
+    assert [item.folder for item in pulled.damaged] == [Path(PROJECT, "foreign2"), Path(PROJECT, "foreign3")]
+    assert "title is 3, not text" in pulled.damaged[1].reason
 
 
 def command(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -140,3 +140,81 @@ def test_mistakes_are_one_sentence(
     message = capsys.readouterr().err
     assert left.value.code == 2 and message.count("\n") == 1
     assert re.search(told, message)
+
+
+GRID = "grid: [{batch_size: [32, 128], decay.strength: [0.0, 0.015], seed: [0, 1]}]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("choose: {data:", "choose: {data: [", r", line \d+: this is not YAML"),
+        ("figure: own", "figure:\town", "line 3: this is not YAML"),
+        ("figure: own", "figure: own\nfigure: own", "line 4: this is not YAML .figure stands there twice"),
+        ("choose: {}", "choose:", "scales.micro: choose is empty"),
+        ("set: {duration: 960 steps, averaging.ema: [0.98]}", "set:", "scales.micro: set is empty"),
+        ("choose: {}", "choose: {data: }", "choose.data must be the name of an option, got None"),
+        ("choose: {}", "choose: {data: [procedural]}", "choose.data must be the name of an option"),
+        ("choose: {}", "choose: data", "choose must be `key: value` pairs, got 'data'"),
+        ("choose: {}", "choose: {no_such: group}", "no_such"),
+        ("choose: {}", "choose: {data: no_such}", "no_such"),
+        ("set: {duration: 960 steps", "set: {3: 4", "the key 3 is not text"),
+        (GRID, "", "grid must be there too"),
+        (GRID, "grid:", "grid must be a list such as .*got None"),
+        (GRID, "grid: []", "grid must be a list such as"),
+        (GRID, "grid: {seed: [0, 1]}", "grid must be a list such as"),
+        (GRID, "grid: [seed]", "grid: an entry must be `key: value` pairs"),
+        (GRID, "grid: [{batch_size: 32}]", r"batch_size must be a list of values such as \[1, 2\], got 32"),
+        (GRID, "grid: [{batch_size: []}]", r"batch_size must be a list of values such as \[1, 2\], got \[\]"),
+        ("name: batch_size\n", "", "name must be there too"),
+        ("name: batch_size", "name: ", "name is None; it must be 'batch_size', as the file is called"),
+        ("name: batch_size", "name: ../../evil", "name is '../../evil'; it must be 'batch_size'"),
+        ("regime: over_training", "regime: overtraining", "regime must be over_training or under_training, got 'over"),
+        ("regime: over_training", "regime: []", "regime must be"),
+        ("figure: own", "figure: [1]", "figure must be text"),
+        ("figure: own", "figure: own\nfigures: own", "there is no section figures"),
+        ("scales:", "scales: {}\nx:", "there is no section x"),
+        (r"(?s).*", "", "is empty"),
+        (r"(?s).*", "- name", "is not made of"),
+        (r"(?s).*", "# @package _global_\nname: batch_size", "batch_size.yaml"),
+        (r"(?s).*", "[" * 100_000, "this is not YAML"),
+    ],
+)
+def test_mistakes_in_the_file_are_one_sentence(
+    ideas: Path, tmp_path: Path, old: str, new: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ideas / "experiment" / "batch_size.yaml"
+    pattern = old if old.startswith("(?s)") else re.escape(old)
+    changed = re.sub(pattern, lambda _: new, example(), count=1)
+    assert changed != example()
+    file.write_text(changed)
+    refused(["--config-dir", str(ideas), "experiment=batch_size", "tracking=disabled"], told, capsys)
+    assert not (tmp_path / "results").exists() and not (tmp_path / "evil-micro.json").exists()
+
+
+def test_a_file_in_another_encoding_or_of_another_name_is_refused(
+    ideas: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ideas / "experiment" / "batch_size.yaml"
+    words = ["--config-dir", str(ideas)]
+    file.write_bytes(example().replace("Does", "D\xf6s").encode("latin-1"))
+    refused([*words, "experiment=batch_size"], "batch_size.yaml: byte .* is not UTF-8; save", capsys)
+    refused([*words, "--info"], "batch_size.yaml: byte .* is not UTF-8; save", capsys)
+    file.write_text("")
+    refused([*words, "--info"], "batch_size.yaml: is empty", capsys)
+    other = ideas.parent / "other"
+    (other / "experiment").mkdir(parents=True)
+    (other / "decay").mkdir()
+    (other / "experiment" / "single.yaml").write_text(example().replace("name: batch_size", "name: single"))
+    (other / "decay" / "mine.yaml").write_text("kind: [")
+    words = ["--config-dir", str(other)]
+    refused([*words, "experiment=single"], "cannot be called 'single'; rename the file", capsys)
+    refused([*words, "decay=mine"], "mine.yaml, line 1: this is not YAML", capsys)
+
+
+def refused(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    message = capsys.readouterr().err
+    assert left.value.code == 2 and message.count("\n") == 1, message
+    assert re.search(told, message), message

@@ -29,6 +29,13 @@ def test_a_missing_mark_is_said() -> None:
         with_sections("no marks here", {"demo": "x"})
 
 
+def test_outside_a_checkout_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"readme: there is no README.md in .*; run it in the folder of a checkout"):
+        COMMANDS["readme"]([])
+
+
 def commands() -> list[list[str]]:
     lines = re.findall(r"^\.venv/bin/weight-decay (.*)$", README, re.MULTILINE)
     found = [re.sub(r"\s+#.*$", "", line) for line in lines]

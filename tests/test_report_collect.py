@@ -158,6 +158,14 @@ def test_only_named_experiments_are_collected_and_unknown_names_are_refused(tmp_
     assert len(collect(tmp_path, ["demo_over_training"]).tables) == 2
     with pytest.raises(UserError, match="No experiment named 'fig99'"):
         collect(tmp_path, ["fig99"])
+    declared = tmp_path / "experiments" / "demo_under_training-micro.json"
+    record = json.loads(declared.read_text())
+    declared.with_name("demo_under_training+3b692c-micro.json").write_text(
+        json.dumps({**record, "experiment": "demo_under_training+3b692c"})
+    )
+    declared.unlink()
+    with pytest.raises(UserError, match=r"changed settings are named demo_under_training\+3b692c: give that name"):
+        collect(tmp_path, ["demo_under_training"])
     (tmp_path / "experiments" / "demo_over_training-micro.json").write_text("{}")
     with pytest.raises(UserError, match=r"demo_over_training-micro\.json cannot be read"):
         collect(tmp_path)

@@ -137,6 +137,57 @@ def test_sparklines() -> None:
     assert sparkline([(s, float(-s)) for s in range(1000)], 8) == BLOCKS[::-1]
 
 
+def test_sparklines_near_the_largest_number() -> None:
+    assert sparkline([(0, -1e308), (1, 1e308)], 8) == "▁█"
+    assert sparkline([(s, 1.7e308) for s in range(16)], 8) == "▄" * 8
+
+
+DAMAGED = [
+    '{"step": 1e400, "batch/loss": 1}',
+    f'{{"step": {"9" * 400}, "batch/loss": 1}}',
+    f'{{"step": 1, "batch/loss": {"9" * 400}}}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_line_is_passed_over(tmp_path: Path, damaged: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(line(1, batch__loss=2.0) + damaged + "\n" + line(2, batch__loss=1.0))
+    assert loss(Tail(path, ["batch/loss"])) == [(1, 2.0), (2, 1.0)]
+    suite(tmp_path)
+    for file in tmp_path.glob("runs/*/metrics.jsonl"):
+        with file.open("a") as stream:
+            stream.write(damaged + "\n")
+    assert "960/1920" in "\n".join(shown(tmp_path))
+    assert "1 running" in status_table(tmp_path, "vision")
+
+
+@pytest.mark.parametrize("seconds", ["1e400", "-1e308, 1e308", "9" * 400, "NaN", "0, 1e-320", "0, 1e308"])
+def test_times_that_give_no_speed_are_passed_over(tmp_path: Path, seconds: str) -> None:
+    suite(tmp_path)
+    for file in tmp_path.glob("runs/*/metrics.jsonl"):
+        lines = [f'{{"step": {step}, "time/seconds": {at}}}\n' for step, at in enumerate(seconds.split(", "))]
+        file.write_text("".join(lines))
+    assert "last finished" in shown(tmp_path)
+    assert "running" in status_table(tmp_path, "vision")
+
+
+def test_damaged_summaries_and_experiments_are_said(tmp_path: Path) -> None:
+    suite(tmp_path)
+    (done,) = (path for path in tmp_path.glob("runs/*/summary.json") if '"completed"' in path.read_text())
+    summary = json.loads(done.read_text())
+    odd = {"total_steps": 10**400, "seconds": 10**400, "final": {"test/error": 10**400}}
+    for status in ("completed", "running"):
+        done.write_text(json.dumps({**summary, **odd, "status": status}))
+        assert status in "\n".join(shown(tmp_path)) and status in status_table(tmp_path, "vision")
+    done.write_text("[" * 100_000)
+    assert "1 damaged" in "\n".join(shown(tmp_path)) and "damaged" in status_table(tmp_path, "vision")
+    (tmp_path / "experiments" / "vision-micro.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"cannot be read \(RecursionError"):
+        shown(tmp_path)
+
+
 # -- looking -----------------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,17 @@ from weight_decay import slurm
 from weight_decay.config import build, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments import Cell, ExperimentFile, Plan, expand, is_coordinate
-from weight_decay.help import CONFIGS, HELP, OWN_CONFIGS, groups, information, own_configs, take_config_dir
+from weight_decay.help import (
+    CONFIGS,
+    HELP,
+    OWN_CONFIGS,
+    check_own_option,
+    groups,
+    information,
+    option_file,
+    own_configs,
+    take_config_dir,
+)
 from weight_decay.steering import Steering
 
 COMMAND_KEYS = {"cell", "jobs", "cells_per_job", "stale", "scale", "experiment"}
@@ -106,10 +116,7 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, Steering]:
     scale = head["scale"]["name"]
     steers = ("cell", "jobs", "cells_per_job", "stale")
     command = {key: values.pop(key) if key in values else head[key] for key in steers}
-    if head["experiment"]["name"] is None:
-        file = ExperimentFile("single", "A single run", None, {}, {}, [{}])
-    else:
-        file = ExperimentFile.read(head["experiment"], scale)
+    file = _experiment(chosen, head, scale)
     user_choices = {k: v for k, v in chosen.items() if k not in ("scale", "experiment")}
     overrides = tuple(
         word
@@ -133,6 +140,14 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, Steering]:
         file.name, scale, file.title, file.figure, overrides, tuple(cells), tuple(cells), os.environ.get(OWN_CONFIGS)
     )
     return _select(plan, command["cell"]), Steering.read(command)
+
+
+def _experiment(chosen: dict[str, str], head: dict[str, Any], scale: str) -> ExperimentFile:
+    """The chosen experiment at a scale, from the composed groups `head`; one cell without an experiment."""
+    name = chosen.get("experiment", "none")
+    if name == "none":
+        return ExperimentFile("single", "A single run", None, {}, {}, [{}])
+    return ExperimentFile.read(head.get("experiment"), scale, option_file("experiment", name))
 
 
 def head_choices(chosen: dict[str, str]) -> dict[str, str]:
@@ -192,6 +207,8 @@ def _compose(choices: dict[str, str]) -> dict[str, Any]:
 
 @functools.cache
 def _composed(choices: tuple[tuple[str, str], ...], own: Path | None) -> dict[str, Any]:
+    for group, option in choices:
+        check_own_option(group, option)
     words = [f"{group}={option}" for group, option in choices]
     search = [] if own is None else [f"hydra.searchpath=['file://{own.resolve()}']"]
     try:
@@ -262,17 +279,16 @@ def _multirun(settings: Sequence[str]) -> int:
     if plans[0].experiment != "single" and "cell" not in keys:
         # Indices of the grid, which is the same one for each combination of values.
         grid = missing if len(plans) == 1 else plans[0].cells
-        chosen = [str(cell.index) for cell in grid]
+        indices = [str(cell.index) for cell in grid]
         each = steering.cells_per_job
-        chunks = [f"[{','.join(chosen[i : i + each])}]" for i in range(0, len(chosen), each)]
+        chunks = [f"[{','.join(indices[i : i + each])}]" for i in range(0, len(indices), each)]
         words.append("cell=" + ",".join(chunks))
     if not missing:
         return report_from_folders(everything, logs)
     # Hydra composes before our experiment layer does, so it must be told the experiment's choice of groups.
-    experiment = _compose(head_choices(_parse([w for w in words if w.partition("=")[0] in ("scale", "experiment")])[0]))
-    if plans[0].experiment != "single":
-        file = ExperimentFile.read(experiment["experiment"], plans[0].scale)
-        words += [f"{group}={option}" for group, option in file.choose.items() if group not in keys]
+    chosen = head_choices(_parse([w for w in words if w.partition("=")[0] in ("scale", "experiment")])[0])
+    file = _experiment(chosen, _compose(chosen), plans[0].scale)
+    words += [f"{group}={option}" for group, option in file.choose.items() if group not in keys]
     own = own_configs()
     search = [] if own is None else ["--config-dir", str(own.resolve())]
     sys.argv = [sys.argv[0], "--multirun", *search, *launcher, *words]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any
 from weight_decay.checkpoint import write_json
 from weight_decay.config import RunConfig, folder_name, is_execution_setting, run_id
 from weight_decay.errors import UserError
+
+REGIMES = ("over_training", "under_training")
+_SECTIONS = {"name", "title", "figure", "regime", "choose", "set", "scales"}
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,28 @@ class ExperimentFile:
     grid: list[dict[str, list[Any]]]
 
     @classmethod
-    def read(cls, content: Mapping[str, Any], scale: str) -> ExperimentFile:
-        """Take the section of `scale`; UserError if the file has none or has unknown keys."""
-        name = content["name"]
-        _known(content, {"name", "title", "figure", "regime", "choose", "set", "scales"}, f"experiment {name}")
+    def read(cls, content: Any, scale: str, file: Path) -> ExperimentFile:
+        """Take the section of `scale`; UserError, which names `file`, if there is none or no runs could be made of it.
+
+        Whether the names and values in it exist is left to those who look them up.
+        """
+        check_experiment(content, file)
         if scale not in content["scales"]:
-            raise UserError(f"scale: experiment {name} is declared at {', '.join(content['scales'])}, not at {scale}.")
+            scales = ", ".join(content["scales"])
+            raise UserError(f"scale: experiment {content['name']} is declared at {scales}, not at {scale}.")
         at_scale = content["scales"][scale]
-        _known(at_scale, {"choose", "set", "grid"}, f"experiment {name}, scale {scale}")
+        where = f"{file}: scales.{scale}"
+        _keys(at_scale, where)
+        _known(at_scale, {"choose", "set", "grid"}, where)
+        for section, within in ((content, str(file)), (at_scale, where)):
+            _keys(section["set"], f"{within}: set")
+            _keys(section["choose"], f"{within}: choose")
+            for group, option in section["choose"].items():
+                if not isinstance(option, str):
+                    raise UserError(f"{within}: choose.{group} must be the name of an option, got {option!r}.")
+        _check_grid(at_scale["grid"], f"{where}: grid")
         return cls(
-            name=name,
+            name=content["name"],
             title=content["title"],
             figure=content["figure"],
             choose={**content["choose"], **at_scale["choose"]},
@@ -101,10 +117,56 @@ class ExperimentFile:
         )
 
 
+def check_experiment(content: Any, file: Path) -> None:
+    """UserError, with one sentence that names `file`, unless its sections are there and its first lines make sense."""
+    _keys(content, str(file))
+    _known(content, _SECTIONS, str(file))
+    name, figure = content["name"], content["figure"]
+    if not re.fullmatch(r"\w[\w.-]*", file.stem) or file.stem == "single":
+        raise UserError(
+            f"{file}: an experiment cannot be called {file.stem!r}; rename the file, with letters, digits, _, . and -."
+        )
+    if name != file.stem:
+        raise UserError(f"{file}: name is {name!r}; it must be {file.stem!r}, as the file is called.")
+    if not isinstance(content["title"], str):
+        raise UserError(f"{file}: title must be text, got {content['title']!r}; put it in quotes.")
+    if figure is not None and not isinstance(figure, str | int):
+        raise UserError(f"{file}: figure must be text or null, got {figure!r}; put it in quotes.")
+    if content["regime"] not in REGIMES:
+        raise UserError(f"{file}: regime must be {' or '.join(REGIMES)}, got {content['regime']!r}.")
+    _keys(content["scales"], f"{file}: scales")
+
+
+def _keys(content: Any, where: str) -> None:
+    """A mapping whose keys are text, or UserError."""
+    if content is None:
+        raise UserError(
+            f"{where} is empty; write `key: value` in it, or {{}} in a section where there is nothing to say."
+        )
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where} must be `key: value` pairs, got {content!r}.")
+    for key in content:
+        if not isinstance(key, str):
+            raise UserError(f"{where}: the key {key!r} is not text; put it in quotes if it is meant.")
+
+
+def _check_grid(grid: Any, where: str) -> None:
+    if not isinstance(grid, Sequence) or isinstance(grid, str) or not grid:
+        raise UserError(f"{where} must be a list such as [{{seed: [0, 1]}}], got {grid!r}.")
+    for block in grid:
+        _keys(block, f"{where}: an entry")
+        for key, values in block.items():
+            if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+                raise UserError(f"{where}: {key} must be a list of values such as [1, 2], got {values!r}.")
+
+
 def _known(mapping: Mapping[str, Any], allowed: set[str], where: str) -> None:
-    if set(mapping) != allowed:
-        difference = sorted(set(mapping) ^ allowed)
-        raise UserError(f"{where}: its sections must be {', '.join(sorted(allowed))}; look at {', '.join(difference)}.")
+    if missing := sorted(allowed - set(mapping)):
+        raise UserError(
+            f"{where}: {', '.join(missing)} must be there too; its sections are {', '.join(sorted(allowed))}."
+        )
+    if unknown := sorted(set(mapping) - allowed):
+        raise UserError(f"{where}: there is no section {', '.join(unknown)}; it has {', '.join(sorted(allowed))}.")
 
 
 def expand(grid: Sequence[Mapping[str, Sequence[Any]]], overridden: Mapping[str, Any]) -> list[dict[str, Any]]:

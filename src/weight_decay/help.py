@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from weight_decay.errors import UserError
+from weight_decay.experiments import check_experiment
 
 CONFIGS = Path(os.environ.get("WEIGHT_DECAY_CONFIGS", Path(__file__).resolve().parents[2] / "configs"))
 """The config groups: beside src/ in a checkout; WEIGHT_DECAY_CONFIGS names another folder."""
@@ -105,7 +106,8 @@ def information(names: Sequence[str]) -> str:
     lines = ["Experiments (experiment=...)"]
     for name in groups()["experiment"]:
         content = _read("experiment", name)
-        if content["name"] is not None:
+        if name != "none":
+            check_experiment(content, option_file("experiment", name))
             lines.append(f"  {name:34s} figure {content['figure']}, {', '.join(content['scales'])}: {content['title']}")
     lines += ["", "Scales (scale=...)"]
     lines += [f"  {name:34s} {_read('scale', name)['hardware']}" for name in ("micro", "small", "paper")]
@@ -134,10 +136,50 @@ def _one_experiment(name: str) -> str:
     return yaml.safe_dump(_read("experiment", name), sort_keys=False, allow_unicode=True, width=110)
 
 
-def _read(group: str, option: str) -> Any:
+def option_file(group: str, option: str) -> Path:
+    """The file of an option, in the user's own folder or in ours."""
     own = own_configs()
     file = Path(group) / f"{option}.yaml"
-    return yaml.safe_load((own / file if own is not None and (own / file).is_file() else CONFIGS / file).read_text())
+    return own / file if own is not None and (own / file).is_file() else CONFIGS / file
+
+
+def check_own_option(group: str, option: str) -> None:
+    """UserError if a file that a user has written, of an experiment or in a folder of their own, cannot be read."""
+    own = group == "experiment" or option_file(group, option).parent.parent != CONFIGS
+    if own and option in groups().get(group, ()):
+        _read(group, option)
+
+
+def _read(group: str, option: str) -> Any:
+    file = option_file(group, option)
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); it must be a file that you may read.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{file}{line}: this is not YAML ({error.problem}); put it right there.") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file}: this is not YAML ({reason}); put it right there.") from None
+    if not isinstance(content, dict) or not content:
+        what = "is empty" if not content else "is not made of `key: value` lines"
+        raise UserError(f"{file}: {what}; `weight-decay --info` shows what belongs in it.")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses, as Hydra does, a key that stands twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
 
 
 def _dotted(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -45,20 +45,25 @@ class Collected:
     unfinished: int = 0
     stale: int = 0
     damaged: list[Damaged] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
         """A few lines for the terminal: how much is in the tables, and each folder that is not."""
         lines = [f"{len(self.tables)} tables from {self.finished} finished runs; {self.unfinished} not finished"]
         if self.stale:
             lines.append(f"{self.stale} of them hold numbers of other code than the present one's; see `status`")
+        lines += [f"{stem}: no finished run, so no table is written or replaced" for stem in self.without]
         lines += [f"left out, damaged: {item.folder} ({item.reason})" for item in self.damaged]
         return "\n".join(lines)
 
 
-def collect(results: Path, experiments: list[str] | None = None, tables: Path | None = None) -> Collected:
+def collect(
+    results: Path, experiments: list[str] | None = None, tables: Path | None = None, empty: bool = True
+) -> Collected:
     """Write the tables of all experiments under `results` (or of those named) from their run folders.
 
-    They go to `tables`, or to `results`/tables where none is given.
+    They go to `tables`, or to `results`/tables where none is given; without `empty`, a table that would have no row
+    is not written.
 
     Two tables for each experiment and scale: `.summary.csv`, one row per run and branch with its
     final metrics; `.curves.csv`, one row per run, branch and recorded step, empty where a metric was
@@ -68,11 +73,12 @@ def collect(results: Path, experiments: list[str] | None = None, tables: Path | 
     """
     collected = Collected()
     for experiment in read_experiments(results, experiments):
-        _collect_one(experiment, tables or results / "tables", collected)
+        _collect_one(experiment, tables or results / "tables", collected, empty)
     return collected
 
 
-def _collect_one(experiment: Experiment, tables: Path, collected: Collected) -> None:
+def _collect_one(experiment: Experiment, tables: Path, collected: Collected, empty: bool) -> None:
+    before = collected.finished
     coordinates = sorted({name for cell in experiment.cells for name in cell.coordinates} - {"seed"})
     identity = [*_IDENTITY, *coordinates, "branch"]
     with _Table([*identity, *_SUMMARY]) as summary, _Table([*identity, "git_commit", *_AXES]) as curves:
@@ -95,6 +101,9 @@ def _collect_one(experiment: Experiment, tables: Path, collected: Collected) -> 
                 summary.add([*named, *_described(experiment, run, record)], [record.summary["final"]])
                 curves.add([*named, _commit(run)], record.rows)
         stem = f"{experiment.name}-{experiment.scale}"
+        if collected.finished == before and not empty:
+            collected.without.append(stem)
+            return
         for table, kind in ((summary, "summary"), (curves, "curves")):
             path = tables / f"{stem}.{kind}.csv"
             with replacing(path) as stream:

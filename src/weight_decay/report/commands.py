@@ -143,7 +143,10 @@ def readme(words: Sequence[str]) -> int:
     results, names = _arguments("readme", words, "results")
     if names:
         raise UserError(f"readme: takes no experiment, got {' '.join(names)}.")
-    update(Path("README.md"), results)
+    page = Path("README.md")
+    if not page.is_file():
+        raise UserError(f"readme: there is no README.md in {Path.cwd()}; run it in the folder of a checkout.")
+    update(page, results)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,6 +59,13 @@ def read_experiments(results: Path, names: list[str] | None = None) -> list[Expe
     known = {experiment.name for experiment in found}
     for name in names:
         if name not in known:
+            # Settings of one's own give an experiment a name of its own; see `Plan.name`.
+            changed = sorted(other for other in known if other.partition("+")[0] == name)
+            if changed:
+                raise UserError(
+                    f"No experiment named '{name}' was started under {results} with its declared settings; "
+                    f"its runs with changed settings are named {', '.join(changed)}: give that name."
+                )
             raise UserError(
                 f"No experiment named '{name}' was started under {results}; "
                 f"there is {', '.join(sorted(known)) or 'none yet'}: launch it first."
@@ -65,29 +73,44 @@ def read_experiments(results: Path, names: list[str] | None = None) -> list[Expe
     return [experiment for experiment in found if experiment.name in names]
 
 
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a file that is not what it should be can raise."""
+
+
 def read_experiment(path: Path, results: Path) -> Experiment:
     """One experiment file. Folders in it are taken relative to `results`/runs when only a name."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        cells = [
-            Cell(cell["run_id"], _run_folder(results, cell["folder"]), dict(cell["coordinates"]))
-            for cell in record["cells"]
-        ]
-        return Experiment(
-            name=record["experiment"],
-            scale=record["scale"],
-            title=record["title"],
-            figure=str(record["figure"] or ""),
-            regime=record["regime"],
-            data=_data_name(record["data"]),
-            command=record["command"],
-            cells=cells,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return experiment_of(json.loads(path.read_text(encoding="utf-8")), results)
+    except UNREADABLE as error:
         raise UserError(
             f"The experiment file {path} cannot be read ({type(error).__name__}: {error}); "
             "delete it and launch the experiment again, finished runs are kept."
         ) from error
+
+
+def experiment_of(record: Any, results: Path) -> Experiment:
+    """An experiment from what its file holds. Raises one of UNREADABLE if that is not an experiment."""
+    cells = [
+        Cell(_words(cell, "run_id"), _run_folder(results, _words(cell, "folder")), dict(cell["coordinates"]))
+        for cell in record["cells"]
+    ]
+    return Experiment(
+        name=_words(record, "experiment"),
+        scale=_words(record, "scale"),
+        title=_words(record, "title"),
+        figure=str(record["figure"] or ""),
+        regime=_words(record, "regime"),
+        data=_data_name(record["data"]),
+        command=_words(record, "command"),
+        cells=cells,
+    )
+
+
+def _words(record: dict[str, Any], key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is {value!r}, not text")
+    return value
 
 
 def _run_folder(results: Path, folder: str) -> Path:
@@ -99,13 +122,22 @@ def _data_name(data: Any) -> str:
     return str(data["name"]) if isinstance(data, dict) else str(data)
 
 
+def finite(value: Any) -> float | None:
+    """A number of a record as a float; None for what is no number, not finite, or too large for one."""
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json of a run or branch folder. Raises DamagedRunError, naming what is wrong."""
     try:
         summary = json.loads((folder / "summary.json").read_bytes())
     except FileNotFoundError as error:
         raise DamagedRunError("summary.json is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedRunError(f"summary.json cannot be read ({error})") from error
     if not isinstance(summary, dict) or summary.get("status") not in STATUSES:
         raise DamagedRunError("summary.json has no known status")
@@ -130,7 +162,7 @@ def read_metrics(path: Path) -> list[Row]:
             measured = json.loads(line) if isinstance(line, bytes) else line
             step = measured["step"]
             row = {name: float("nan") if value is None else value for name, value in measured.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise DamagedRunError(f"line {number} of {path.name} is not a record of metrics") from error
         if not all(isinstance(value, (int, float)) for value in row.values()):
             raise DamagedRunError(f"line {number} of {path.name} holds a value that is not a number")
@@ -147,7 +179,7 @@ def _parsed(lines: list[bytes]) -> list[Any]:
     """The lines as objects; as they are if one is broken, for the caller to find. All at once is twice as fast."""
     try:
         found = json.loads(b"[" + b",".join(lines) + b"]")
-    except ValueError:
+    except (ValueError, RecursionError):
         return lines
     return found if len(found) == len(lines) else lines
 

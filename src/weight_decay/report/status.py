@@ -14,7 +14,16 @@ from typing import Any
 
 from weight_decay.errors import UserError
 from weight_decay.fingerprint import code_fingerprint
-from weight_decay.report.runs import FINISHED, Cell, DamagedRunError, Experiment, read_experiments, read_summary
+from weight_decay.report.runs import (
+    FINISHED,
+    UNREADABLE,
+    Cell,
+    DamagedRunError,
+    Experiment,
+    finite,
+    read_experiments,
+    read_summary,
+)
 from weight_decay.report.text_table import text_table
 
 ORDER = ("running", "waiting", "interrupted", "failed", "damaged", "stale", "diverged", "completed")
@@ -95,8 +104,8 @@ def cell_state(cell: Cell) -> tuple[str, str]:
         return status, _progress(cell.folder, summary)
     if status == "interrupted":
         return status, f"at {_step_of(summary.get('step'), summary)}; the same command goes on"
-    seconds = summary.get("seconds")
-    return status, "" if seconds is None else f"in {clock(float(seconds))}"
+    seconds = finite(summary.get("seconds"))
+    return status, "" if seconds is None else f"in {clock(seconds)}"
 
 
 def owner_is_gone(folder: Path) -> bool:
@@ -125,10 +134,11 @@ def _progress(folder: Path, summary: dict[str, Any]) -> str:
     total = summary.get("total_steps")
     first_step, first_seconds = marks[0]
     if step > first_step and seconds > first_seconds:
-        speed = (step - first_step) / (seconds - first_seconds)
-        parts.append(f"{speed:.3g} steps/s")
-        if total is not None:
-            parts.append(f"{clock((total - step) / speed)} left")
+        speed = finite((step - first_step) / (seconds - first_seconds))
+        parts += [f"{speed:.3g} steps/s"] if speed else []
+        end = finite(total)
+        left = finite((end - step) / speed) if speed and end is not None else None
+        parts += [] if left is None else [f"{clock(left)} left"]
     silent = time.time() - path.stat().st_mtime
     if silent > SILENT_AFTER:
         parts.append(f"silent for {clock(silent)}, perhaps dead: the same command goes on")
@@ -148,8 +158,10 @@ def _marks(path: Path) -> list[tuple[int, float]]:
     for line in lines:
         try:
             measured = json.loads(line)
-            marks.append((int(measured["step"]), float(measured["time/seconds"])))
-        except (ValueError, KeyError, TypeError):
+            step, seconds = int(measured["step"]), finite(measured["time/seconds"])
+            if seconds is not None and finite(step) is not None:
+                marks.append((step, seconds))
+        except UNREADABLE:
             continue  # the first line may be cut, the last still be in writing
     return marks
 

@@ -9,11 +9,16 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from weight_decay.report.runs import UNREADABLE, finite
+
 LONGEST_FIRST_READ = 2 << 20
 """Bytes from the end that the first look reads at most; earlier lines are not needed for a live view."""
 
 _MOST_POINTS = 4096
 _MARKS = 32
+_LAST_STEP = 1 << 62
+"""No run gets there: a line that says so is damaged."""
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NOT_FINITE = "×"
 
@@ -43,7 +48,8 @@ class Tail:
         if len(self._marks) < 2:
             return None
         (first, started), (last, ended) = self._marks[0], self._marks[-1]
-        return (last - first) / (ended - started) if last > first and ended > started else None
+        speed = (last - first) / (ended - started) if last > first and ended > started else 0.0
+        return speed if 0 < speed < math.inf else None
 
     def refresh(self) -> None:
         """Read what was added since the last call."""
@@ -91,9 +97,11 @@ class Tail:
     def _take(self, line: bytes) -> None:
         try:
             row = json.loads(line)
-            step, seconds = int(row["step"]), row.get("time/seconds")
+            step, seconds = int(row["step"]), finite(row.get("time/seconds"))
             measured = {name: _number(row[name]) for name in self.points if name in row}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except UNREADABLE:
+            return
+        if abs(step) > _LAST_STEP:
             return
         for name, value in measured.items():
             points = self.points[name]
@@ -104,8 +112,8 @@ class Tail:
                 del points[1:-1:2]
         while self._marks and self._marks[-1][0] > step:
             self._marks.pop()
-        if isinstance(seconds, int | float):
-            self._marks.append((step, float(seconds)))
+        if seconds is not None:
+            self._marks.append((step, seconds))
 
     def _forget(self) -> None:
         for points in self.points.values():
@@ -131,12 +139,15 @@ def sparkline(points: Sequence[tuple[int, float]], width: int) -> str:
     means: list[float | None] = []
     for column in range(columns):
         share = points[column * len(points) // columns : (column + 1) * len(points) // columns]
-        finite = [value for _, value in share if math.isfinite(value)]
-        means.append(sum(finite) / len(finite) if finite else None)
+        there = [value for _, value in share if math.isfinite(value)]
+        # Divided first: the sum of values near the largest float there is would not be finite.
+        means.append(sum(value / len(there) for value in there) if there else None)
     known = [mean for mean in means if mean is not None]
     if not known:
         return _NOT_FINITE * columns
-    scale = math.log if min(known) > 0 else float
+    # A span can be too large for a float where its ends are not.
+    unit = 1 / 16 if math.isinf(max(known) - min(known)) else 1.0
+    scale = math.log if min(known) > 0 else lambda value: unit * value
     low, high = scale(min(known)), scale(max(known))
     # What differs only in rounding is drawn flat, in the middle.
     flat = high - low <= 1e-6 * max(abs(high), abs(low), 1.0)

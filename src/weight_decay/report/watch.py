@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from weight_decay.errors import UserError
-from weight_decay.report.runs import Cell, DamagedRunError, Experiment, read_experiments, read_summary
+from weight_decay.report.runs import Cell, DamagedRunError, Experiment, finite, read_experiments, read_summary
 from weight_decay.report.status import SILENT_AFTER, cell_name, cell_state, owner_is_gone
 from weight_decay.report.tail import Tail
 
@@ -44,7 +44,8 @@ class Running:
         """At the present speed; None where it cannot be told."""
         if self.speed is None or self.step is None or self.total is None:
             return None
-        return (self.total - self.step) / self.speed
+        left = (self.total - self.step) / self.speed
+        return left if math.isfinite(left) else None
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class Watch:
             experiment=experiment.name,
             cell=self._short_name(experiment, cell),
             step=tail.step,
-            total=total if isinstance(total, int) else None,
+            total=total if isinstance(total, int) and finite(total) is not None else None,
             speed=tail.speed,
             silent=silent if tail.step is not None and silent > SILENT_AFTER else None,
             loss=loss,
@@ -234,7 +235,7 @@ def _modified(folder: Path) -> float:
 
 def _final(final: dict[str, Any]) -> str:
     for name in _FINAL:
-        value = final.get(name)
-        if isinstance(value, int | float) and math.isfinite(value):
+        value = finite(final.get(name))
+        if value is not None:
             return f"{name} {100 * value:.1f} %" if name.endswith("error") else f"{name} {value:.4g}"
     return ""
