@@ -186,6 +186,8 @@ def paired_difference(curves: pd.DataFrame, metric: str, coordinate: str, ours: 
 
 def zoom(axis: Axes, measured: list[tuple[pd.DataFrame, str]], *, zero: bool = False) -> None:
     """Limit y to what happens after the first eighth of the steps, whose fall would flatten the rest."""
+    if not measured:
+        return
     late = [rows[metric][rows["step"] >= rows["step"].max() / 8] for rows, metric in measured]
     values = pd.concat([*late, pd.Series([0.0])] if zero else late)
     margin = 0.08 * (values.max() - values.min())

@@ -111,11 +111,12 @@ def _trajectories(results: Path, tables: Tables, curves: pd.DataFrame, panels: l
     columns = 2 if len(slots) in (2, 4) else 3
     figure, axes = new_figure(-(-len(slots) // columns), columns, tables.band_stamp, width=4.4)
     lines = cells(curves, theme)
+    completed = set(tables.runs["run_id"][tables.runs["status"] == "completed"])
     for axis, (panel, paper) in zip(axes, slots, strict=False):
         if paper:
             _paper(axis, panel, beside[panel], theme)
         else:
-            _ours(axis, panel, lines, theme)
+            _ours(axis, panel, lines, completed, theme)
         axis.set(xlabel="iteration", ylabel=panel.label)
         axis.margins(x=0.01)
     for axis in axes[len(slots) :]:
@@ -124,21 +125,25 @@ def _trajectories(results: Path, tables: Tables, curves: pd.DataFrame, panels: l
     return figure
 
 
-def _ours(axis: Axes, panel: Panel, lines: list[tuple[pd.DataFrame, str, str]], theme: Theme) -> None:
+def _ours(
+    axis: Axes, panel: Panel, lines: list[tuple[pd.DataFrame, str, str]], completed: set[str], theme: Theme
+) -> None:
+    # What is zoomed in on: a run that diverges would hide all others.
     measured = []
     for part, name, color in lines:
         part = _smoothed(part) if panel.metric == "batch/loss" else part
         part = part[part["step"] > 0] if panel.logarithmic else part
         curve(axis, part, "step", panel.metric, color, label=name)
-        measured.append((part, panel.metric))
+        whole = part[part["run_id"].isin(completed)]
+        measured.append((whole, panel.metric))
         averaged = f"ema/{panel.metric}"
         if panel.metric.endswith("/loss") and not missing_metrics(part, [averaged]):
             curve(axis, part, "step", averaged, color, line=DASHED, width=1.3)
-            measured.append((part, averaged))
+            measured.append((whole, averaged))
     if panel.logarithmic:
         plain_log(axis)
     if panel.zoomed:
-        zoom(axis, measured)
+        zoom(axis, [(rows, metric) for rows, metric in measured if len(rows)])
     if panel.metric.startswith("gap/"):
         axis.axhline(0, color=theme.muted, linewidth=1.0)
     if panel.paper is not None:
