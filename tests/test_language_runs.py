@@ -240,7 +240,7 @@ LANGUAGE = {
     "fig22_sgd_momentum": (9, 0),
     "constant_lr": (9, 0),
     "slower_decay": (12, 6),
-    "effective_lr_matching": (33, 6),
+    "effective_lr_matching": (24, 6),
     "fig08_bfloat16_divergence": (54, 0),
     "bfloat16_decay_lost": (108, 0),
 }
