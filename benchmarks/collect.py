@@ -16,8 +16,8 @@ SECONDS, STATUS_SECONDS, GROWTH = 20.0, 1.0, 1.25
 MEASURED = """
 import resource, sys, time
 from pathlib import Path
-from weight_decay.report.collect import collect
-from weight_decay.report.status import status_table
+from weight_decay.report.tables.collect import collect
+from weight_decay.report.live.status import status_table
 results = Path(sys.argv[1])
 started = time.perf_counter()
 collected = collect(results) if sys.argv[2] == "collect" else status_table(results, None)

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from training_step_language import COMMON, write_tokens
-from weight_decay.assemble import build_training
-from weight_decay.build import choose_device
-from weight_decay.build_language import build_regime
 from weight_decay.cli import make_plan
-from weight_decay.measurements import Measurements
+from weight_decay.device.choose import choose_device
 from weight_decay.probes.spikes import SpikeScore
+from weight_decay.tasks.choose import build_regime
+from weight_decay.training.assemble import build_training
+from weight_decay.training.measure import Measurements
 
 GOAL = 0.03
 PAPER_BATCH, PROBE_EVERY, LOG_EVERY = 256, 200, 10

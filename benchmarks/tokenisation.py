@@ -29,9 +29,9 @@ import pyarrow.parquet as pq
 import regex
 import tiktoken
 
-from weight_decay.data.openwebtext import prepare
-from weight_decay.data.python_text import library_sources
-from weight_decay.data.text_sources import find_text
+from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.python_text import library_sources
+from weight_decay.data.text.sources import find_text
 
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 JOINING_SHARDS = 1024

@@ -30,13 +30,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from weight_decay.assemble import build_training
-from weight_decay.build import apply_precision, autocast, build_model, choose_device
-from weight_decay.build_language import build_regime
 from weight_decay.cli import make_plan
-from weight_decay.config import RunConfig
-from weight_decay.data.token_files import load_tokens
-from weight_decay.loop import Event, Training, train
+from weight_decay.config.run import RunConfig
+from weight_decay.data.text.files import load_tokens
+from weight_decay.device.choose import apply_precision, autocast, choose_device
+from weight_decay.tasks.choose import build_regime
+from weight_decay.training.assemble import build_training
+from weight_decay.training.build import build_model
+from weight_decay.training.loop import Event, Training, train
 
 SIZES = {
     "micro": "data=python_text data.sampling=with_replacement data.context=64 model=gpt_micro batch_size=8 ",

@@ -29,16 +29,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from weight_decay.assemble import build_training
-from weight_decay.build import build_model, build_regime, choose_device, load_image_sets
 from weight_decay.cli import make_plan
-from weight_decay.config import RunConfig
-from weight_decay.config_groups import ImageData
-from weight_decay.loop import Training
-from weight_decay.measurements import Measurements
+from weight_decay.config.groups import ImageData
+from weight_decay.config.run import RunConfig
+from weight_decay.device.choose import choose_device
 from weight_decay.probes.divergence import DivergenceMonitor
-from weight_decay.record import Progress, Recorder
-from weight_decay.segment import Cadence, Every, Segment
+from weight_decay.tasks.over_training import load_image_sets
+from weight_decay.training.assemble import build_training
+from weight_decay.training.build import build_model, build_regime
+from weight_decay.training.loop import Training
+from weight_decay.training.measure import Measurements
+from weight_decay.training.record import Progress, Recorder
+from weight_decay.training.stretch import Cadence, Every, Segment
 
 SPEED_GOAL, OVERHEAD_GOAL = 1.3, 0.03
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from weight_decay.data.procedural import CLASS_NAMES, procedural_images, write_procedural_cifar5m
+from weight_decay.data.images.procedural import CLASS_NAMES, procedural_images, write_procedural_cifar5m
 from weight_decay.errors import UserError
 
 _COLUMNS, _CELL = 20, 48

@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from weight_decay.data.cifar5m import convert_cifar5m, load_cifar5m, read_cifar5m_manifest
-from weight_decay.data.cifar5m_parts import OFFICIAL_PART_ROWS
+from weight_decay.data.images.cifar5m import convert_cifar5m, load_cifar5m, read_cifar5m_manifest
+from weight_decay.data.images.cifar5m_parts import OFFICIAL_PART_ROWS
 from weight_decay.errors import UserError
 
 

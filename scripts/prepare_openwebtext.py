@@ -14,9 +14,9 @@ import os
 import sys
 from pathlib import Path
 
-from weight_decay.data.openwebtext import prepare
-from weight_decay.data.text_fetching import fetch_dataset, load_gpt2_encoding
-from weight_decay.data.text_sources import find_text
+from weight_decay.data.text.fetch import fetch_dataset, load_gpt2_encoding
+from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.sources import find_text
 from weight_decay.errors import UserError
 
 DATASET = "Skylion007/openwebtext"

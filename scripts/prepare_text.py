@@ -13,9 +13,9 @@ import os
 import sys
 from pathlib import Path
 
-from weight_decay.data.openwebtext import prepare
-from weight_decay.data.text_fetching import load_gpt2_encoding
-from weight_decay.data.text_sources import find_text
+from weight_decay.data.text.fetch import load_gpt2_encoding
+from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.sources import find_text
 from weight_decay.errors import UserError
 
 

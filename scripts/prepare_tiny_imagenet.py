@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from weight_decay.data.tiny_imagenet import convert_tiny_imagenet
+from weight_decay.data.images.tiny_imagenet import convert_tiny_imagenet
 from weight_decay.errors import UserError
 
 

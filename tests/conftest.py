@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from weight_decay.cli import make_plan
-from weight_decay.config import RunConfig
+from weight_decay.config.run import RunConfig
 
 # One thread: results do not depend on how the tests are spread over cores, and two workers fit on two cores.
 torch.set_num_threads(1)

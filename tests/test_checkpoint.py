@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from weight_decay import checkpoint
+from weight_decay.training import checkpoint
 
 CPU = torch.device("cpu")
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from conftest import QUIET, read_metrics
-from weight_decay.build import check
 from weight_decay.cli import main, make_plan
-from weight_decay.config import RunConfig, folder_name, run_id, to_dict
-from weight_decay.config_groups import ImageData
+from weight_decay.config.groups import ImageData
+from weight_decay.config.identity import folder_name, run_id, to_dict
+from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
-from weight_decay.experiments import expand
-from weight_decay.help import groups
+from weight_decay.experiments.help import groups
+from weight_decay.experiments.plan import expand
+from weight_decay.training.build import check
 
 Words = Callable[..., list[str]]
 EXPERIMENTS = [name for name in groups()["experiment"] if name != "none"]

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weight_decay.cli import make_plan
-from weight_decay.config import RunConfig, build, folder_name, run_id, to_dict
+from weight_decay.config.identity import folder_name, run_id, to_dict
+from weight_decay.config.run import RunConfig, build
+from weight_decay.config.schema import off
+from weight_decay.config.span import Clock, Span
 from weight_decay.errors import UserError
-from weight_decay.schema import off
-from weight_decay.span import Clock, Span
 
 BAD_SETTINGS = {
     "optimizer.lr=-1": "optimizer.lr: the learning rate must be positive, got -1.",

@@ -12,12 +12,13 @@ import pytest
 
 from conftest import read_summary
 from weight_decay.cli import main
-from weight_decay.config import RunConfig, folder_name, run_id, to_dict
+from weight_decay.config.identity import folder_name, run_id, to_dict
+from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
-from weight_decay.report.dashboard import build_workspace
-from weight_decay.report.offline import offline_runs, sync, sync_commands
-from weight_decay.run import run
-from weight_decay.run_folder import Labels
+from weight_decay.report.wandb.dashboard import build_workspace
+from weight_decay.report.wandb.offline import offline_runs, sync, sync_commands
+from weight_decay.runs.folder import Labels
+from weight_decay.training.run import run
 
 Tiny = Callable[..., RunConfig]
 LABELS = Labels("test", "micro", "test")

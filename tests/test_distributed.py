@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from conftest import read_metrics, read_summary
-from weight_decay.assemble import micro_batches
 from weight_decay.cli import make_plan
-from weight_decay.config import folder_name
-from weight_decay.run import run
-from weight_decay.run_folder import Labels
+from weight_decay.config.identity import folder_name
+from weight_decay.runs.folder import Labels
+from weight_decay.training.assemble import micro_batches
+from weight_decay.training.run import run
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 Words = Callable[..., list[str]]

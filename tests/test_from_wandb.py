@@ -14,15 +14,15 @@ import pytest
 
 from synthetic_runs import over_training_run, under_training_run, write_experiment, write_run
 from weight_decay.cli import main, make_plan
-from weight_decay.config_groups import TrackingConfig
+from weight_decay.config.groups import TrackingConfig
 from weight_decay.errors import UserError
-from weight_decay.experiments import write_plan
-from weight_decay.record import Mirror
-from weight_decay.report.collect import collect
-from weight_decay.report.from_wandb import pull
-from weight_decay.report.tables import Tables, tables_of
-from weight_decay.run import run
-from weight_decay.run_folder import Labels
+from weight_decay.experiments.plan import write_plan
+from weight_decay.report.tables.collect import collect
+from weight_decay.report.tables.read import Tables, tables_of
+from weight_decay.report.wandb.pull import pull
+from weight_decay.runs.folder import Labels
+from weight_decay.training.record import Mirror
+from weight_decay.training.run import run
 
 PROJECT = "somebody/why-weight-decay"
 TRACKING = TrackingConfig(mode="online", project="why-weight-decay", entity="somebody")

@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from conftest import read_metrics, read_summary
-from weight_decay.assemble import build_training
-from weight_decay.build_language import build_regime
 from weight_decay.cli import make_plan
-from weight_decay.config import RunConfig, folder_name, run_id
+from weight_decay.config.identity import folder_name, run_id
+from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
-from weight_decay.matched import find_reference
+from weight_decay.experiments.sweep import run_cells
 from weight_decay.optim.schedules import WarmupCosine
 from weight_decay.probes.spikes import SpikeScore
-from weight_decay.run import run
-from weight_decay.run_folder import Labels
-from weight_decay.sweep import run_cells
+from weight_decay.runs.folder import Labels
+from weight_decay.tasks.choose import build_regime
+from weight_decay.training.assemble import build_training
+from weight_decay.training.matched import find_reference
+from weight_decay.training.run import run
 
 Tiny = Callable[..., RunConfig]
 Words = Callable[..., list[str]]
@@ -281,7 +282,7 @@ def test_figure_7_finds_its_references_among_the_runs_of_figure_6(tmp_path: Path
 def pretend_completed(configs: list[RunConfig]) -> None:
     import yaml
 
-    from weight_decay.config import to_dict
+    from weight_decay.config.identity import to_dict
 
     for config in configs:
         folder = folder_of(config)

@@ -14,17 +14,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import read_metrics, read_summary
-from weight_decay.config import RunConfig, folder_name
-from weight_decay.config_measurements import CurvatureConfig
+from weight_decay.config.identity import folder_name
+from weight_decay.config.measurements import CurvatureConfig
+from weight_decay.config.run import RunConfig
+from weight_decay.config.span import Span
 from weight_decay.errors import UserError
-from weight_decay.loop import Training
 from weight_decay.optim.averaging import reestimate_batch_norm, restored_buffers
 from weight_decay.probes.curvature_report import measure_curvature
 from weight_decay.probes.ensemble import SnapshotEnsemble, scores, total_variation
 from weight_decay.probes.stabilisation import StabilisationLevel
-from weight_decay.run import run
-from weight_decay.run_folder import Labels
-from weight_decay.span import Span
+from weight_decay.runs.folder import Labels
+from weight_decay.training.loop import Training
+from weight_decay.training.run import run
 
 Tiny = Callable[..., RunConfig]
 LABELS = Labels("test", "micro", "test")

@@ -15,10 +15,11 @@ from nbclient import NotebookClient
 from synthetic_runs import write_experiment, write_run, write_vision_suite
 from test_report_language import grid, language_run
 from weight_decay.errors import UserError
-from weight_decay.report import claims_paper, notebook
-from weight_decay.report.collect import collect
-from weight_decay.report.figures_paper import OVER_TRAINING, UNDER_TRAINING
-from weight_decay.report.notebook import Book
+from weight_decay.report.claims import paper as claims_paper
+from weight_decay.report.figures import notebook
+from weight_decay.report.figures.notebook import Book
+from weight_decay.report.figures.paper import OVER_TRAINING, UNDER_TRAINING
+from weight_decay.report.tables.collect import collect
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -11,9 +11,9 @@ import pytest
 
 from weight_decay.cli import make_plan
 from weight_decay.errors import UserError
-from weight_decay.help import groups
+from weight_decay.experiments.help import groups
 from weight_decay.report.commands import COMMANDS
-from weight_decay.report.readme import sections, with_sections
+from weight_decay.report.page.readme import sections, with_sections
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from conftest import read_metrics, read_summary
-from weight_decay.config import RunConfig, folder_name
-from weight_decay.record import Recorder, to_host
-from weight_decay.run import run
-from weight_decay.run_folder import Labels
+from weight_decay.config.identity import folder_name
+from weight_decay.config.run import RunConfig
+from weight_decay.runs.folder import Labels
+from weight_decay.training.record import Recorder, to_host
+from weight_decay.training.run import run
 
 LABELS = Labels("test", "micro", "test")
 Tiny = Callable[..., RunConfig]

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from weight_decay.report import claims_language as language
-from weight_decay.report import claims_vision as vision
-from weight_decay.report.claims import (
+from weight_decay.report.claims import language, vision
+from weight_decay.report.claims.paper import CLAIMS, SCALES, judged_claims
+from weight_decay.report.claims.table import claims_markdown, write_claims
+from weight_decay.report.claims.verdict import (
     NATS,
     Claim,
     Measured,
@@ -25,9 +26,7 @@ from weight_decay.report.claims import (
     seeds_needed,
     share_interval,
 )
-from weight_decay.report.claims_paper import CLAIMS, SCALES, judged_claims
-from weight_decay.report.claims_table import claims_markdown, write_claims
-from weight_decay.report.tables import Tables, scales_of, tables_of
+from weight_decay.report.tables.read import Tables, scales_of, tables_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,14 +17,14 @@ from PIL import Image
 from html_page import HtmlPage
 from synthetic_runs import OVER_TRAINING, over_training_run, write_experiment, write_run
 from weight_decay.errors import UserError
-from weight_decay.report import claims_paper
-from weight_decay.report.claims import NATS, POINTS, Claim, Measure, Measured, Result, judged, not_run
-from weight_decay.report.collect import collect
+from weight_decay.report.claims import paper as claims_paper
+from weight_decay.report.claims.verdict import NATS, POINTS, Claim, Measure, Measured, Result, judged, not_run
 from weight_decay.report.commands import COMMANDS
-from weight_decay.report.figures_paper import FIGURES
-from weight_decay.report.page import Report, in_paper_order, report_page
-from weight_decay.report.page_claims import claims_html, count_line, paper_order
-from weight_decay.report.tables import Tables, tables_of
+from weight_decay.report.figures.paper import FIGURES
+from weight_decay.report.page.claims import claims_html, count_line, paper_order
+from weight_decay.report.page.page import Report, in_paper_order, report_page
+from weight_decay.report.tables.collect import collect
+from weight_decay.report.tables.read import Tables, tables_of
 
 SHARP = "a <b>&\"quoted\"</b> 'statement'"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

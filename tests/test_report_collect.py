@@ -20,9 +20,9 @@ from synthetic_runs import (
     write_run,
 )
 from weight_decay.errors import UserError
-from weight_decay.report.collect import collect
-from weight_decay.report.runs import DamagedRunError, read_metrics
-from weight_decay.report.tables import band, large_rate_phase_end, mean_between, tables_of
+from weight_decay.report.tables.collect import collect
+from weight_decay.report.tables.read import band, large_rate_phase_end, mean_between, tables_of
+from weight_decay.runs.read import DamagedRunError, read_metrics
 
 
 def test_tables_hold_every_run_and_every_row_with_its_provenance(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_the_report_side_never_imports_torch_nor_the_training_side() -> None:
         "walls = ('torch', 'wandb', 'hydra', 'omegaconf')\n"
         "bad = [name for name in sys.modules if name.split('.')[0] in walls]\n"
         "bad += [name for name in sys.modules if name.startswith('weight_decay.')\n"
-        "        and not name.startswith(('weight_decay.report', 'weight_decay.errors', 'weight_decay.fingerprint'))]\n"
+        "        and not name.startswith(('weight_decay.report', 'weight_decay.errors', 'weight_decay.runs'))]\n"
         "print(bad)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,14 +8,14 @@ import pytest
 import synthetic_runs
 from synthetic_runs import over_training_run, under_training_run, write_demo, write_experiment, write_run
 from weight_decay.errors import UserError
-from weight_decay.report.collect import collect
-from weight_decay.report.effects import (
+from weight_decay.report.claims.demo import (
     demo_effects,
     effects_text,
     over_training_effect,
     under_training_effect,
 )
-from weight_decay.report.tables import tables_of
+from weight_decay.report.tables.collect import collect
+from weight_decay.report.tables.read import tables_of
 
 
 def _verdicts(effect) -> list[str]:

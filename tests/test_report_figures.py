@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 
 from synthetic_runs import RATES, SIZES, SPECTRUM, write_vision_suite
 from weight_decay.errors import UserError
-from weight_decay.report import figures
-from weight_decay.report.collect import collect
-from weight_decay.report.figures_curvature import spectra_rows, survival
-from weight_decay.report.figures_grid import second_phase
-from weight_decay.report.figures_paper import OVER_TRAINING, paper_figures
-from weight_decay.report.figures_vision import best_decay_per_size, branch_ends, one_decay_for_all
-from weight_decay.report.reference import reference
-from weight_decay.report.style import LIGHT, Draw, rc
-from weight_decay.report.tables import tables_of
+from weight_decay.report.figures import demo as figures
+from weight_decay.report.figures.curvature import spectra_rows, survival
+from weight_decay.report.figures.grid import second_phase
+from weight_decay.report.figures.paper import OVER_TRAINING, paper_figures
+from weight_decay.report.figures.reference import reference
+from weight_decay.report.figures.style import LIGHT, Draw, rc
+from weight_decay.report.figures.vision import best_decay_per_size, branch_ends, one_decay_for_all
+from weight_decay.report.tables.collect import collect
+from weight_decay.report.tables.read import tables_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

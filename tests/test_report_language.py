@@ -13,13 +13,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from synthetic_runs import Run, write_experiment, write_run
-from weight_decay.report import figures
-from weight_decay.report.collect import collect
-from weight_decay.report.figures_language import cells
-from weight_decay.report.figures_paper import UNDER_TRAINING, paper_figures
-from weight_decay.report.figures_precision import kept_shares
-from weight_decay.report.style import LIGHT, Draw, rc
-from weight_decay.report.tables import tables_of
+from weight_decay.report.figures import demo as figures
+from weight_decay.report.figures.language import cells
+from weight_decay.report.figures.paper import UNDER_TRAINING, paper_figures
+from weight_decay.report.figures.precision import kept_shares
+from weight_decay.report.figures.style import LIGHT, Draw, rc
+from weight_decay.report.tables.collect import collect
+from weight_decay.report.tables.read import tables_of
 
 KEPT = {"fused": 0.95, "foreach": 0.0, "stochastic": 1.0, "kahan": 1.0}
 

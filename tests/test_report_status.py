@@ -10,8 +10,8 @@ import pytest
 
 from synthetic_runs import over_training_run, under_training_run, write_demo, write_experiment, write_run
 from weight_decay.errors import UserError
-from weight_decay.fingerprint import code_fingerprint
-from weight_decay.report.status import status_table
+from weight_decay.report.live.status import status_table
+from weight_decay.runs.fingerprint import code_fingerprint
 
 
 def _one_of_each(results: Path) -> list[dict]:

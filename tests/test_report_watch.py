@@ -24,10 +24,10 @@ import pytest
 from synthetic_runs import over_training_run, under_training_run, write_experiment, write_run
 from weight_decay.errors import UserError
 from weight_decay.report.commands import COMMANDS
-from weight_decay.report.status import status_table
-from weight_decay.report.tail import LONGEST_FIRST_READ, Tail, sparkline
-from weight_decay.report.watch import Watch
-from weight_decay.report.watch_screen import draw
+from weight_decay.report.live.screen import draw
+from weight_decay.report.live.status import status_table
+from weight_decay.report.live.tail import LONGEST_FIRST_READ, Tail, sparkline
+from weight_decay.report.live.watch import Watch
 
 COMMAND = "import sys; from weight_decay.report.commands import COMMANDS; sys.exit(COMMANDS['watch'](sys.argv[1:]))"
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -18,17 +18,20 @@ import numpy as np
 import pytest
 import torch
 
-import weight_decay.run
+import weight_decay.training.run
 from conftest import read_metrics, read_summary
-from weight_decay import checkpoint
-from weight_decay.build import build_model, data_fingerprint
 from weight_decay.cli import main
-from weight_decay.config import RunConfig, folder_name
+from weight_decay.config.identity import folder_name
+from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
-from weight_decay.loop import Training
-from weight_decay.run import run, weights_digest
-from weight_decay.run_folder import Labels, claimed
-from weight_decay.stopping import stop_requests
+from weight_decay.runs.folder import Labels
+from weight_decay.runs.lock import claimed
+from weight_decay.tasks.choose import data_fingerprint
+from weight_decay.training import checkpoint
+from weight_decay.training.build import build_model
+from weight_decay.training.loop import Training
+from weight_decay.training.run import run, weights_digest
+from weight_decay.training.stopping import stop_requests
 
 Tiny = Callable[..., RunConfig]
 LABELS = Labels("test", "micro", "test")
@@ -496,14 +499,14 @@ def test_a_cadence_longer_than_the_run_is_no_trouble(tiny: Tiny) -> None:
 
 def test_a_stop_while_the_data_are_made_is_heeded(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("text")
-    build = weight_decay.run.build_regime
+    build = weight_decay.training.run.build_regime
 
     def interrupted(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return build(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(weight_decay.run, "build_regime", interrupted)
+        patch.setattr(weight_decay.training.run, "build_regime", interrupted)
         with stop_requests():
             assert run(config, LABELS) == "interrupted"
     assert run(config, LABELS) == "completed"

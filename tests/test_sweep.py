@@ -18,11 +18,13 @@ import pytest
 
 from conftest import read_metrics, read_summary
 from weight_decay.cli import main, make_plan
-from weight_decay.config import RunConfig, folder_name
+from weight_decay.config.identity import folder_name
+from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
-from weight_decay.fingerprint import NUMERICS, PACKAGE, code_fingerprint, essence
-from weight_decay.run import run
-from weight_decay.run_folder import Labels, claimed, put_aside
+from weight_decay.runs.fingerprint import NUMERICS, PACKAGE, code_fingerprint, essence
+from weight_decay.runs.folder import Labels, put_aside
+from weight_decay.runs.lock import claimed
+from weight_decay.training.run import run
 
 Tiny = Callable[..., RunConfig]
 Words = Callable[..., list[str]]

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from text_helpers import content, decoded, run, small_encoding, some_texts, write_jsonl
-from weight_decay.data.openwebtext import encode
-from weight_decay.data.text_sources import TXT_DOCUMENT_BYTES, find_text
-from weight_decay.data.token_files import SPLITS, load_tokens
+from weight_decay.data.text.files import SPLITS, load_tokens
+from weight_decay.data.text.openwebtext import encode
+from weight_decay.data.text.sources import TXT_DOCUMENT_BYTES, find_text
 from weight_decay.errors import UserError
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from weight_decay.data.python_text import ensure_python_text
-from weight_decay.data.token_files import SPLITS, SplitWriter, finish_folder
-from weight_decay.data.token_windows import SeededPermutation
-from weight_decay.data.tokens import FixedWindows, TokenSet, TokenStream, hold_out_windows, load_tokens
+from weight_decay.data.text.files import SPLITS, SplitWriter, finish_folder
+from weight_decay.data.text.python_text import ensure_python_text
+from weight_decay.data.text.stream import FixedWindows, TokenSet, TokenStream, hold_out_windows, load_tokens
+from weight_decay.data.text.windows import SeededPermutation
 from weight_decay.errors import UserError
 
 

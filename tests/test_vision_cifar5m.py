@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from vision_files import PARTS, write_parts
-from weight_decay.data.cifar5m import convert_cifar5m, load_cifar5m, read_cifar5m_manifest
-from weight_decay.data.image_set import RowView
+from weight_decay.data.images.cifar5m import convert_cifar5m, load_cifar5m, read_cifar5m_manifest
+from weight_decay.data.images.image_set import RowView
 from weight_decay.errors import UserError
 
 ROWS = 20
@@ -181,7 +181,7 @@ def test_a_truncated_image_file_is_refused_when_opened(tmp_path: Path) -> None:
 CONVERT = """
 import sys, tracemalloc
 from pathlib import Path
-from weight_decay.data.cifar5m import convert_cifar5m
+from weight_decay.data.images.cifar5m import convert_cifar5m
 tracemalloc.start()
 convert_cifar5m(Path(sys.argv[1]), Path(sys.argv[2]), progress=False, part_rows=int(sys.argv[3]))
 print(tracemalloc.get_traced_memory()[1])

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from weight_decay.cli import make_plan
-from weight_decay.config import run_id
-from weight_decay.config_groups import TwoPhaseSchedule
-from weight_decay.cost import CPU_CORE, GPU, estimate, forward_operations
-from weight_decay.data.image_set import ImageSet
-from weight_decay.dry_run import describe
-from weight_decay.experiments import Plan
-from weight_decay.span import Clock
+from weight_decay.config.groups import TwoPhaseSchedule
+from weight_decay.config.identity import run_id
+from weight_decay.config.span import Clock
+from weight_decay.data.images.image_set import ImageSet
+from weight_decay.experiments.cost import CPU_CORE, GPU, estimate, forward_operations
+from weight_decay.experiments.dry_run import describe
+from weight_decay.experiments.plan import Plan
 
 # PAPER.md section 2, typed in a second time: (data, model, learning rates, decays, duration, final rate and its start).
 PAPER: dict[str, tuple[str, str, set[float], set[float], str, tuple[float, str] | None]] = {

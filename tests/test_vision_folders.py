@@ -14,11 +14,11 @@ import torchvision
 from PIL import Image
 
 from vision_files import write_parts, write_tiny_imagenet
-from weight_decay.data.cifar import load_cifar
+from weight_decay.data.images.cifar import load_cifar
+from weight_decay.data.images.load import load_images
+from weight_decay.data.images.procedural import TEST_START, procedural_images
+from weight_decay.data.images.tiny_imagenet import convert_tiny_imagenet, load_tiny_imagenet
 from weight_decay.data.manifest import read_manifest
-from weight_decay.data.procedural import TEST_START, procedural_images
-from weight_decay.data.tiny_imagenet import convert_tiny_imagenet, load_tiny_imagenet
-from weight_decay.data.vision import load_images
 from weight_decay.errors import UserError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"

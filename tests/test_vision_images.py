@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from weight_decay.data.image_set import RowView
-from weight_decay.data.images import FixedImages, ImageSet, ImageStream
+from weight_decay.data.images.image_set import RowView
+from weight_decay.data.images.stream import FixedImages, ImageSet, ImageStream
 from weight_decay.errors import UserError
 
 CPU = torch.device("cpu")
@@ -148,7 +148,7 @@ def test_class_balanced_takes_the_first_of_each_class_in_order() -> None:
 
 
 def test_channel_statistics_match_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weight_decay.data.image_set._CHUNK_BYTES", 1000)
+    monkeypatch.setattr("weight_decay.data.images.image_set._CHUNK_BYTES", 1000)
     toy = make_set(300).subset(131, seed=0)
     mean, deviation = toy.channel_statistics()
     pixels = np.asarray(toy.images).reshape(-1, 3).astype(np.float64)
@@ -160,7 +160,7 @@ def test_channel_statistics_match_numpy(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("limit", [None, 21])
 def test_fixed_images_repeat_the_sets_order(fits: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fits:
-        monkeypatch.setattr("weight_decay.data.images._HOST_TOTAL_FRACTION", 0.0)
+        monkeypatch.setattr("weight_decay.data.images.stream._HOST_TOTAL_FRACTION", 0.0)
     toy = make_set(50).subset(30, seed=2)
     fixed = FixedImages(toy, 8, CPU, limit)
     count = limit or 30

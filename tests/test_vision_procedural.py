@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weight_decay.data.cifar5m import load_cifar5m, read_cifar5m_manifest
-from weight_decay.data.procedural import (
+from weight_decay.data.images.cifar5m import load_cifar5m, read_cifar5m_manifest
+from weight_decay.data.images.procedural import (
     CLASS_NAMES,
     TEST_START,
     ensure_procedural,

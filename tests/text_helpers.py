@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tiktoken
 
-from weight_decay.data.openwebtext import prepare
-from weight_decay.data.text_sources import find_text
-from weight_decay.data.token_files import SPLITS, load_tokens
+from weight_decay.data.text.files import SPLITS, load_tokens
+from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.sources import find_text
 
 
 def small_encoding() -> tiktoken.Encoding:

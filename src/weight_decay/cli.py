@@ -27,11 +27,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from weight_decay import slurm
-from weight_decay.config import build, run_id
+from weight_decay.config.identity import run_id
+from weight_decay.config.run import build
 from weight_decay.errors import UserError
-from weight_decay.experiments import Cell, ExperimentFile, Plan, expand, is_coordinate
-from weight_decay.help import (
+from weight_decay.experiments import slurm
+from weight_decay.experiments.help import (
     CONFIGS,
     HELP,
     OWN_CONFIGS,
@@ -42,7 +42,8 @@ from weight_decay.help import (
     own_configs,
     take_config_dir,
 )
-from weight_decay.steering import Steering
+from weight_decay.experiments.plan import Cell, ExperimentFile, Plan, expand, is_coordinate
+from weight_decay.experiments.steering import Steering
 
 COMMAND_KEYS = {"cell", "jobs", "cells_per_job", "stale", "scale", "experiment"}
 """Keys of config.yaml that steer the command and are no part of a run."""
@@ -91,7 +92,7 @@ def _dispatch(words: list[str]) -> int:
     if unknown:
         raise UserError(f"{sorted(unknown)[0]}: no such flag; there are -m, --dry-run, --info and --help.")
     if "--dry-run" in flags:
-        from weight_decay.dry_run import describe
+        from weight_decay.experiments.dry_run import describe
 
         for plan in _expand_multirun(_own(settings)) if len(flags) > 1 else [make_plan(settings)[0]]:
             print(describe(plan))
@@ -100,7 +101,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _run(settings: Sequence[str], record: bool = True) -> int:
-    from weight_decay.sweep import run_cells
+    from weight_decay.experiments.sweep import run_cells
 
     plan, steering = make_plan(settings)
     return run_cells(plan, steering.jobs, steering.stale, record)
@@ -262,7 +263,7 @@ def _multirun(settings: Sequence[str]) -> int:
 
     Cells that are finished are not launched again. Exit codes as for a single command.
     """
-    from weight_decay.sweep import prepare, report_from_folders, unfinished
+    from weight_decay.experiments.sweep import prepare, report_from_folders, unfinished
 
     words = _own(settings)
     keys = {word.partition("=")[0] for word in words}
@@ -316,7 +317,7 @@ _CODES: list[int] = []
 
 def _job(_: Any) -> int:
     """One Hydra job, here or on a node of the cluster."""
-    from weight_decay.sweep import INTERRUPTED
+    from weight_decay.experiments.sweep import INTERRUPTED
 
     try:
         _CODES.append(_run(list(HydraConfig.get().overrides.task), record=False))

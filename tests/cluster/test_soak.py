@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.conftest import command, declare, same_numbers, summary
-from weight_decay.report.collect import collect
+from weight_decay.report.tables.collect import collect
 
 LONG = "WEIGHT_DECAY_SOAK" in os.environ
 CELLS, SECONDS, MOST_KILLS = (200, 600.0, 10**6) if LONG else (4, 5.0, 5)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from weight_decay.config_measurements import CurvatureConfig
+from weight_decay.config.measurements import CurvatureConfig
 from weight_decay.probes.curvature import Curvature
 from weight_decay.probes.lanczos import Estimate, cosine_similarity, spectrum, top_eigenvalue, trace
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weight_decay.errors import UserError
-from weight_decay.report.collect import collect
-from weight_decay.report.status import status_table
+from weight_decay.report.live.status import status_table
+from weight_decay.report.tables.collect import collect
 
 
 def _arguments(command: str, words: Sequence[str], results: str, made: bool = True) -> tuple[Path, list[str]]:
@@ -37,8 +37,8 @@ def status(words: Sequence[str]) -> int:
 
 def watch(words: Sequence[str]) -> int:
     """`weight-decay watch [EXPERIMENT] [results=FOLDER] [every=2] [once]`: a live view in the terminal."""
-    from weight_decay.report.watch import Watch
-    from weight_decay.report.watch_screen import can_be_live, live, print_once
+    from weight_decay.report.live.screen import can_be_live, live, print_once
+    from weight_decay.report.live.watch import Watch
 
     every = 2.0
     for word in [word for word in words if word.startswith("every=")]:
@@ -69,7 +69,7 @@ def collect_tables(words: Sequence[str]) -> int:
 
 def pull_tables(words: Sequence[str]) -> int:
     """`weight-decay pull ENTITY/PROJECT [EXPERIMENT ...] [results=FOLDER]`: the runs of a W&B project to tables."""
-    from weight_decay.report.from_wandb import pull
+    from weight_decay.report.wandb.pull import pull
 
     results, names = _arguments("pull", words, "results", made=False)
     if not names:
@@ -81,8 +81,8 @@ def pull_tables(words: Sequence[str]) -> int:
 def demo_report(words: Sequence[str]) -> int:
     """`weight-decay demo-report [results=FOLDER]`: tables, effects, figures and the page of the demo."""
     # Matplotlib and pandas take a second to load, which `status` must not pay.
-    from weight_decay.report.effects import demo_effects, effects_text
-    from weight_decay.report.gallery import demo_page
+    from weight_decay.report.claims.demo import demo_effects, effects_text
+    from weight_decay.report.figures.gallery import demo_page
 
     results, names = _arguments("demo-report", words, "results/demo")
     if names:
@@ -96,7 +96,7 @@ def demo_report(words: Sequence[str]) -> int:
 
 def figures(words: Sequence[str]) -> int:
     """`weight-decay figures [results=FOLDER]`: every figure of the paper whose experiment has tables."""
-    from weight_decay.report.figures_paper import FIGURES, paper_figures
+    from weight_decay.report.figures.paper import FIGURES, paper_figures
 
     results, names = _arguments("figures", words, "results")
     if names:
@@ -112,8 +112,8 @@ def figures(words: Sequence[str]) -> int:
 
 def claims(words: Sequence[str]) -> int:
     """`weight-decay claims [results=FOLDER]`: every claim with its effect, interval and verdict."""
-    from weight_decay.report.claims_paper import judged_claims
-    from weight_decay.report.claims_table import claims_markdown, write_claims
+    from weight_decay.report.claims.paper import judged_claims
+    from weight_decay.report.claims.table import claims_markdown, write_claims
 
     results, names = _arguments("claims", words, "results")
     if names:
@@ -126,7 +126,7 @@ def claims(words: Sequence[str]) -> int:
 
 def report(words: Sequence[str]) -> int:
     """`weight-decay report [results=FOLDER]`: one page of all claims and figures, in `results`/report.html."""
-    from weight_decay.report.page import report_page
+    from weight_decay.report.page.page import report_page
 
     results, names = _arguments("report", words, "results")
     if names:
@@ -138,7 +138,7 @@ def report(words: Sequence[str]) -> int:
 
 def readme(words: Sequence[str]) -> int:
     """`weight-decay readme [results=FOLDER]`: rewrite the generated sections of README.md from the tables."""
-    from weight_decay.report.readme import update
+    from weight_decay.report.page.readme import update
 
     results, names = _arguments("readme", words, "results")
     if names:
@@ -152,8 +152,8 @@ def readme(words: Sequence[str]) -> int:
 
 def sync_offline(words: Sequence[str]) -> int:
     """`weight-decay sync [EXPERIMENT ...] [results=FOLDER]`: upload the offline W&B runs."""
-    from weight_decay.report.dashboard import require_login
-    from weight_decay.report.offline import offline_runs, sync, sync_commands
+    from weight_decay.report.wandb.dashboard import require_login
+    from weight_decay.report.wandb.offline import offline_runs, sync, sync_commands
 
     results, names = _arguments("sync", words, "results")
     waiting = offline_runs(results, names or None)
@@ -167,7 +167,7 @@ def sync_offline(words: Sequence[str]) -> int:
 
 def dashboard(words: Sequence[str]) -> int:
     """`weight-decay dashboard entity=NAME [project=NAME]`: save the project's dashboard to W&B."""
-    from weight_decay.report.dashboard import publish
+    from weight_decay.report.wandb.dashboard import publish
 
     given = {"project": "why-weight-decay"}
     for word in words:

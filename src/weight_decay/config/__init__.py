@@ -1,0 +1,1 @@
+"""What a run is: every setting, checked, with the identity that follows from them."""

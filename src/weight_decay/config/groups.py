@@ -1,0 +1,307 @@
+"""The groups a run's config is made of, one dataclass for each choice; `config.py` puts them together.
+
+Each checks its own values: the ValueError starts with the name of the field, and `schema.py` adds where it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from weight_decay.config.measurements import CurvatureConfig
+from weight_decay.config.schema import EXECUTION, off, require
+from weight_decay.config.span import Span
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Labelled images. `seed` drives the procedural generator and the nested choice of a subset."""
+
+    kind: Literal["procedural", "cifar5m", "cifar10", "cifar100", "tiny_imagenet"]
+    image_size: int
+    classes: int
+    train_size: int | None
+    test_size: int | None
+    seed: int
+    normalise: bool
+    root: str = field(metadata=EXECUTION)
+    regime: ClassVar[str] = "over_training"
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
+        require(
+            self.kind != "cifar5m" or self.test_size is not None,
+            "test_size: CIFAR-5m's test part has 1,000,448 images and papers differ in how many they use; say how many",
+        )
+        require(self.image_size >= 8, f"image_size: must be at least 8 pixels, got {self.image_size}")
+        require(self.classes >= 2, f"classes: must be at least 2, got {self.classes}")
+        for name in ("train_size", "test_size"):
+            size = getattr(self, name)
+            require(
+                size is None or size > 0,
+                f"{name}: must be a positive number of images or null for all, got {size}",
+            )
+        if self.kind == "procedural":
+            require(
+                self.train_size is not None,
+                "train_size: the procedural generator is endless, so say how many images",
+            )
+            require(
+                self.test_size is not None,
+                "test_size: the procedural generator is endless, so say how many images",
+            )
+
+
+@dataclass(frozen=True)
+class ResNetModel:
+    """Pre-activation ResNet (PAPER §2); `scale_invariant` is the net of Figs 13 and 15."""
+
+    kind: Literal["resnet"]
+    depth: Literal[18, 34]
+    width: int
+    initialisation: Literal["pytorch", "he_fan_out"]
+    scale_invariant: bool
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, f"width: must be positive, got {self.width}")
+
+
+@dataclass(frozen=True)
+class VGGModel:
+    """VGG16, without batch norm in the paper (Fig 11a)."""
+
+    kind: Literal["vgg"]
+    depth: Literal[16]
+    width: int
+    batch_norm: bool
+    initialisation: Literal["pytorch", "he_fan_out"]
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, f"width: must be positive, got {self.width}")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD (momentum 0 in the vision experiments) or AdamW. `clip_norm` null means no clipping.
+
+    kernel: torch's fused kernels or its foreach ones; with bfloat16 weights they round at different places, and
+    the foreach AdamW then loses weight decay that the fused one keeps.
+    """
+
+    kind: Literal["sgd", "adamw"]
+    kernel: Literal["fused", "foreach"] = field(metadata=off("fused"))
+    lr: float
+    momentum: float
+    nesterov: bool
+    betas: tuple[float, float]
+    eps: float
+    clip_norm: float | None
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"lr: the learning rate must be positive, got {self.lr:g}")
+        require(0 <= self.momentum < 1, f"momentum: must be in [0, 1), got {self.momentum:g}")
+        require(
+            all(0 <= beta < 1 for beta in self.betas),
+            f"betas: both must be in [0, 1), got {list(self.betas)}",
+        )
+        require(self.kind == "sgd" or self.momentum == 0, "momentum: AdamW has betas instead; set it to 0")
+        require(self.eps > 0, f"eps: must be positive, got {self.eps:g}")
+        require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"clip_norm: must be positive or null, got {self.clip_norm}",
+        )
+        require(not self.nesterov or self.momentum > 0, "nesterov: needs a momentum above 0")
+
+
+@dataclass(frozen=True)
+class DecayRuleConfig:
+    """One line of the ordered list: parameters whose name matches the regex decay with `scale` × strength."""
+
+    match: str
+    scale: float
+
+    def __post_init__(self) -> None:
+        require(self.scale >= 0, f"scale: must not be negative, got {self.scale:g}")
+
+
+@dataclass(frozen=True)
+class DecayConfig:
+    """λ and where it acts. `decoupled`: w <- w - ηλw. `l2`: λw joins the gradient before clipping (Fig 21)."""
+
+    kind: Literal["decoupled", "l2"]
+    strength: float
+    rules: tuple[DecayRuleConfig, ...]
+
+    def __post_init__(self) -> None:
+        require(self.strength >= 0, f"strength: weight decay must not be negative, got {self.strength:g}")
+        require(
+            len(self.rules) > 0,
+            "rules: at least one rule is needed; {match: '.*', scale: 1} decays every parameter",
+        )
+
+
+@dataclass(frozen=True)
+class ConstantSchedule:
+    """The same learning rate throughout."""
+
+    kind: Literal["constant"]
+
+
+@dataclass(frozen=True)
+class TwoPhaseSchedule:
+    """The paper's vision schedule: η until `drop_at`, then `final_lr` (Fig 2)."""
+
+    kind: Literal["two_phase"]
+    drop_at: Span
+    final_lr: float
+
+    def __post_init__(self) -> None:
+        require(self.final_lr > 0, f"final_lr: must be positive, got {self.final_lr:g}")
+
+
+@dataclass(frozen=True)
+class WarmupCosineSchedule:
+    """Linear warm-up, then a cosine to `final_fraction` × η at `decay_until` (Fig 6)."""
+
+    kind: Literal["warmup_cosine"]
+    warmup: Span
+    decay_until: Span
+    final_fraction: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.final_fraction <= 1, f"final_fraction: must be in [0, 1], got {self.final_fraction:g}")
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """Number formats. "Autocast" keeps float32 weights; `bfloat16` stores the weights themselves in bfloat16.
+
+    rounding, of bfloat16 weights only: `kernel` leaves it to torch's own kernel, whose moments are bfloat16 too;
+    the others keep float32 moments and round once per step, to nearest, stochastically or Kahan-compensated.
+    """
+
+    kind: Literal["float32", "tf32", "bfloat16_autocast", "float16_autocast", "bfloat16"]
+    rounding: Literal["kernel", "nearest", "stochastic", "kahan"] = field(metadata=off("kernel"))
+
+    def __post_init__(self) -> None:
+        require(
+            self.rounding == "kernel" or self.kind == "bfloat16",
+            f"rounding: {self.rounding} is for bfloat16 weights; with {self.kind} it must be kernel",
+        )
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What is measured and how often; null switches a probe off. All probes run off the hot path.
+
+    log_every: training loss, norms, the effective learning rates, divergence check.
+    evaluate_every: loss and error of iterate and averages on fixed batches of both sets.
+    reestimated: also those of the iterate with batch-norm statistics re-estimated as for an average (`reestimated/`).
+    jacobian_every: Jacobian norm of iterate and averages and the noise scale, on `jacobian_per_class` images a class.
+    jacobian_draws: null for the exact norm, else the number of random vectors of the unbiased estimate.
+    within_branches: evaluate and probe a branch as often as the run; false: only where the branch ends.
+    stability_every: largest attention logit, activation and output logit on `stability_windows` fixed windows (text).
+    parameter_norms: with every log, the norm of each parameter by name (what matching per matrix needs, Fig 7).
+    """
+
+    log_every: Span
+    evaluate_every: Span
+    evaluation_batch: int
+    evaluation_train_samples: int | None
+    reestimated: bool = field(metadata=off(False))
+    jacobian_every: Span | None
+    jacobian_per_class: int
+    jacobian_draws: int | None = field(metadata=off(None))
+    curvature: CurvatureConfig | None = field(metadata=off(None))
+    within_branches: bool
+    stability_every: Span | None = field(metadata=off(None))
+    stability_windows: int
+    parameter_norms: bool = field(metadata=off(False))
+
+    def __post_init__(self) -> None:
+        samples = self.evaluation_train_samples
+        require(samples is None or samples > 0, f"evaluation_train_samples: must be positive or null, got {samples}")
+        require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")
+        require(
+            self.jacobian_per_class > 0,
+            f"jacobian_per_class: must be positive, got {self.jacobian_per_class}",
+        )
+        draws = self.jacobian_draws
+        require(draws is None or draws > 0, f"jacobian_draws: must be positive, or null for exact, got {draws}")
+        require(self.stability_windows > 0, f"stability_windows: must be positive, got {self.stability_windows}")
+
+
+@dataclass(frozen=True)
+class DivergenceConfig:
+    """A run has diverged on NaN/Inf, or when its loss has lost `threshold` of its progress for `patience` on end.
+
+    Progress is the fall from the loss at the start to the best level so far; the first `grace` of the run is exempt.
+    """
+
+    threshold: float
+    patience: Span
+    grace: Span
+
+    def __post_init__(self) -> None:
+        require(self.threshold > 0, f"threshold: must be positive, got {self.threshold:g}")
+
+
+@dataclass(frozen=True)
+class BranchConfig:
+    """A side run from snapshots of this one: the same loop with another schedule and decay (Figs 5, 6, 15).
+
+    start: first snapshot; every: distance between snapshots (null: only the first). Constant `lr`, decay `strength`.
+    """
+
+    name: str
+    start: Span
+    every: Span | None
+    duration: Span
+    lr: float
+    strength: float
+    keep_optimizer_state: bool
+
+    def __post_init__(self) -> None:
+        require(self.duration.value > 0, f'duration: must be a positive length, got "{self.duration}"')
+        require(self.name.isidentifier(), f'name: letters, digits and "_" only, got "{self.name}"')
+        require(self.lr > 0, f"lr: must be positive, got {self.lr:g}")
+        require(self.strength >= 0, f"strength: must not be negative, got {self.strength:g}")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How often to save the full state, and how many to keep; `final`: keep the weights of a finished run.
+
+    Never changes a number of the run.
+    """
+
+    every_seconds: float
+    keep: int
+    final: bool
+
+    def __post_init__(self) -> None:
+        require(self.every_seconds >= 0, f"every_seconds: must not be negative, got {self.every_seconds:g}")
+        require(self.keep >= 1, f"keep: at least one checkpoint must be kept, got {self.keep}")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """W&B as a mirror of the run's own files. `offline` needs no account and no network."""
+
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """Where and how a run is computed; its results may differ from another machine's only in rounding."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int
+    compile: bool
+    results: str
+    progress: bool
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 0, f"threads: must be positive, or 0 for torch's own choice, got {self.threads}")

@@ -1,0 +1,108 @@
+"""The typed configuration of one run: every choice is a field here, and every field is validated.
+
+`build` turns the plain mapping that comes out of the YAML files into a `RunConfig`, refusing unknown keys, wrong
+types and impossible values with one sentence. `run_id` is the identity of a run: a hash of every value that can
+change its numbers. Fields marked `EXECUTION` (where to store, how many threads, what to show) stay out of it.
+
+Nothing in this module knows where the mapping came from, and nothing below `cli.py` sees Hydra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from weight_decay.config.groups import (
+    BranchConfig,
+    CheckpointConfig,
+    ConstantSchedule,
+    DecayConfig,
+    DivergenceConfig,
+    ExecutionConfig,
+    ImageData,
+    OptimizerConfig,
+    PrecisionConfig,
+    ProbeConfig,
+    ResNetModel,
+    TrackingConfig,
+    TwoPhaseSchedule,
+    VGGModel,
+    WarmupCosineSchedule,
+)
+from weight_decay.config.measurements import AveragingConfig
+from weight_decay.config.schema import EXECUTION, build_dataclass, require
+from weight_decay.config.span import Span
+from weight_decay.config.text import GPTModel, MatchedSchedule, TokenData
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run, complete."""
+
+    seed: int
+    batch_size: int
+    duration: Span
+    data: ImageData | TokenData
+    model: ResNetModel | VGGModel | GPTModel
+    optimizer: OptimizerConfig
+    decay: DecayConfig
+    schedule: ConstantSchedule | TwoPhaseSchedule | WarmupCosineSchedule | MatchedSchedule
+    sphere_radius: float | None
+    averaging: AveragingConfig
+    precision: PrecisionConfig
+    micro_batch_size: int | None
+    probes: ProbeConfig
+    divergence: DivergenceConfig
+    branches: tuple[BranchConfig, ...]
+    checkpoint: CheckpointConfig = field(metadata=EXECUTION)
+    tracking: TrackingConfig = field(metadata=EXECUTION)
+    execution: ExecutionConfig = field(metadata=EXECUTION)
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, f"batch_size: must be positive, got {self.batch_size}")
+        micro = self.micro_batch_size
+        require(
+            micro is None or (micro > 0 and self.batch_size % micro == 0),
+            f"micro_batch_size: must divide batch_size {self.batch_size}, got {micro}",
+        )
+        radius = self.sphere_radius
+        require(radius is None or radius > 0, f"sphere_radius: must be positive or null, got {radius}")
+        require(
+            self.duration.unit != "%" and self.duration.value > 0,
+            f'duration: must be a positive length, got "{self.duration}"',
+        )
+        images = isinstance(self.data, ImageData)
+        wanted = "resnet or vgg" if images else "gpt"
+        require(
+            images != isinstance(self.model, GPTModel),
+            f"model: {self.data.kind} data needs a {wanted} model, got {self.model.kind}",
+        )
+        require(
+            images or self.probes.jacobian_every is None,
+            "probes.jacobian_every: the Jacobian norm is for images only; set it to null",
+        )
+        require(
+            not images or (self.probes.stability_every is None and not self.probes.parameter_norms),
+            "probes: stability_every and parameter_norms are for text only; set them to null and false",
+        )
+        require(
+            not isinstance(self.schedule, MatchedSchedule) or self.optimizer.kernel == "fused",
+            "optimizer.kernel: schedule=matched_effective_lr needs fused, whose learning rate stays on the device",
+        )
+        require(
+            images or self.probes.curvature is None,
+            "probes.curvature: curvature is for images only; set it to null",
+        )
+        ensemble = self.averaging.ensemble
+        require(
+            ensemble is None or (images and len(self.averaging.ema) > 0),
+            "averaging.ensemble: needs images, and an EMA to be compared with; set it to null",
+        )
+        names = [branch.name for branch in self.branches]
+        require(len(set(names)) == len(names), f"branches: names must differ, got {names}")
+
+
+def build(values: Mapping[str, Any]) -> RunConfig:
+    """Validate a nested mapping and return the typed run; UserError names the setting and what it must be."""
+    return build_dataclass(RunConfig, values)

@@ -1,0 +1,94 @@
+"""The groups that only the under-training regime has: text, GPT, and the schedule that matches a reference run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from weight_decay.config.groups import PrecisionConfig
+from weight_decay.config.schema import EXECUTION, off, require
+from weight_decay.config.span import Span
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """A token stream. `sampling` is the paper's `with_replacement`, or `one_pass` (each window exactly once).
+
+    held_out: share of the training text, in blocks of `held_out_block` tokens, that is kept from training (Fig 19).
+    `train/loss` is then measured on windows that the run trains on, `unseen/loss` on held-out windows of the same
+    documents, and `val/loss` as ever on documents of their own.
+    """
+
+    kind: Literal["python_text", "openwebtext", "text", "nanogpt"]
+    context: int
+    vocabulary: int
+    sampling: Literal["with_replacement", "one_pass"]
+    evaluation_windows: int
+    held_out: float = field(metadata=off(0.0))
+    held_out_block: int
+    seed: int
+    root: str = field(metadata=EXECUTION)
+    regime: ClassVar[str] = "under_training"
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
+        require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
+        require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")
+        require(
+            self.evaluation_windows > 0,
+            f"evaluation_windows: must be positive, got {self.evaluation_windows}",
+        )
+        require(0 <= self.held_out < 1, f"held_out: must be a share of the text in [0, 1), got {self.held_out:g}")
+        require(
+            self.held_out_block > self.context,
+            f"held_out_block: must be longer than the context of {self.context} tokens, got {self.held_out_block}",
+        )
+
+
+@dataclass(frozen=True)
+class GPTModel:
+    """GPT-2 as in the paper: tied embeddings, no biases; context and vocabulary come from the data."""
+
+    kind: Literal["gpt"]
+    layers: int
+    heads: int
+    width: int
+    qk_norm: bool
+    attention: Literal["auto", "math", "efficient", "flash", "cudnn"]
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "width"):
+            require(getattr(self, name) > 0, f"{name}: must be positive, got {getattr(self, name)}")
+        require(
+            self.width % self.heads == 0,
+            f"width: must be a multiple of heads, got {self.width} and {self.heads}",
+        )
+
+
+@dataclass(frozen=True)
+class MatchedSchedule:
+    """The learning rate that gives this run the effective learning rate of a reference run (Fig 7).
+
+    The reference is the run that differs from this one only in its decay, `reference_strength`, in its precision (null:
+    the same), and in its schedule, warm-up and cosine with the three settings below; or, if `reference` is given, the
+    finished run of that id in the same results, or of that folder.
+    norm, power: match η/‖w‖^power with one norm of all weights or one for each.
+    """
+
+    kind: Literal["matched_effective_lr"]
+    reference: str | None
+    reference_strength: float | None
+    reference_precision: PrecisionConfig | None
+    warmup: Span
+    decay_until: Span
+    final_fraction: float
+    norm: Literal["whole", "per_matrix"]
+    power: Literal[1, 2]
+
+    def __post_init__(self) -> None:
+        require(
+            (self.reference is None) != (self.reference_strength is None),
+            "reference: give either the id or folder of a finished run, or the reference_strength of one like this",
+        )
+        strength = self.reference_strength
+        require(strength is None or strength >= 0, f"reference_strength: must not be negative, got {strength}")

@@ -1,0 +1,1 @@
+"""Labelled images: their files, fixed batches and the stream that trains."""

@@ -1,0 +1,48 @@
+"""CIFAR-10 and CIFAR-100, read by torchvision from its own download layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from weight_decay.data.images.image_set import ImageSet, content_fingerprint
+from weight_decay.errors import UserError
+
+
+def load_cifar(kind: str, split: str, root: Path, download: bool = False) -> ImageSet:
+    """CIFAR-10 or CIFAR-100 in memory: 50,000 train and 10,000 test images, uint8 (N, 32, 32, 3).
+
+    Args:
+        kind: "cifar10" or "cifar100".
+        split: "train" or "test", the official ones.
+        root: the folder that holds (or receives) torchvision's `cifar-10-batches-py` or `cifar-100-python`.
+        download: fetch the archive where it is absent; torchvision checks its MD5 either way.
+
+    Raises:
+        UserError: an unknown kind or split, or files that are missing, damaged or cannot be fetched.
+    """
+    # Imported here: it takes a second, and runs on other data do without it.
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    if kind not in ("cifar10", "cifar100") or split not in ("train", "test"):
+        raise UserError(f"There is no {split!r} split of {kind!r}; choose train or test of cifar10 or cifar100.")
+    source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[kind]
+    try:
+        data = source(str(root), train=split == "train", download=download)
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{kind} cannot be read from {root} ({reason}); put the extracted"
+            f" {source.base_folder} there or allow the download."
+        ) from error
+    images = np.ascontiguousarray(data.data)
+    labels = np.asarray(data.targets, dtype=np.int64)
+    return ImageSet(
+        images=images,
+        labels=labels,
+        classes=len(data.classes),
+        name=kind,
+        split=split,
+        fingerprint=content_fingerprint(images, labels),
+    )

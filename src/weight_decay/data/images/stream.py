@@ -1,0 +1,184 @@
+"""The two ways to read an image set: an endless training stream and a fixed evaluation order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from weight_decay.data.images.image_set import ImageSet, chunks, seeded_order
+from weight_decay.errors import UserError
+
+__all__ = ["FixedImages", "ImageSet", "ImageStream", "fits_on_device"]
+
+_CUDA_FREE_FRACTION = 0.4
+_HOST_TOTAL_FRACTION = 0.125
+_PREFETCH_DEPTH = 2
+
+
+def fits_on_device(image_set: ImageSet, device: torch.device) -> bool:
+    """Whether the images take at most 40 % of a GPU's free memory, or an eighth of the host's memory."""
+    if device.type == "cuda":
+        budget = torch.cuda.mem_get_info(device)[0] * _CUDA_FREE_FRACTION
+    else:
+        budget = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _HOST_TOTAL_FRACTION
+    return image_set.images.nbytes <= budget
+
+
+def _to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # Pinned memory lets the copy run beside the computation; from pageable memory the host would wait.
+    if device.type == "cuda":
+        return host.pin_memory().to(device, non_blocking=True)
+    return host.to(device)
+
+
+def _upload(image_set: ImageSet, device: torch.device) -> torch.Tensor:
+    images = torch.empty(image_set.images.shape, dtype=torch.uint8, device=device)
+    for start, stop in chunks(image_set.images):
+        images[start:stop].copy_(torch.from_numpy(np.array(image_set.images[start:stop])))
+    return images
+
+
+class ImageStream:
+    """Endless training batches; `batch(step)` is a pure function of (set, seed, step, rank).
+
+    The stream is the concatenation of one permutation of the set per epoch, keyed by (seed, epoch);
+    step s takes positions s·B to (s+1)·B of it. A batch may straddle epochs, so after s steps exactly
+    s·B samples were presented, whatever the size of the set.
+
+    Args:
+        image_set: what to draw from.
+        batch_size: the global batch B, over all ranks.
+        seed: the data seed, ≥ 0.
+        device: where batches appear.
+        resident: keep all images on the device; None decides by `fits_on_device`. It changes
+            speed alone: otherwise a background thread gathers the next batches from the array.
+        rank, ranks: this process takes the rank-th of `ranks` equal contiguous pieces of each batch.
+
+    Raises:
+        UserError: a negative seed, a batch size below 1 or not a multiple of `ranks`.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        resident: bool | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        if seed < 0:
+            raise UserError(f"The data seed is {seed}; choose one that is not negative.")
+        if batch_size < 1 or batch_size % ranks:
+            raise UserError(f"A batch of {batch_size} cannot be split over {ranks} ranks; choose a multiple.")
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank {rank} of {ranks}")
+        self.image_set, self.batch_size, self.seed, self.device = image_set, batch_size, seed, device
+        self.resident = fits_on_device(image_set, device) if resident is None else resident
+        self._share = batch_size // ranks
+        self._offset = rank * self._share
+        self._orders: dict[int, torch.Tensor] = {}
+        self._labels = torch.from_numpy(image_set.labels)
+        if self.resident:
+            self._images = _upload(image_set, device)
+            self._labels = self._labels.to(device)
+        else:
+            self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
+            self._ahead: dict[int, Future[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in one pass over the set, N / B; a fraction where B does not divide N."""
+        return len(self.image_set) / self.batch_size
+
+    def samples(self, step: int) -> int:
+        """Samples presented (over all ranks) once `step` steps are done."""
+        return step * self.batch_size
+
+    def epoch(self, step: int) -> float:
+        """Passes over the set once `step` steps are done."""
+        return self.samples(step) / len(self.image_set)
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch of step 0, 1, ...: uint8 (B/ranks, 3, H, W) in channels_last format, int64 (B/ranks,)."""
+        if step < 0:
+            raise ValueError(f"step {step} is negative")
+        if self.resident:
+            rows = self._rows(step)
+            return self._images[rows].permute(0, 3, 1, 2), self._labels[rows]
+        # Prefetch is a cache keyed by step: asking for any other step is right too, only slower.
+        wanted = range(step, step + 1 + _PREFETCH_DEPTH)
+        for stale in [key for key in self._ahead if key not in wanted]:
+            self._ahead.pop(stale).cancel()
+        for key in wanted:
+            if key not in self._ahead:
+                self._ahead[key] = self._worker.submit(self._gather, key)
+        images, labels = self._ahead.pop(step).result()
+        images = images.to(self.device, non_blocking=True)
+        return images.permute(0, 3, 1, 2), labels.to(self.device, non_blocking=True)
+
+    def _rows(self, step: int) -> torch.Tensor:
+        """Rows of the set for this rank's share of a step, int64, on the device if the images are there."""
+        size = len(self.image_set)
+        position = step * self.batch_size + self._offset
+        end = position + self._share
+        pieces = []
+        while position < end:
+            epoch, start = divmod(position, size)
+            stop = min(size, start + end - position)
+            pieces.append(self._order(epoch)[start:stop])
+            position += stop - start
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if epoch not in self._orders:
+            order = torch.from_numpy(seeded_order(self.seed, epoch, len(self.image_set)))
+            # The newest two suffice: a batch that straddles epochs needs both again at the next step.
+            while len(self._orders) >= 2:
+                del self._orders[next(iter(self._orders))]
+            self._orders[epoch] = _to_device(order, self.device) if self.resident else order
+        return self._orders[epoch]
+
+    def _gather(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = self._rows(step)
+        images, labels = torch.from_numpy(self.image_set.images[rows.numpy()]), self._labels[rows]
+        if self.device.type == "cuda":
+            return images.pin_memory(), labels.pin_memory()
+        return images, labels
+
+
+class FixedImages:
+    """The set's first `limit` images (all if None) in order, in the same batches at every iteration.
+
+    Iterating yields uint8 (b, 3, H, W) in channels_last format and int64 (b,), both on the device;
+    the last batch holds what is left. `len()` counts batches, `samples` counts images.
+
+    Raises:
+        UserError: `limit` is not between 1 and the number of images, or the batch size is below 1.
+    """
+
+    def __init__(self, image_set: ImageSet, batch_size: int, device: torch.device, limit: int | None = None):
+        if batch_size < 1:
+            raise UserError(f"The evaluation batch size is {batch_size}; choose at least 1.")
+        self.image_set = image_set if limit is None else image_set.first(limit)
+        self.batch_size, self.device = batch_size, device
+        self.samples = len(self.image_set)
+        self._labels = torch.from_numpy(self.image_set.labels).to(device)
+        self._images = _upload(self.image_set, device) if fits_on_device(self.image_set, device) else None
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, self.samples, self.batch_size):
+            part = slice(start, min(start + self.batch_size, self.samples))
+            if self._images is None:
+                images = _to_device(torch.from_numpy(np.array(self.image_set.images[part])), self.device)
+            else:
+                images = self._images[part]
+            yield images.permute(0, 3, 1, 2), self._labels[part]

@@ -1,0 +1,1 @@
+"""Token streams: their preparation, files, fixed windows and the stream that trains."""

@@ -1,0 +1,271 @@
+"""Token windows for the language model: training batches pure in (seed, step), and fixed validation windows.
+
+A window is `context + 1` successive tokens; inputs are its first `context`, targets its last `context`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weight_decay.data.text.files import TokenSet, load_tokens
+from weight_decay.data.text.windows import (
+    SEEN_STREAM,
+    TRAINING_STREAM,
+    VALIDATION_STREAM,
+    SeededPermutation,
+    WindowIndex,
+    hold_out_windows,
+)
+from weight_decay.errors import UserError
+
+__all__ = ["FixedWindows", "TokenSet", "TokenStream", "hold_out_windows", "load_tokens", "seen_windows"]
+
+RESIDENT_BYTES = 1 << 30
+_PREFETCHED_STEPS = 2
+_ORDER_CHUNK = 8192
+
+
+def _narrow(tokens: np.ndarray) -> Tensor:
+    # torch can index int16 everywhere but uint16 only in places; `_widen` takes the sign back out.
+    tokens = np.array(tokens)
+    return torch.from_numpy(tokens if tokens.itemsize == 1 else tokens.view(np.int16))
+
+
+def _widen(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Split narrow windows (B, context + 1) into int64 inputs and targets, both (B, context)."""
+    pair = [part.to(torch.int64, memory_format=torch.contiguous_format) for part in (windows[:, :-1], windows[:, 1:])]
+    if windows.dtype == torch.int16:
+        pair = [part.bitwise_and_(0xFFFF) for part in pair]
+    return pair[0], pair[1]
+
+
+class _Prefetcher:
+    """Builds the next steps in a thread. Only a cache keyed by step: what it returns never depends on it."""
+
+    def __init__(self, build: Callable[[int], Tensor]) -> None:
+        self._build = build
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="token-windows")
+        self._pending: dict[int, Future[Tensor]] = {}
+
+    def __call__(self, step: int) -> Tensor:
+        future = self._pending.pop(step, None)
+        upcoming = range(step + 1, step + 1 + _PREFETCHED_STEPS)
+        for guessed in [guess for guess in self._pending if guess not in upcoming]:
+            self._pending.pop(guessed).cancel()
+        for ahead in upcoming:
+            if ahead not in self._pending:
+                self._pending[ahead] = self._pool.submit(self._build, ahead)
+        return self._build(step) if future is None else future.result()
+
+
+class TokenStream:
+    """Training batches from a token set; `batch(step)` is a pure function of (seed, step).
+
+    Args:
+        token_set: where the windows come from.
+        context: tokens per window.
+        batch_size: windows per step over all ranks.
+        seed: chooses the windows; the model, its precision and its decay have no part in it.
+        device: where batches are returned.
+        sampling: "with_replacement" draws every window's start independently and uniformly (the
+            paper's); "one_pass" takes each disjoint window exactly once, in a seeded permutation.
+        rank, ranks: this process takes the `rank`-th of `ranks` equal, contiguous parts of each batch.
+        resident_bytes: a corpus up to this size is copied to the device; a larger one is read from
+            its memory map, with a thread preparing the next steps.
+
+    Attributes:
+        windows: number of disjoint windows, which is what `one_pass` can give and one epoch means.
+
+    Raises:
+        UserError: the batch does not divide among the ranks, or the text is shorter than a window.
+    """
+
+    def __init__(
+        self,
+        token_set: TokenSet,
+        context: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        sampling: Literal["with_replacement", "one_pass"],
+        rank: int = 0,
+        ranks: int = 1,
+        resident_bytes: int = RESIDENT_BYTES,
+    ) -> None:
+        if sampling not in ("with_replacement", "one_pass"):
+            raise UserError(f"sampling must be with_replacement or one_pass, not {sampling!r}.")
+        if batch_size < 1 or batch_size % ranks:
+            raise UserError(f"a batch of {batch_size} windows does not divide into {ranks} equal parts (ranks).")
+        self._tokens = token_set.tokens
+        self._label = f"the {token_set.split} split of {token_set.name}"
+        self.context, self._batch_size, self._seed, self._sampling = context, batch_size, seed, sampling
+        self._device = torch.device(device)
+        self._part = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
+        self._index = WindowIndex(token_set, context)
+        self.windows = self._index.disjoint
+        self._order = SeededPermutation(max(self.windows, 1), seed, TRAINING_STREAM)
+        self._chunk: tuple[int, np.ndarray] | None = None
+        self._pinned = self._device.type == "cuda"
+        self._resident = None
+        if token_set.tokens.nbytes <= resident_bytes:
+            self._resident = _narrow(token_set.tokens).to(self._device)
+            self._offsets = torch.arange(context + 1, device=self._device)
+        self._read = _Prefetcher(self._read_windows)
+
+    def check(self, steps: int) -> None:
+        """Refuse more steps than the corpus has windows for.
+
+        Raises:
+            UserError: with one_pass, `steps` batches need more windows than there are.
+        """
+        if self._sampling == "one_pass" and steps * self._batch_size > self.windows:
+            raise UserError(
+                f"one pass over {self._label} has {self.windows:,} windows of {self.context} tokens, but "
+                f"{steps:,} steps of {self._batch_size} need {steps * self._batch_size:,}: train at most "
+                f"{self.windows // self._batch_size:,} steps, use more text, or sample with_replacement."
+            )
+
+    def samples(self, step: int) -> int:
+        """Windows presented by all ranks in the first `step` steps."""
+        return step * self._batch_size
+
+    def tokens_seen(self, step: int) -> int:
+        """Tokens predicted by all ranks in the first `step` steps."""
+        return self.samples(step) * self.context
+
+    def epoch(self, step: int) -> float:
+        """Passes' worth of windows in the first `step` steps."""
+        return self.samples(step) / self.windows
+
+    def starts(self, step: int) -> np.ndarray:
+        """Where this rank's windows of step `step` begin, (batch_size / ranks,) int64."""
+        return self.global_starts(step)[self._part]
+
+    def global_starts(self, step: int) -> np.ndarray:
+        """Where all ranks' windows of step `step` begin, (batch_size,) int64."""
+        if self._sampling == "one_pass":
+            self.check(step + 1)
+            return self._one_pass_starts(step)
+        # The counter's last word keeps this stream apart from any other that uses the same key.
+        bits = np.random.Philox(key=np.array([self._seed, step], np.uint64), counter=[0, 0, 0, TRAINING_STREAM])
+        ordinals = np.random.Generator(bits).integers(0, self._index.anywhere, size=self._batch_size)
+        return self._index.start_anywhere(ordinals)
+
+    def _one_pass_starts(self, step: int) -> np.ndarray:
+        # The permutation costs the same for thousands of windows as for one batch, so it is computed
+        # in chunks of steps; the last chunk is kept as a cache.
+        steps = max(1, _ORDER_CHUNK // self._batch_size)
+        number, within = divmod(step, steps)
+        chunk = self._chunk
+        if chunk is None or chunk[0] != number:
+            first = number * steps * self._batch_size
+            ordinals = np.arange(first, min(first + steps * self._batch_size, self.windows))
+            chunk = self._chunk = (number, self._index.start_disjoint(self._order(ordinals)))
+        return chunk[1][within * self._batch_size : (within + 1) * self._batch_size]
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of step `step` (from 0): int64, (batch_size / ranks, context), on the device.
+
+        Raises:
+            UserError: one_pass has no windows left for this step.
+        """
+        if self._resident is None:
+            return _widen(self._read(step).to(self._device, non_blocking=True))
+        starts = torch.from_numpy(self.starts(step))
+        if self._pinned:
+            starts = starts.pin_memory().to(self._device, non_blocking=True)
+        positions = (starts[:, None] + self._offsets).flatten()
+        return _widen(self._resident.index_select(0, positions).view(-1, self.context + 1))
+
+    def _read_windows(self, step: int) -> Tensor:
+        windows = _narrow(self._tokens[self.starts(step)[:, None] + np.arange(self.context + 1)])
+        return windows.pin_memory() if self._pinned else windows
+
+
+class FixedWindows:
+    """Validation batches: a fixed, seeded choice of disjoint windows, the same in every pass and run.
+
+    Iterating gives (inputs, targets), int64, (batch_size, context) on the device; the last batch holds
+    what remains, so a mean over all windows must weigh batches by their size.
+
+    Args:
+        token_set: where the windows come from.
+        context: tokens per window.
+        batch_size: windows per batch.
+        windows: how many windows to choose.
+        seed: chooses them.
+        device: where batches are returned; the chosen windows are kept there.
+
+    Raises:
+        UserError: the text has fewer disjoint windows than asked for.
+    """
+
+    def __init__(
+        self,
+        token_set: TokenSet,
+        context: int,
+        batch_size: int,
+        windows: int,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        index = WindowIndex(token_set, context)
+        if not 1 <= windows <= index.disjoint:
+            raise UserError(
+                f"{windows:,} validation windows of {context} tokens were asked for, but the "
+                f"{token_set.split} split of {token_set.name} has {index.disjoint:,}: "
+                f"choose a number from 1 to {index.disjoint:,}."
+            )
+        ordinals = SeededPermutation(index.disjoint, seed, VALIDATION_STREAM)(np.arange(windows))
+        self._take(token_set, index.start_disjoint(ordinals), context, batch_size, device)
+
+    @classmethod
+    def at(
+        cls, token_set: TokenSet, starts: np.ndarray, context: int, batch_size: int, device: torch.device | str
+    ) -> FixedWindows:
+        """The windows that begin at `starts` (N,), which the caller has chosen."""
+        chosen = cls.__new__(cls)
+        chosen._take(token_set, starts, context, batch_size, device)
+        return chosen
+
+    def _take(
+        self, token_set: TokenSet, starts: np.ndarray, context: int, batch_size: int, device: torch.device | str
+    ) -> None:
+        # Sorted, so that a memory map on a disk is read in one direction.
+        self.starts = np.sort(starts)
+        self.windows, self._batch_size = len(starts), batch_size
+        self._windows = _narrow(token_set.tokens[self.starts[:, None] + np.arange(context + 1)]).to(device)
+
+    def __len__(self) -> int:
+        return -(-self.windows // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, self.windows, self._batch_size):
+            yield _widen(self._windows[first : first + self._batch_size])
+
+
+def seen_windows(
+    token_set: TokenSet,
+    stream: TokenStream,
+    steps: int,
+    windows: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str,
+) -> FixedWindows:
+    """A fixed, seeded choice among the windows that `stream` trains on in its first `steps` steps (Fig 19).
+
+    Spread evenly over the steps, so that the share seen so far is the share of the run that is over; all of them
+    are seen after its last step. At most `windows`, fewer for a run that trains on fewer.
+    """
+    presented = stream.samples(steps)
+    chosen = np.sort(SeededPermutation(presented, seed, SEEN_STREAM)(np.arange(min(windows, presented))))
+    per_step = stream.samples(1)
+    starts = [stream.global_starts(int(step))[slot] for step, slot in zip(*divmod(chosen, per_step), strict=True)]
+    return FixedWindows.at(token_set, np.array(starts), stream.context, batch_size, device)

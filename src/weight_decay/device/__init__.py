@@ -1,0 +1,1 @@
+"""Where a run computes: device, number formats, and the processes that train together."""

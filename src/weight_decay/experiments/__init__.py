@@ -1,0 +1,1 @@
+"""Which runs make up an experiment, and how they are launched."""

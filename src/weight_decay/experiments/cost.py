@@ -1,0 +1,166 @@
+"""What a run would cost, estimated from its config alone: floating-point operations over an assumed throughput."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from weight_decay.config.groups import ImageData
+from weight_decay.config.run import RunConfig
+from weight_decay.config.span import Clock, Span
+from weight_decay.training.build import build_model
+
+SIZES = {
+    "cifar5m": (5_002_240, 1_000_448),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "tiny_imagenet": (100_000, 10_000),
+}
+"""Training and test images of the sets that come with a split."""
+WINDOWS_TOKENS = {"openwebtext": 9.04e9, "python_text": 9.8e6}
+"""Training tokens, for lengths given in epochs."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What a device is assumed to sustain on these nets.
+
+    operations: per second. step: least seconds of one optimizer step; a small net keeps a GPU waiting for the host.
+    """
+
+    device: str
+    operations: float
+    step: float
+    unit: str
+
+
+CPU_CORE = Throughput("one CPU core, float32", 30e9, 0.0, "core-hours")
+GPU = Throughput("one A100-class GPU, 16-bit, not compiled", 40e12, 6e-3, "GPU-hours")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating-point operations of a run by what they are spent on, and its steps; branches count as training."""
+
+    steps: int
+    training: float
+    evaluation: float
+    probes: float
+
+    def seconds(self, throughput: Throughput) -> tuple[float, float, float]:
+        """Seconds of training, evaluation and probes at the assumed throughput."""
+        training = max(self.training / throughput.operations, self.steps * throughput.step)
+        return training, self.evaluation / throughput.operations, self.probes / throughput.operations
+
+    def hours(self, throughput: Throughput) -> float:
+        """Hours of all of it at the assumed throughput."""
+        return sum(self.seconds(throughput)) / 3600
+
+
+def throughput_at(scale: str) -> Throughput:
+    """The device that a scale is meant for."""
+    return CPU_CORE if scale == "micro" else GPU
+
+
+def forward_operations(config: RunConfig) -> float:
+    """Operations of one forward pass of one sample, counted on shapes alone (a multiply-add is two)."""
+    data, model = config.data, config.model
+    key = (model, data.image_size, data.classes) if isinstance(data, ImageData) else (model, data.context)
+    if key not in _COUNTED:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            built: Any = build_model(config).eval()
+            if isinstance(data, ImageData):
+                built(torch.zeros(1, 3, data.image_size, data.image_size))
+            else:
+                tokens = torch.zeros(1, data.context, dtype=torch.int64)
+                built.loss(tokens, tokens)
+        _COUNTED[key] = float(counter.get_total_flops())
+    return _COUNTED[key]
+
+
+_COUNTED: dict[Any, float] = {}
+
+
+def estimate(config: RunConfig) -> Cost | None:
+    """The cost of a run with its branches; None if it depends on the size of data whose size is not known here."""
+    clock = _clock(config)
+    if clock is None:
+        return None
+    images = config.data if isinstance(config.data, ImageData) else None
+    forward = forward_operations(config)
+    total = clock.total_steps
+    branches = [
+        (_times(branch.every, branch.start.steps(clock), total, clock), branch.duration.steps(clock))
+        for branch in config.branches
+    ]
+    steps = total + sum(count * length for count, length in branches)
+    ends = sum(count for count, _ in branches)
+    averages = len(config.averaging.ema) + (config.averaging.tail_start is not None)
+
+    def moments(every: Span | None, averaged: bool = True) -> int:
+        """How often something is measured: at the iterate and averages of the run, at the iterate of its branches."""
+        if every is None:
+            return 0
+        along = _times(every, 0, total, clock) * (1 + averages * averaged)
+        inside = sum(count * _times(every, 0, length, clock) for count, length in branches)
+        return along + (inside if config.probes.within_branches else ends)
+
+    samples = _evaluated(config)
+    evaluation = moments(config.probes.evaluate_every) * samples * forward
+    jacobian = 0.0
+    curvature = 0.0
+    if images:
+        shown = config.probes.jacobian_per_class * images.classes
+        backwards = images.classes if config.probes.jacobian_draws is None else config.probes.jacobian_draws
+        jacobian = moments(config.probes.jacobian_every) * shown * (1 + 2 * backwards) * forward
+        if (wanted := config.probes.curvature) is not None:
+            products = wanted.trace_draws + wanted.top_steps + 6 * wanted.similarity_draws
+            products += 2 * wanted.spectrum_steps * wanted.spectrum_draws
+            curvature = (
+                moments(wanted.every, wanted.averages) * products * wanted.per_class * images.classes * 6 * forward
+            )
+    # A backward pass costs two forward ones.
+    return Cost(steps, 3 * forward * steps * config.batch_size, evaluation, jacobian + curvature)
+
+
+def _clock(config: RunConfig) -> Clock | None:
+    data = config.data
+    if isinstance(data, ImageData):
+        sizes = _sizes(data)
+        if sizes is None:
+            return None
+        clock = Clock(config.batch_size, sizes[0], 1)
+    else:
+        windows = int(WINDOWS_TOKENS.get(data.kind, 0.0) / data.context)
+        if windows == 0 and config.duration.unit == "epochs":
+            return None
+        clock = Clock(config.batch_size, windows, data.context)
+    return Clock(clock.batch_size, clock.epoch_samples, clock.tokens_per_sample, config.duration.steps(clock))
+
+
+def _sizes(data: ImageData) -> tuple[int, int] | None:
+    """Training and test images; None if nobody says how many there are."""
+    train, test = SIZES.get(data.kind, (0, 0))
+    sizes = data.train_size or train, data.test_size or test
+    return sizes if all(sizes) else None
+
+
+def _times(every: Span | None, start: int, stop: int, clock: Clock) -> int:
+    """How many of the steps start, start + every, ... lie in [start, stop]."""
+    if start > stop:
+        return 0
+    return 1 if every is None else 1 + (stop - start) // every.every(clock)
+
+
+def _evaluated(config: RunConfig) -> float:
+    """Samples of one evaluation, the pass that re-estimates batch norm included."""
+    data, probes = config.data, config.probes
+    if not isinstance(data, ImageData):
+        sets = 2 if data.held_out > 0 else 1  # seen and unseen windows, or training windows
+        return data.evaluation_windows + sets * (probes.evaluation_train_samples or data.evaluation_windows)
+    train, test = _sizes(data) or (0, 0)
+    seen = min(probes.evaluation_train_samples or train, train)
+    return test + seen + min(config.averaging.reestimate_samples or train, train)

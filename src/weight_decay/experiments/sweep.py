@@ -1,0 +1,263 @@
+"""Many cells: one after the other, or several at a time in worker processes that claim them one by one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from weight_decay.config.identity import folder_name
+from weight_decay.device.distributed import current, join
+from weight_decay.errors import UserError
+from weight_decay.experiments.plan import Cell, Plan, write_plan
+from weight_decay.runs.fingerprint import code_fingerprint
+from weight_decay.runs.folder import Labels, put_aside, read_status, read_summary, stale_fingerprint
+from weight_decay.runs.lock import claimed
+from weight_decay.tasks.choose import data_fingerprint
+from weight_decay.training.build import check
+from weight_decay.training.matched import ReferenceMissingError
+from weight_decay.training.run import Outcome, run
+from weight_decay.training.stopping import stop_requests
+
+FAILED, INTERRUPTED = 1, 130
+FINISHED = ("completed", "diverged")
+WORDS = {"skipped": "already done", "busy": "running elsewhere"}
+
+
+def run_cells(plan: Plan, jobs: int, stale: str, record: bool = True) -> int:
+    """Run every cell that is not finished; returns the exit code: 1 if a cell failed, 130 if stopped, else 0.
+
+    Raises UserError before any work if a cell cannot be run or holds numbers of other code (see `prepare`), and for
+    bad input in a plan of a single cell. `record`: write the experiment's file; a job of a multirun leaves it alone.
+    Under torchrun all processes go through the same cells together, one cell at a time.
+    """
+    with join() as ranks:
+        if ranks.writes:
+            prepare(plan, stale, record)
+        # Nobody may go on before rank 0 has put aside what is stale.
+        ranks.agree(0)
+        return _run_prepared(plan, jobs if ranks.count == 1 else 1)
+
+
+def _run_prepared(plan: Plan, jobs: int) -> int:
+    missing = unfinished(plan)
+    if not current().agree(len(missing)):
+        return _report(plan, {cell.index: "skipped" for cell in plan.cells})
+    with stop_requests() as stop:
+        if len(plan.cells) == 1:
+            outcome = run(plan.cells[0].config, _labels(plan, plan.cells[0], 0))
+            return _report(plan, {plan.cells[0].index: outcome})
+        workers = max(1, min(jobs, len(missing)))
+        outcomes = _serial(plan, 0, stop) if workers == 1 else _parallel(plan, workers, stop)
+    return _report(plan, outcomes)
+
+
+def prepare(plan: Plan, stale: str, record: bool = True) -> None:
+    """Check every cell, look for numbers of other code, and record the experiment in its file.
+
+    `stale` says what to do about runs of other code: "refuse" (UserError), "rerun" (put them aside in results/stale
+    and compute them again), "keep" (take them as they are).
+    """
+    for cell in plan.cells:
+        check(cell.config)
+    folders = [run_folder(cell) for cell in plan.cells]
+    old = [folder for folder in folders if stale_fingerprint(folder) is not None]
+    if old and stale == "refuse":
+        raise UserError(
+            f"{plan.experiment} at scale {plan.scale}: {len(old)} of {len(folders)} run(s) hold numbers of other code "
+            f"({stale_fingerprint(old[0])}, now {code_fingerprint()}), such as {old[0].name}; stale=rerun computes "
+            "them again and keeps the old ones in results/stale, stale=keep takes them as they are."
+        )
+    for cell in plan.cells:
+        _refuse_other_data(cell)
+    results = folders[0].parent.parent
+    try:
+        if stale == "rerun":
+            for folder in old:
+                if (kept := put_aside(folder)) is not None:
+                    print(f"computed by other code, kept in {kept}", file=sys.stderr)
+        if record:
+            write_plan(results, plan)
+    except OSError as error:
+        raise UserError(
+            f"execution.results: cannot write to {results} ({error.strerror}); choose another folder."
+        ) from None
+
+
+def _refuse_other_data(cell: Cell) -> None:
+    """UserError if the run is finished and was computed on other data than the config names now.
+
+    Where the data lie is no part of a run's identity, so that a data set may move; what they are must not change.
+    """
+    summary = read_summary(run_folder(cell))
+    made_on = summary.get("data")
+    if summary.get("status") not in FINISHED or not isinstance(made_on, dict):
+        return
+    now = data_fingerprint(cell.config.data)
+    if now is not None and now != made_on.get("fingerprint"):
+        raise UserError(
+            f"data.root: {run_folder(cell)} was computed on other data than {cell.config.data.root} holds "
+            f"({str(made_on.get('fingerprint'))[:12]}, now {now[:12]}); choose another execution.results."
+        )
+
+
+def run_folder(cell: Cell) -> Path:
+    """Where the run of a cell lies."""
+    return Path(cell.config.execution.results) / "runs" / folder_name(cell.config)
+
+
+def unfinished(plan: Plan) -> list[Cell]:
+    """The cells that have not completed or diverged."""
+    return [cell for cell in plan.cells if read_status(run_folder(cell)) not in FINISHED]
+
+
+def report_from_folders(plan: Plan, logs: Path) -> int:
+    """Print how a sweep of many jobs ended, from its run folders alone; 0 if every cell is finished, else 1."""
+    states = {cell.index: read_status(run_folder(cell)) or "not started" for cell in plan.cells}
+    # Nobody is at work any more when this is asked, or at work on behalf of another command.
+    states = {index: "not finished" if state == "running" else state for index, state in states.items()}
+    told = ", ".join(f"{count} {state}" for state, count in Counter(states.values()).most_common())
+    print(f"{plan.experiment} at scale {plan.scale}: {told} of {len(plan.cells)} cell(s).", file=sys.stderr)
+    _name_failed(plan, states)
+    if all(state in FINISHED for state in states.values()):
+        return 0
+    print(f"  logs: {logs}; the same command runs what is missing.", file=sys.stderr)
+    return FAILED
+
+
+def _labels(plan: Plan, cell: Cell, position: int) -> Labels:
+    return Labels(plan.experiment, plan.scale, cell.title or plan.experiment, position)
+
+
+def _serial(
+    plan: Plan, position: int, stop: Callable[[], bool], tell: Callable[[dict[int, Outcome]], None] | None = None
+) -> dict[int, Outcome]:
+    outcomes: dict[int, Outcome] = {}
+    waiting = deque(plan.cells)
+    patience = len(waiting)
+    while waiting:
+        cell = waiting.popleft()
+        if current().any(stop()):
+            outcomes.setdefault(cell.index, "interrupted")
+            break
+        try:
+            outcomes[cell.index] = run(cell.config, _labels(plan, cell, position))
+            patience = len(waiting)
+        except ReferenceMissingError as error:
+            # Its reference may be another cell: one that comes later, or that another process is working on.
+            if _busy(plan, outcomes) or patience > 0:
+                patience -= 1
+                waiting.append(cell)
+                if patience <= 0:
+                    time.sleep(1.0)
+                continue
+            tqdm.write(f"{cell.title}: {error}", file=sys.stderr)
+            outcomes[cell.index] = "failed"
+        except UserError as error:
+            tqdm.write(f"{cell.title}: {error}", file=sys.stderr)
+            outcomes[cell.index] = "failed"
+        if tell is not None:
+            tell({cell.index: outcomes[cell.index]})
+        if outcomes[cell.index] == "interrupted":
+            break
+    return outcomes
+
+
+def _busy(plan: Plan, outcomes: dict[int, Outcome]) -> bool:
+    """Whether another process is still working on a cell of the plan."""
+    for cell in plan.cells:
+        if outcomes.get(cell.index) == "busy":
+            with claimed(run_folder(cell)) as free:
+                if not free:
+                    return True
+    return False
+
+
+def _work(plan: Plan, position: int, queue: multiprocessing.SimpleQueue[dict[int, Outcome]]) -> None:
+    """A worker: goes through all cells, taking those that nobody else has; the folder lock decides."""
+    with stop_requests() as stop:
+        _serial(plan, position, stop, queue.put)
+
+
+def _parallel(plan: Plan, workers: int, stop: Callable[[], bool]) -> dict[int, Outcome]:
+    # "spawn": a forked child would inherit torch's thread pools in an unusable state.
+    context = multiprocessing.get_context("spawn")
+    # A queue each: a worker that is killed while it writes must not block the others.
+    queues = [context.SimpleQueue() for _ in range(workers)]
+    processes = [context.Process(target=_work, args=(plan, i, queue)) for i, queue in enumerate(queues)]
+    for position, process in enumerate(processes):
+        _start(process, position, plan)
+    outcomes: dict[int, Outcome] = {}
+    passed_on = False
+    while any(process.is_alive() for process in processes):
+        for process, queue in zip(processes, queues, strict=True):
+            process.join(0.1)
+            while not queue.empty():
+                _merge(outcomes, queue.get())
+        if stop() and not passed_on:
+            passed_on = True
+            for process in processes:
+                if process.is_alive() and process.pid is not None:
+                    os.kill(process.pid, signal.SIGTERM)
+    for queue in queues:
+        while not queue.empty():
+            _merge(outcomes, queue.get())
+    if any(process.exitcode for process in processes) and not stop():
+        # A killed worker takes the cell it held down with it; whatever is left is taken up here.
+        _merge(outcomes, _serial(plan, 0, stop))
+    if stop():
+        outcomes |= {cell.index: "interrupted" for cell in plan.cells if cell.index not in outcomes}
+    return outcomes
+
+
+def _start(process: multiprocessing.process.BaseProcess, position: int, plan: Plan) -> None:
+    """Start a worker with its own threads and, where there are several GPUs, its own GPU."""
+    # The BLAS libraries read this when the child imports them.
+    threads = str(plan.cells[0].config.execution.threads or 1)
+    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    if devices:
+        own["CUDA_VISIBLE_DEVICES"] = devices[position % len(devices)]
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        process.start()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _merge(outcomes: dict[int, Outcome], more: dict[int, Outcome]) -> None:
+    """Keep the most telling outcome of each cell: a worker that made it over one that found it made or taken."""
+    for index, outcome in more.items():
+        if index not in outcomes or outcomes[index] in WORDS:
+            outcomes[index] = outcome
+
+
+def _report(plan: Plan, outcomes: dict[int, Outcome]) -> int:
+    code = INTERRUPTED if "interrupted" in outcomes.values() else FAILED if "failed" in outcomes.values() else 0
+    if current().writes:
+        _tell(plan, outcomes)
+    return code
+
+
+def _tell(plan: Plan, outcomes: dict[int, Outcome]) -> None:
+    counts = Counter(outcomes.values())
+    told = ", ".join(f"{count} {WORDS.get(name, name)}" for name, count in counts.items())
+    print(f"{plan.experiment} at scale {plan.scale}: {told} of {len(plan.cells)} cell(s).", file=sys.stderr)
+    _name_failed(plan, outcomes)
+    if "interrupted" in counts:
+        print("  the same command goes on where it stopped.", file=sys.stderr)
+
+
+def _name_failed(plan: Plan, outcomes: dict[int, Outcome] | dict[int, str]) -> None:
+    for cell in plan.cells:
+        if outcomes.get(cell.index) == "failed":
+            print(f"  failed: {cell.title}; see {run_folder(cell) / 'error.txt'}", file=sys.stderr)

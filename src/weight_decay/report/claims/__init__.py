@@ -1,0 +1,1 @@
+"""Each finding of the paper, judged from the tables."""

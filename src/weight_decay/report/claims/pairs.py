@@ -1,0 +1,74 @@
+"""What every claim is measured with: cells of a table picked out and paired by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from weight_decay.report.claims.verdict import Measured
+
+
+def pick(rows: pd.DataFrame, **coordinates: Any) -> pd.DataFrame:
+    """The rows whose columns have these values; None stands for a coordinate the row does not set.
+
+    A dot in a column's name is written as two underscores (`decay__strength`). A column the table lacks is one
+    that no row sets.
+    """
+    for name, value in coordinates.items():
+        column = name.replace("__", ".")
+        if column not in rows:
+            rows = rows if value is None else rows.iloc[:0]
+        else:
+            rows = rows[rows[column].isna() if value is None else rows[column].astype(type(value)) == value]
+    return rows
+
+
+def by_seed(rows: pd.DataFrame, metric: str, values: pd.Series | None = None) -> pd.Series:
+    """`metric` of each row (or `values` by run id), indexed by seed; NaN for a run that diverged or has none.
+
+    Raises ValueError when a seed has several rows, which then are not one cell.
+    """
+    if rows["seed"].duplicated().any():
+        raise ValueError(f"several runs of one seed where one cell is expected, for {metric}")
+    if values is not None:
+        found = rows["run_id"].map(values)
+    else:
+        found = rows[metric] if metric in rows else pd.Series(float("nan"), rows.index)
+    return pd.Series(found.where(rows["status"] == "completed").to_numpy(dtype=float), rows["seed"].to_numpy())
+
+
+def measured(
+    effects: pd.Series, cells: Sequence[pd.DataFrame], words: str, *, unless: str = "", binary: bool = False
+) -> Measured:
+    """Effects indexed by seed and the rows of all cells they rest on."""
+    effects = effects.sort_index()
+    runs = pd.concat([rows["run_id"] for rows in cells]) if cells else pd.Series(dtype=str)
+    return Measured(
+        tuple(int(seed) for seed in effects.index),
+        tuple(float(effect) for effect in effects),
+        tuple(sorted(set(runs))),
+        words,
+        unless,
+        binary,
+    )
+
+
+def nothing(reason: str) -> Measured:
+    """What a claim returns when the table has no cell it could be measured in."""
+    return Measured((), (), (), "", reason)
+
+
+def difference(
+    higher: pd.DataFrame,
+    lower: pd.DataFrame,
+    metric: str,
+    write: Callable[[float], str],
+    values: pd.Series | None = None,
+) -> Measured:
+    """`metric` in the cell `higher` minus that in the cell `lower`, seed by seed; both means in words."""
+    if higher.empty or lower.empty:
+        return nothing("the runs it compares were not made")
+    one, other = by_seed(higher, metric, values), by_seed(lower, metric, values)
+    return measured(one - other, [higher, lower], f"{write(one.mean())} against {write(other.mean())}")

@@ -1,0 +1,1 @@
+"""Each figure of the paper, drawn from the tables."""

@@ -1,0 +1,258 @@
+"""Figures of the under-training regime: Figs 6-8 and 19-26 of the paper, and the two studies of our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from weight_decay.report.figures.demo import LINES, NORM_LABEL, DrawnFigure, drawn, zoom
+from weight_decay.report.figures.reference import decay_of, reference
+from weight_decay.report.figures.style import (
+    DASHED,
+    Theme,
+    curve,
+    empty,
+    faded,
+    legend,
+    new_figure,
+    plain_log,
+    shades,
+)
+from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
+
+THEIR_RATE = 6e-4
+"""The learning rate of the paper's Figs 6, 7 and 26; Fig 25b has two more."""
+NAMES = {
+    LEARNING_RATE: "η = {}",
+    DECAY: "λ = {}",
+    "schedule.reference_strength": "matched to λ = {}",
+    "schedule.norm": "{}",
+    "schedule.power": "power {}",
+    "schedule.decay_until": "cosine to {}",
+    "decay": "{}",
+    "precision": "{}",
+    "precision.rounding": "{} rounding",
+    "optimizer.kernel": "{}",
+    "model.attention": "{} attention",
+    "model": "{}",
+    "model.width": "width {}",
+    "model.qk_norm": "QK-norm {}",
+    "duration": "{}",
+}
+"""Coordinates of language-model cells, and how a legend says them."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity against iterations; `paper`: the figure and metric of the digitised curves to show beside it."""
+
+    metric: str
+    label: str
+    logarithmic: bool = False
+    zoomed: bool = False
+    paper: tuple[str, str] | None = None
+
+
+VALIDATION = Panel("val/loss", "validation loss (nats per token)", zoomed=True)
+TRAINING = Panel("train/loss", "training loss (nats per token)", zoomed=True)
+WEIGHTS = Panel("weights/norm", NORM_LABEL, logarithmic=True)
+EFFECTIVE = Panel("effective_lr/adamw", r"effective learning rate $\eta_t / \|w_t\|_2$", logarithmic=True)
+BATCHES = Panel("batch/loss", "loss of the batches, smoothed", zoomed=True)
+LOSSES = (VALIDATION, TRAINING, WEIGHTS, EFFECTIVE)
+FIGURE_6 = (
+    replace(BATCHES, paper=("6", "train_loss")),
+    VALIDATION,
+    TRAINING,
+    replace(WEIGHTS, paper=("25b", "weight_norm")),
+    Panel("grad/norm", "gradient norm before clipping", logarithmic=True),
+)
+FIGURE_7 = (
+    replace(EFFECTIVE, paper=("7a", "effective_lr")),
+    Panel("lr", "learning rate", logarithmic=True, paper=("7b", "lr")),
+    replace(BATCHES, paper=("7c", "train_loss")),
+    VALIDATION,
+    WEIGHTS,
+)
+MATCHING = (EFFECTIVE, Panel("lr", "learning rate", logarithmic=True), BATCHES, VALIDATION)
+FIGURE_19 = (
+    Panel("gap/unseen", "unseen minus seen windows (nats)"),
+    Panel("gap/documents", "other documents minus seen windows (nats)"),
+    TRAINING,
+    VALIDATION,
+)
+FIGURE_23 = (
+    VALIDATION,
+    Panel("ema_0.999/val/loss", "validation loss of the EMA, 0.999", zoomed=True),
+    Panel("tail/val/loss", "validation loss of the tail average"),
+)
+
+
+def trajectories(results: Path, tables: Tables, panels: tuple[Panel, ...], title: str, caption: str) -> DrawnFigure:
+    """Each cell of an experiment against iterations, one panel for each quantity (Figs 6, 7, 19-23, 26)."""
+    curves = _with_gaps(tables.main_curves)
+    shown = [panel for panel in panels if not missing_metrics(curves, [panel.metric])]
+    names = ", ".join(panel.label for panel in shown)
+    return drawn(
+        results, tables, title, caption, f"{names} against iterations, a line for each cell.",
+        lambda theme: _trajectories(results, tables, curves, shown, theme),
+    )  # fmt: skip
+
+
+def _trajectories(results: Path, tables: Tables, curves: pd.DataFrame, panels: list[Panel], theme: Theme) -> Figure:
+    beside = {panel: reference(results, *panel.paper) for panel in panels if panel.paper is not None}
+    slots = [
+        (panel, paper) for panel in panels for paper in ((False, True) if len(beside.get(panel, ())) else (False,))
+    ]
+    columns = 2 if len(slots) in (2, 4) else 3
+    figure, axes = new_figure(-(-len(slots) // columns), columns, tables.band_stamp, width=4.4)
+    lines = cells(curves, theme)
+    completed = set(tables.runs["run_id"][tables.runs["status"] == "completed"])
+    for axis, (panel, paper) in zip(axes, slots, strict=False):
+        if paper:
+            _paper(axis, panel, beside[panel], theme)
+        else:
+            _ours(axis, panel, lines, completed, theme)
+        axis.set(xlabel="iteration", ylabel=panel.label)
+        axis.margins(x=0.01)
+    for axis in axes[len(slots) :]:
+        axis.set_axis_off()
+    legend(figure, axes[0], columns=3, lines=LINES)
+    return figure
+
+
+def _ours(
+    axis: Axes, panel: Panel, lines: list[tuple[pd.DataFrame, str, str]], completed: set[str], theme: Theme
+) -> None:
+    # What is zoomed in on: a run that diverges would hide all others.
+    measured = []
+    for part, name, color in lines:
+        part = _smoothed(part) if panel.metric == "batch/loss" else part
+        part = part[part["step"] > 0] if panel.logarithmic else part
+        curve(axis, part, "step", panel.metric, color, label=name)
+        whole = part[part["run_id"].isin(completed)]
+        measured.append((whole, panel.metric))
+        averaged = f"ema/{panel.metric}"
+        if panel.metric.endswith("/loss") and not missing_metrics(part, [averaged]):
+            curve(axis, part, "step", averaged, color, line=DASHED, width=1.3)
+            measured.append((whole, averaged))
+    if panel.logarithmic:
+        plain_log(axis)
+    if panel.zoomed:
+        zoom(axis, [(rows, metric) for rows, metric in measured if len(rows)])
+    if panel.metric.startswith("gap/"):
+        axis.axhline(0, color=theme.muted, linewidth=1.0)
+    if panel.paper is not None:
+        axis.set_title("Ours")
+
+
+def cells(curves: pd.DataFrame, theme: Theme) -> list[tuple[pd.DataFrame, str, str]]:
+    """Rows, label and colour of each cell of the grid, seeds together, in the order of what varies."""
+    varying = [name for name in NAMES if name in curves and curves[name].nunique(dropna=False) > 1]
+    varying = varying or [DECAY]
+    groups = list(curves.groupby(varying, dropna=False, sort=True))
+    palette = theme.series if len(groups) <= len(theme.series) else shades(theme, len(groups))
+    found = []
+    for (values, rows), color in zip(groups, palette, strict=False):
+        found.append((rows, ", ".join(_words(varying, values)), color))
+    return found
+
+
+def _words(names: list[str], values: Any) -> list[str]:
+    pairs = zip(names, values if isinstance(values, tuple) else (values,), strict=True)
+    said = [NAMES[name].format(f"{v:g}" if isinstance(v, float) else v) for name, v in pairs if not pd.isna(v)]
+    return said or ["as Fig 6"]
+
+
+def _with_gaps(curves: pd.DataFrame) -> pd.DataFrame:
+    if missing_metrics(curves, ["unseen/loss", "train/loss", "val/loss"]):
+        return curves
+    seen = curves["train/loss"]
+    gaps = {"gap/unseen": curves["unseen/loss"] - seen, "gap/documents": curves["val/loss"] - seen}
+    return curves.assign(**gaps)
+
+
+def _smoothed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Losses of single batches are noise; a running mean over a fiftieth of the log shows the level."""
+    rows = rows.dropna(subset=["batch/loss"]).sort_values("step")
+    window = max(1, rows["step"].nunique() // 50)
+    means = rows.groupby("run_id")["batch/loss"].transform(lambda losses: losses.rolling(window).mean())
+    return rows.assign(**{"batch/loss": means})
+
+
+def _paper(axis: Axes, panel: Panel, points: pd.DataFrame, theme: Theme) -> None:
+    """The paper's curves of one panel: a colour for each λ, dashed in float32; its tails have a figure of their own."""
+    assert panel.paper is not None
+    points = points[points["iterate"] != "tiny_lr"]
+    points = points[(points["lr"] == THEIR_RATE) | points["lr"].isna()]
+    points = points.assign(decay=decay_of(points)).fillna({"lr": 0.0, "precision": "", "note": ""})
+    order = sorted(points["decay"].unique())
+    notes = sorted(set(points["note"][points["lr"] == 0]))
+    for (decay, rate, precision, note), rows in points.groupby(["decay", "lr", "precision", "note"]):
+        name = f"λ = {decay:g}" if rate else str(note).replace("wd=", "λ = ")
+        color = theme.series[order.index(decay) if rate else (len(order) + notes.index(note)) % len(theme.series)]
+        line = DASHED if precision == "float32" else "-"
+        label = f"{name}, float32" if precision == "float32" else name
+        rows = rows.sort_values("x")
+        axis.plot(rows["x"], rows["y"], color=faded(color, theme), linewidth=1.0, linestyle=line, label=label)
+    if panel.logarithmic:
+        plain_log(axis)
+    axis.set_title(paper_title(panel.paper[0]), color=theme.muted)
+    handles, labels = axis.get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    axis.legend(named.values(), named.keys(), fontsize=7.5, handlelength=1.8, loc="best")
+
+
+def paper_title(figure: str) -> str:
+    """The title of a panel of the paper's."""
+    return f"Paper, Fig. {figure} (digitised)"
+
+
+def tails(results: Path, tables: Tables) -> DrawnFigure:
+    """What a tiny learning rate wins from each snapshot: loss at its end, and its fall (Fig 6)."""
+    return drawn(
+        results, tables, "A tiny learning rate from each snapshot",
+        "Weight decay raises the loss at a large learning rate and the fall when it becomes tiny: "
+        "the fall is the validation loss at the snapshot minus that at the end of its branch.",
+        "Final validation loss of the tiny-learning-rate branches and their fall, against the snapshot's step.",
+        lambda theme: _tails(results, tables, theme), "-tails",
+    )  # fmt: skip
+
+
+def _tails(results: Path, tables: Tables, theme: Theme) -> Figure:
+    figure, (level, fall, theirs) = new_figure(1, 3, tables.band_stamp, width=4.4)
+    _paper_tails(theirs, reference(results, "6", "train_loss", "tiny_lr"), theme)
+    ends = tables.summary[tables.summary["branch"] != "main"]
+    ends = ends[ends["start_step"].notna()] if "start_step" in ends else ends.iloc[:0]
+    if ends.empty or missing_metrics(ends, ["val/loss"]):
+        for axis in (level, fall):
+            empty(axis, "no branches in these runs", theme)
+        return figure
+    before = tables.main_curves.dropna(subset=["val/loss"]).set_index(["run_id", "step"])["val/loss"]
+    ends = ends.assign(step=ends["start_step"].astype(int))
+    keys = pd.MultiIndex.from_frame(ends[["run_id", "step"]])
+    ends = ends.assign(fall=before.reindex(keys).to_numpy() - ends["val/loss"].to_numpy())
+    for index, (decay, rows) in enumerate(ends.groupby(DECAY)):
+        color = theme.series[index % len(theme.series)]
+        curve(level, rows, "step", "val/loss", color, label=f"λ = {decay:g}", marker="o")
+        curve(fall, rows, "step", "fall", color, marker="o")
+    level.set(xlabel="snapshot (iteration)", ylabel="validation loss after the tail")
+    fall.set(xlabel="snapshot (iteration)", ylabel="fall in validation loss")
+    legend(figure, level, columns=3)
+    return figure
+
+
+def _paper_tails(axis: Axes, points: pd.DataFrame, theme: Theme) -> None:
+    if points.empty:
+        axis.set_axis_off()
+        return
+    points = points.assign(decay=decay_of(points))
+    ends = points.sort_values("x").groupby(["decay", "start"], as_index=False).last()
+    for index, (_, rows) in enumerate(ends.groupby("decay")):
+        axis.plot(rows["start"], rows["y"], "-o", color=faded(theme.series[index], theme), linewidth=1.0, markersize=4)
+    axis.set(xlabel="snapshot (iteration)", ylabel="training loss after the tail")
+    axis.set_title(paper_title("6"), color=theme.muted)

@@ -1,0 +1,150 @@
+"""Which figure shows which experiment: all that `make figures` draws, in the paper's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from weight_decay.errors import UserError
+from weight_decay.report.figures.curvature import ensemble, similarity, spectra
+from weight_decay.report.figures.demo import DrawnFigure
+from weight_decay.report.figures.grid import against_product, heatmaps, sphere
+from weight_decay.report.figures.language import (
+    FIGURE_6,
+    FIGURE_7,
+    FIGURE_19,
+    FIGURE_23,
+    LOSSES,
+    MATCHING,
+    tails,
+    trajectories,
+)
+from weight_decay.report.figures.language import Panel as LanguagePanel
+from weight_decay.report.figures.precision import decay_kept, divergence
+from weight_decay.report.figures.style import light_only
+from weight_decay.report.figures.vision import (
+    ERROR,
+    FIGURE_2,
+    FIGURE_2D,
+    Panel,
+    against_epochs,
+    dataset_size,
+    finetuning,
+)
+from weight_decay.report.tables.read import Tables, scales_of, tables_of
+
+_LEVELS = "The vertical dotted line marks the drop of the learning rate. The paper's curves are drained of colour."
+_LONG = "The paper's final values were read off its plots, within half a point."
+
+
+def _long(part: str) -> tuple[Panel, ...]:
+    return (
+        Panel(*ERROR, f"11{part}", "test_error", factor=100),
+        Panel("train/loss", "training cross-entropy", f"12{part}", "train_cross_entropy", logarithmic=True),
+    )
+
+
+def _epochs(panels: tuple[Panel, ...], title: str, caption: str) -> Callable[[Path, Tables], list[DrawnFigure]]:
+    return lambda results, tables: [against_epochs(results, tables, panels, title, caption)]
+
+
+def _steps(
+    panels: tuple[LanguagePanel, ...], title: str, caption: str = "Dashed: the moving average of the weights."
+) -> Callable[[Path, Tables], list[DrawnFigure]]:
+    return lambda results, tables: [trajectories(results, tables, panels, title, caption)]
+
+
+OVER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
+    "fig01_cifar5m_size": lambda results, tables: [dataset_size(results, tables)],
+    "fig02_cifar10": _epochs(FIGURE_2, "Learning rate and decay", _LEVELS),
+    "fig02d_tiny_imagenet": _epochs(FIGURE_2D, "The same on Tiny-ImageNet", _LEVELS),
+    "fig03_grid_tiny_imagenet": lambda results, tables: [
+        heatmaps(results, tables, "3"),
+        against_product(results, tables, "3"),
+    ],
+    "fig05_finetune": lambda results, tables: [finetuning(results, tables)],
+    "fig10_grid_cifar10": lambda results, tables: [
+        heatmaps(results, tables, None),
+        against_product(results, tables, None),
+    ],
+    "fig11a_vgg": _epochs(_long("a"), "Long training, VGG16", _LONG),
+    "fig11b_resnet18": _epochs(_long("b"), "Long training, ResNet18", _LONG),
+    "fig11c_resnet34": _epochs(_long("c"), "Long training, ResNet34 on CIFAR-100", _LONG),
+    "fig13_similarity": lambda results, tables: [similarity(results, tables)],
+    "fig15_sphere": lambda results, tables: [sphere(results, tables)],
+    "fig16_spectra": lambda results, tables: [spectra(results, tables)],
+    "tab02_ensemble": lambda results, tables: [ensemble(results, tables)],
+}
+
+UNDER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
+    "fig06_language_model": lambda results, tables: [
+        *_steps(FIGURE_6, "One pass over text")(results, tables),
+        tails(results, tables),
+    ],
+    "fig07_effective_lr": _steps(FIGURE_7, "Matched effective learning rates"),
+    "fig08_bfloat16_divergence": lambda results, tables: [divergence(results, tables)],
+    "fig19_generalisation_gap": _steps(FIGURE_19, "The generalisation gap"),
+    "fig20_layernorm_decay": _steps(LOSSES, "Decay on LayerNorm too"),
+    "fig21_l2_penalty": _steps(LOSSES, "An l2 penalty instead of decay"),
+    "fig22_sgd_momentum": _steps(LOSSES, "SGD with momentum"),
+    "fig23_averaging": _steps(FIGURE_23, "Averages of the weights"),
+    "constant_lr": _steps(LOSSES, "A constant learning rate"),
+    "slower_decay": _steps(LOSSES, "A slower decay of the learning rate"),
+    "bfloat16_decay_lost": lambda results, tables: [decay_kept(results, tables)],
+    "effective_lr_matching": _steps(MATCHING, "Matching: norms, QK-norm, gentler, longer"),
+}
+
+FIGURES = {**OVER_TRAINING, **UNDER_TRAINING}
+"""Experiment -> its figures, from its tables; a new experiment enters here with one line."""
+
+
+Key = tuple[str, str]
+"""An experiment and a scale."""
+
+
+def paper_figures(results: Path, jobs: int = 1) -> list[DrawnFigure]:
+    """Draw the figures of every experiment and scale that has tables under `results`/tables, in the light theme.
+
+    Raises UserError for tables that cannot be drawn.
+    """
+    drawn = []
+    for figures in draw_experiments(results, _with_tables(results), jobs, dark=False).values():
+        if isinstance(figures, UserError):
+            raise figures
+        drawn += figures
+    return drawn
+
+
+def _with_tables(results: Path) -> list[Key]:
+    return [(name, scale) for name in FIGURES for scale in scales_of(results, name)]
+
+
+def draw_experiments(
+    results: Path, wanted: Sequence[Key], jobs: int = 1, *, dark: bool = True
+) -> dict[Key, list[DrawnFigure] | UserError]:
+    """The figures of each experiment and scale of `wanted`, in its order, or why its tables cannot be drawn.
+
+    With more than one job, as many processes draw, each one experiment at a time. `dark`: in both themes, not only
+    the light one.
+    """
+    draw = partial(_drawn, results, dark)
+    bar = partial(tqdm, total=len(wanted), desc="figures", unit="experiment", leave=False, disable=None)
+    if jobs < 2 or len(wanted) < 2:
+        return {key: draw(key) for key in bar(wanted)}
+    with ProcessPoolExecutor(min(jobs, len(wanted)), mp_context=get_context("spawn")) as pool:
+        return dict(zip(wanted, bar(pool.map(draw, wanted)), strict=True))
+
+
+def _drawn(results: Path, dark: bool, key: Key) -> list[DrawnFigure] | UserError:
+    name, scale = key
+    try:
+        with nullcontext() if dark else light_only("png", "pdf"):
+            return FIGURES[name](results, tables_of(results, name, scale))
+    except UserError as error:
+        return error

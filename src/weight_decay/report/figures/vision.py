@@ -1,0 +1,262 @@
+"""Figures of the over-training regime against epochs and data-set size: Figs 1, 2, 5, 11, 12 of the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from weight_decay.report.figures.demo import (
+    JACOBIAN_LABEL,
+    LINES,
+    NORM_LABEL,
+    DrawnFigure,
+    cells_of,
+    drawn,
+    rate_drop,
+)
+from weight_decay.report.figures.reference import decay_of, reference
+from weight_decay.report.figures.style import (
+    DASHED,
+    DOTTED,
+    LineStyle,
+    Theme,
+    curve,
+    empty,
+    faded,
+    legend,
+    new_figure,
+    plain_log,
+    shades,
+)
+from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
+
+TRAIN_SIZE = "data.train_size"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity against epochs: our metric, the paper's panel and metric, and how it is drawn."""
+
+    metric: str
+    label: str
+    paper_figure: str
+    paper_metric: str
+    factor: float = 1.0
+    logarithmic: bool = False
+
+
+ERROR = ("test/error", "test error (%)")
+FIGURE_2 = (
+    Panel(*ERROR, "2a", "test_error", factor=100),
+    Panel("train/loss", "training cross-entropy", "2b", "train_cross_entropy", logarithmic=True),
+    Panel("weights/norm", NORM_LABEL, "2c", "weight_norm"),
+)
+FIGURE_2D = (Panel(*ERROR, "2d", "test_error", factor=100),)
+FIGURE_5 = (
+    Panel("train/loss", "training cross-entropy", "5a", "train_cross_entropy", logarithmic=True),
+    Panel(*ERROR, "5b", "test_error", factor=100),
+    Panel("jacobian/mean_square", JACOBIAN_LABEL, "5c", "jacobian_norm", logarithmic=True),
+    Panel("weights/norm", NORM_LABEL, "5d", "weight_norm"),
+    Panel("hessian/trace", "trace of the Hessian", "14", "hessian_trace", logarithmic=True),
+)
+
+
+def against_epochs(results: Path, tables: Tables, panels: tuple[Panel, ...], title: str, caption: str) -> DrawnFigure:
+    """Iterate and EMA of every (η, λ) against epochs, ours left and the paper's right (Figs 2, 11, 12)."""
+    shown = [panel for panel in panels if not missing_metrics(tables.main_curves, [panel.metric])]
+    names = ", ".join(panel.label for panel in shown)
+    return drawn(
+        results, tables, title, caption,
+        f"{names} against epochs, our runs beside the paper's curves.",
+        lambda theme: _against_epochs(results, tables, shown, theme),
+    )  # fmt: skip
+
+
+def _against_epochs(results: Path, tables: Tables, panels: list[Panel], theme: Theme) -> Figure:
+    curves = tables.main_curves
+    figure, axes = new_figure(len(panels), 2, tables.band_stamp, width=4.6)
+    for row, panel in enumerate(panels):
+        ours, theirs = axes[2 * row], axes[2 * row + 1]
+        for rows, name, color in cells_of(curves, theme):
+            curve(ours, rows, "epoch", panel.metric, color, label=name, factor=panel.factor)
+            if not missing_metrics(rows, [f"ema/{panel.metric}"]):
+                curve(
+                    ours,
+                    rows,
+                    "epoch",
+                    f"ema/{panel.metric}",
+                    color,
+                    line=DASHED,
+                    factor=panel.factor,
+                    width=1.4,
+                )
+        drop = rate_drop(curves)
+        if drop is not None:
+            ours.axvline(drop, color=theme.muted, linewidth=1.0, linestyle=DOTTED)
+        _paper_curves(results, theirs, panel, theme, named=row == 0)
+        _finish(ours, theirs, panel, theme)
+    legend(figure, axes[0], columns=3, lines=LINES)
+    return figure
+
+
+def _paper_curves(results: Path, axis: Axes, panel: Panel, theme: Theme, named: bool) -> None:
+    """Every (η, λ) of the paper's panel, drained of colour; iterate solid, EMA dashed."""
+    lines: dict[str, LineStyle] = {"sgd": "-", "ema": DASHED}
+    points = reference(results, panel.paper_figure, panel.paper_metric)
+    cells = points.rename(columns={"lr": LEARNING_RATE}).assign(**{DECAY: decay_of(points)})
+    for rows, name, color in cells_of(cells, theme):
+        for iterate, line in lines.items():
+            part = rows[rows["iterate"] == iterate]
+            label = name if iterate == "sgd" else "_"
+            marker = "o" if len(part) == 1 else ""
+            axis.plot(
+                part["x"],
+                part["y"] * panel.factor,
+                linestyle=line,
+                color=faded(color, theme),
+                label=label,
+                linewidth=1.2,
+                marker=marker,
+            )
+    if not points.empty and named:
+        axis.legend(fontsize=7.5, ncols=2, handlelength=1.8, loc="best")
+
+
+def _finish(ours: Axes, theirs: Axes, panel: Panel, theme: Theme) -> None:
+    for axis in (ours, theirs):
+        axis.set(xlabel="epoch", ylabel=panel.label)
+        axis.margins(x=0.01)
+        if panel.logarithmic and axis.lines:
+            plain_log(axis)
+        elif panel.factor == 100:
+            axis.set_ylim(bottom=0)
+    ours.set_title("Ours")
+    theirs.set_title(f"Paper, Fig. {panel.paper_figure} (digitised)", color=theme.muted)
+    if not theirs.lines:
+        empty(theirs, "not digitised", theme)
+
+
+def finetuning(results: Path, tables: Tables) -> DrawnFigure:
+    """Iterate, EMA and fine-tuned iterate for each η against epochs (Figs 5 and 14)."""
+    panels = [panel for panel in FIGURE_5 if not missing_metrics(tables.main_curves, [panel.metric])]
+    return drawn(
+        results, tables, "Fine-tuning along the way",
+        "Each fine-tuned point starts from the iterate at that epoch and trains on at a small learning "
+        "rate without decay. The lower row of each pair is the paper's.",
+        "Training loss, test error, Jacobian norm and weight norm of iterate, average and fine-tuned "
+        "iterate.",
+        lambda theme: _finetuning(results, tables, panels, theme),
+    )  # fmt: skip
+
+
+def _finetuning(results: Path, tables: Tables, panels: list[Panel], theme: Theme) -> Figure:
+    main, finetuned = tables.main_curves, branch_ends(tables)
+    rates = sorted(main[LEARNING_RATE].unique())
+    digitised = [not reference(results, panel.paper_figure, panel.paper_metric).empty for panel in panels]
+    figure, axes = new_figure(len(panels) + sum(digitised), 3, tables.band_stamp, width=3.6, height=2.5)
+    remaining = iter(axes)
+    for panel, with_paper in zip(panels, digitised, strict=True):
+        ours = [next(remaining) for _ in range(3)]
+        theirs = [next(remaining) for _ in range(3)] if with_paper else []
+        for rate, color in zip(rates, shades(theme, len(rates)), strict=True):
+            rows, ends = main[main[LEARNING_RATE] == rate], finetuned[finetuned[LEARNING_RATE] == rate]
+            sources = ((rows, panel.metric), (rows, f"ema/{panel.metric}"), (ends, panel.metric))
+            for axis, (source, metric) in zip(ours, sources, strict=True):
+                if not missing_metrics(source, [metric]):
+                    label = f"η = {rate:g}"
+                    marker = "." if source is ends else ""
+                    curve(axis, source, "epoch", metric, color, label=label, factor=panel.factor, marker=marker)
+        for axis, iterate in zip(theirs, ("sgd", "ema", "finetuned"), strict=False):
+            points = reference(results, panel.paper_figure, panel.paper_metric, iterate)
+            groups = sorted(points.groupby("lr"), key=lambda group: float(str(group[0])))
+            for (_, part), color in zip(groups, shades(theme, max(1, len(groups))), strict=False):
+                axis.plot(part["x"], part["y"] * panel.factor, color=faded(color, theme), linewidth=1.2)
+        for axis, name in zip(ours, ("Iterate", "Moving average (EMA)", "Fine-tuned"), strict=True):
+            axis.set_title(name)
+        for axis in (*ours, *theirs):
+            axis.set(xlabel="epoch", ylabel=panel.label)
+            if not axis.lines:
+                empty(axis, "not measured" if axis in ours else "not digitised", theme)
+            elif panel.logarithmic:
+                plain_log(axis)
+        for axis in theirs:
+            axis.set_title(f"Paper, Fig. {panel.paper_figure} (digitised)", color=theme.muted)
+    legend(figure, axes[0], columns=len(rates))
+    return figure
+
+
+def branch_ends(tables: Tables) -> pd.DataFrame:
+    """The final row of every branch, with the epoch of the snapshot that it started from as `epoch`."""
+    branches = tables.summary[tables.summary["branch"] != "main"].copy()
+    starts = tables.main_curves[["run_id", "step", "epoch"]].drop_duplicates(["run_id", "step"])
+    return branches.merge(starts, left_on=["run_id", "start_step"], right_on=["run_id", "step"], how="left")
+
+
+def dataset_size(results: Path, tables: Tables) -> DrawnFigure:
+    """Test and train error against the number of distinct training images, presentations fixed (Fig 1)."""
+    return drawn(
+        results, tables, "From many passes to one",
+        "Every run sees the same number of images; from left to right they are repeated less. One λ for "
+        "all sizes is the one with the lowest mean test error, the dashed line has the best λ of each size; "
+        "both were chosen by the test error shown.",
+        "Test and training error against data-set size, with and without decay, ours above the paper's.",
+        lambda theme: _dataset_size(results, tables, theme),
+    )  # fmt: skip
+
+
+def one_decay_for_all(runs: pd.DataFrame) -> float:
+    """The λ > 0, tried at every size, with the lowest test error averaged over sizes and seeds."""
+    sizes = runs[TRAIN_SIZE].nunique()
+    tried = runs[runs[DECAY] > 0].groupby([DECAY, TRAIN_SIZE])["test/error"].mean().unstack()
+    complete = tried.dropna() if tried.shape[1] == sizes else tried.iloc[:0]
+    return float(str((complete if len(complete) else tried).mean(axis=1).idxmin()))
+
+
+def best_decay_per_size(runs: pd.DataFrame) -> pd.DataFrame:
+    """For each size the runs at the λ > 0 with the lowest mean test error there."""
+    decayed = runs[runs[DECAY] > 0]
+    means = decayed.groupby([TRAIN_SIZE, DECAY])["test/error"].mean().reset_index()
+    best = means.loc[means.groupby(TRAIN_SIZE)["test/error"].idxmin(), [TRAIN_SIZE, DECAY]]
+    return decayed.merge(best, on=[TRAIN_SIZE, DECAY])
+
+
+def _dataset_size(results: Path, tables: Tables, theme: Theme) -> Figure:
+    runs = tables.runs
+    chosen = one_decay_for_all(runs)
+    series: list[tuple[str, pd.DataFrame, str, LineStyle]] = [
+        ("λ = 0", runs[runs[DECAY] == 0], theme.series[1], "-"),
+        (f"λ = {chosen:g} for all sizes", runs[runs[DECAY] == chosen], theme.series[0], "-"),
+    ]
+    if runs[runs[DECAY] > 0][DECAY].nunique() > 1:
+        series.append(("best λ > 0 of each size", best_decay_per_size(runs), theme.series[4], DASHED))
+    figure, axes = new_figure(2, 2, tables.band_stamp, width=4.6)
+    for column, (metric, name) in enumerate((("test", "Test error"), ("train", "Training error"))):
+        ours, theirs = axes[column], axes[2 + column]
+        for label, rows, color, line in series:
+            curve(
+                ours,
+                rows,
+                TRAIN_SIZE,
+                f"{metric}/error",
+                color,
+                label=label,
+                factor=100,
+                line=line,
+                marker="o",
+            )
+        points = reference(results, "1", f"{metric}_error")
+        for decays, color in ((True, theme.series[0]), (False, theme.series[1])):
+            part = points[(points["weight_decay"] != "0.0") == decays]
+            theirs.plot(part["x"], 100 * part["y"], "-o", color=faded(color, theme), markersize=4)
+        ours.set_title(f"{name}, ours")
+        theirs.set_title("Paper, Fig. 1 (digitised)", color=theme.muted)
+        for axis in (ours, theirs):
+            plain_log(axis, "x")
+            axis.set(xlabel="training set size (images)", ylabel=f"{name.lower()} (%)")
+            axis.set_ylim(bottom=0 if metric == "test" else None)
+    legend(figure, axes[0], columns=3)
+    return figure

@@ -1,0 +1,1 @@
+"""How a sweep stands: once, or live."""

@@ -1,0 +1,246 @@
+"""The live view in a terminal: drawing what `watch.py` has seen, keys, signals, and leaving everything as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from weight_decay.report.live.status import clock
+from weight_decay.report.live.tail import sparkline
+from weight_decay.report.live.watch import Counted, Running, View, Watch
+
+_STYLES = {
+    "running": "cyan",
+    "completed": "green",
+    "diverged": "yellow",
+    "failed": "red",
+    "damaged": "red",
+    "interrupted": "magenta",
+    "stale": "magenta",
+}
+_ALWAYS = ("completed", "running", "waiting", "diverged", "failed")
+_IF_ANY = ("interrupted", "damaged", "stale")
+_MOST_ENDED = 5
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+# -- drawing -----------------------------------------------------------------------------------------------------
+
+
+def draw(view: View, width: int, height: int | None) -> list[Text]:
+    """The view as lines of at most `width` columns; as many as there are, or at most `height`."""
+    most_experiments = None if height is None else max(1, height // 4)
+    most_ended = _MOST_ENDED if height is None else min(_MOST_ENDED, max(0, height // 5))
+    experiments = _experiments(sorted(view.experiments, key=lambda counted: -counted.counts["running"]))
+    ended = [
+        Text.assemble(
+            (f"{one.status:9s}", _STYLES[one.status]),
+            f"  {time.strftime('%H:%M', time.localtime(one.at))}  {one.cell}  {one.experiment}  ",
+            (one.detail, "dim"),
+        )
+        for one in view.ended[:most_ended]
+    ]
+    below = [Text(), *_cut(experiments, most_experiments, "experiments")]
+    if ended:
+        below += [Text(), Text("last finished", style="bold"), *ended]
+    room = None if height is None else max(1, height - len(below) - 1)
+    header, *rows = _running(view.running if room is None else view.running[:room], width)
+    hidden = view.running_in_all - len(rows)
+    if not rows:
+        rows = [Text("nothing is running", style="dim")]
+    elif hidden > 0:
+        hidden += room == len(rows)
+        rows = [*(rows[:-1] if room == len(rows) else rows), Text(f"… and {hidden} more", style="dim")]
+    lines = [header, *rows, *below][:height]
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
+
+
+def _running(cells: Sequence[Running], width: int) -> list[Text]:
+    """The header and a line for each running cell; columns that do not fit are left out, the least telling first."""
+    several = len({cell.experiment for cell in cells}) > 1
+    names = [f"{cell.cell}  {cell.experiment}" if several else cell.cell for cell in cells]
+    curves = [("loss", [cell.loss for cell in cells]), ("eff. LR", [cell.effective_lr for cell in cells])]
+    if any(cell.jacobian for cell in cells):
+        curves.append(("‖J‖²", [cell.jacobian for cell in cells]))
+    facts = [
+        ["step", *(_steps(cell) for cell in cells)],
+        ["left", *(_left(cell) for cell in cells)],
+        ["speed", *("" if cell.speed is None else f"{cell.speed:.3g}/s" for cell in cells)],
+    ]
+    facts = facts[: 3 if width >= 72 else 2 if width >= 52 else 1]
+    longest = max([cell_len(name) for name in names], default=4)
+    widths = [max(len(value) for value in column) for column in facts]
+    room = width - sum(widths) - 2 * len(widths)
+    named = min(longest, max(24 if room > 45 else 12, room // 3))
+    block, shown = 0, 0
+    for shown in range(len(curves), 0, -1):
+        block = min(24, (room - named) // shown - 11)
+        if block >= 6:
+            break
+    else:
+        block = shown = 0
+    if shown == 0:
+        named = min(longest, max(1, room))
+    lines = []
+    title = "running in " + cells[0].experiment if cells and not several else "running"
+    for row, name in enumerate([title, *names]):
+        line = Text(set_cell_size(name, named) if cell_len(name) <= named else set_cell_size(name, named - 1) + "…")
+        for column, size in zip(facts, widths, strict=True):
+            line.append("  " + column[row].rjust(size))
+        for label, series in curves[:shown]:
+            if row == 0:
+                line.append("  " + label.ljust(block + 9))
+                continue
+            points = series[row - 1]
+            line.append("  " + sparkline(points, block).ljust(block), style=_STYLES["running"])
+            line.append(f" {points[-1][1]:<8.3g}" if points else " " * 9)
+        if row == 0:
+            line.stylize("bold")
+        lines.append(line)
+    return lines
+
+
+def _steps(cell: Running) -> str:
+    return f"{'·' if cell.step is None else cell.step}/{'?' if cell.total is None else cell.total}"
+
+
+def _left(cell: Running) -> str:
+    if cell.silent is not None:
+        return f"silent {clock(cell.silent)}"
+    return "" if cell.seconds_left is None else clock(cell.seconds_left)
+
+
+def _experiments(experiments: Sequence[Counted]) -> list[Text]:
+    lines = []
+    longest = max(len(one.experiment) for one in experiments)
+    digits = max((len(str(count)) for one in experiments for count in one.counts.values()), default=1)
+    for one in experiments:
+        line = Text.assemble((f"{one.experiment.ljust(longest)}  {one.scale:5s}", "bold"))
+        for status in (*_ALWAYS, *(status for status in _IF_ANY if one.counts[status])):
+            count = one.counts[status]
+            line.append(f"  {count:{digits}d} {status}", style=_STYLES.get(status, "") if count else "dim")
+        lines.append(line)
+    return lines
+
+
+def _cut(lines: list[Text], most: int | None, what: str) -> list[Text]:
+    if most is None or len(lines) <= most:
+        return lines
+    kept = max(0, most - 1)
+    return [*lines[:kept], Text(f"… and {len(lines) - kept} more {what}", style="dim")]
+
+
+def print_once(watch: Watch, stream: TextIO) -> None:
+    """One look, as lines: for a pipe, a file, a terminal that cannot be drawn on."""
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    width = console.width if console.is_terminal else 160
+    for line in draw(watch.look(), width, None):
+        line.rstrip()
+        console.print(line)
+
+
+# -- the live view -----------------------------------------------------------------------------------------------
+
+
+def can_be_live(stream: TextIO) -> bool:
+    """Whether a live view can be drawn on the stream: a terminal that is not a dumb one."""
+    return stream.isatty() and not Console(file=stream).is_dumb_terminal
+
+
+def live(watch: Watch, every: float) -> None:
+    """Draw, and look again after `every` seconds, until q, Ctrl-C or SIGTERM; the terminal is then as before."""
+    console = Console(highlight=False)
+    with _Signals() as signals:
+        while _until_left(watch, every, console, signals) == signal.SIGTSTP:
+            signals.suspend()
+
+
+def _until_left(watch: Watch, every: float, console: Console, signals: _Signals) -> signal.Signals | None:
+    """The signal that ended it, or None for the key q."""
+    view, looked = None, 0.0
+    with _keys() as keys, Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as screen:
+        while True:
+            if view is None or time.monotonic() - looked >= every:
+                view, looked = watch.look(limit=console.height), time.monotonic()
+            title = Text("weight-decay watch   q quits", style="dim")
+            lines = [title, *draw(view, console.width, max(1, console.height - 1))]
+            screen.update(Text("\n").join(lines), refresh=True)
+            left = max(0.0, looked + every - time.monotonic())
+            ready, _, _ = select.select([*keys, signals.pipe], [], [], left)
+            for seen in signals.take():
+                if seen in (*_STOPS, signal.SIGTSTP):
+                    return seen
+            if keys and keys[0] in ready:
+                typed = os.read(keys[0], 64)
+                if typed in (b"q", b"Q"):
+                    return None
+                if not typed:
+                    keys.clear()
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[list[int]]:
+    """The keyboard's descriptor, each key readable as it is typed and not shown; none where there is no keyboard."""
+    if not sys.stdin.isatty():
+        yield []
+        return
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    try:
+        tty.setcbreak(keyboard)
+        yield [keyboard]
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSAFLUSH, before)
+
+
+class _Signals:
+    """Signals as a readable pipe: they wake the loop and never cut a drawing in two."""
+
+    def __enter__(self) -> _Signals:
+        self._seen: list[signal.Signals] = []
+        self.pipe, self._end = os.pipe()
+        for end in (self.pipe, self._end):
+            os.set_blocking(end, False)
+        wanted = (*_STOPS, signal.SIGTSTP, signal.SIGWINCH)
+        self._before = {number: signal.signal(number, self._note) for number in wanted}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.pipe)
+        os.close(self._end)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._seen.append(signal.Signals(number))
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._end, b".")
+
+    def take(self) -> list[signal.Signals]:
+        """The signals since the last call."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.pipe, 4096)
+        seen, self._seen = self._seen, []
+        return seen
+
+    def suspend(self) -> None:
+        """Stop as Ctrl-Z asks, with the terminal as the shell wants it; returns when the shell says go on."""
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._note)

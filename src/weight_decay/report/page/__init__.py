@@ -1,0 +1,1 @@
+"""Claims and figures on one page, and the parts of README that come from tables."""

@@ -1,0 +1,155 @@
+"""The page of the paper: every claim with its verdict, then every figure that has runs, in the paper's order."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from weight_decay.errors import UserError
+from weight_decay.report.claims.paper import judged_claims
+from weight_decay.report.figures.demo import DrawnFigure
+from weight_decay.report.figures.gallery import Section, write_page
+from weight_decay.report.figures.paper import FIGURES, draw_experiments
+from weight_decay.report.page.claims import claims_html, count_line, paper_order, scale_order
+from weight_decay.report.page.style import CLAIMS_CSS, SORT_SCRIPT
+from weight_decay.report.tables.read import Tables, scales_of, tables_of
+
+TITLE = "What does weight decay do? Claims and figures"
+_CLAIMS = (
+    "A claim holds when the whole 95 % interval of its effect over seeds lies where the claim wants it, fails when "
+    "the whole interval lies elsewhere, and is inconclusive otherwise. A dash is a scale that was not run; the "
+    "numbers in a row are those of the largest scale that was."
+)
+_CLOSING = (
+    "What a figure marks as the paper's was read off its plots, results/reference. Several scales of one "
+    "experiment stand below one another, the largest first."
+)
+_ALSO_SHOWS = {
+    "fig03_grid_tiny_imagenet": "3, 4",
+    "fig11a_vgg": "11a, 12a",
+    "fig11b_resnet18": "11b, 12b",
+    "fig11c_resnet34": "11c, 12c",
+}
+"""Figures of the paper that an experiment shows, where its tables name only the first."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is on the page and what is not."""
+
+    page: Path
+    counts: str
+    drawn: list[str]
+    without_tables: list[str]
+    refused: dict[str, str]
+    """Experiment and scale whose tables cannot be drawn, and why."""
+    without_figure: list[str]
+    """Tables of experiments that no figure shows: the demo's, and those of runs with changed settings."""
+
+    def describe(self) -> str:
+        """A few lines for the terminal."""
+        lines = [f"Claims:  {self.counts or 'none'}", f"Figures: of {len(self.drawn)} experiments"]
+        if self.without_tables:
+            lines.append(f"Not run: {', '.join(self.without_tables)}")
+        lines += [f"Not drawn: {what}: {why}" for what, why in self.refused.items()]
+        return "\n".join([*lines, f"Page:    {self.page.resolve().as_uri()}"])
+
+
+@dataclass
+class _Chapter:
+    tables: list[Tables]
+    figures: list[DrawnFigure]
+
+
+def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
+    """Judge every claim, draw every figure that has tables under `results`, and write both to `target`.
+
+    `jobs` processes draw at a time.
+    """
+    claims = judged_claims(results)
+    chapters, refused = _chapters(results, jobs)
+    missing = [name for name in in_paper_order() if not scales_of(results, name)]
+    report = Report(target, count_line(claims), list(chapters), missing, refused, _without_figure(results))
+    sections = [
+        Section("The claims", _CLAIMS, None, [], claims_html(claims, chapters.keys()), "Claims", "claims"),
+        *(_section(name, chapter) for name, chapter in chapters.items()),
+    ]
+    if missing or refused or report.without_figure:
+        sections.append(_absent(report))
+    write_page(
+        results, target, TITLE, sections,
+        embedded=embedded_webp, style=CLAIMS_CSS, script=SORT_SCRIPT, closing=_CLOSING,
+    )  # fmt: skip
+    return report
+
+
+def in_paper_order() -> list[str]:
+    """All experiments that have figures: those of the paper's figures, of its tables, then ours."""
+    return sorted(FIGURES, key=paper_order)
+
+
+def embedded_webp(image: Path) -> str:
+    """An image as the address of one that is part of the page: the same pixels in a third of the bytes of the PNG."""
+    content = io.BytesIO()
+    with Image.open(image) as opened:
+        opened.convert("RGB").save(content, "webp", lossless=True, quality=75)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
+
+
+def _chapters(results: Path, jobs: int) -> tuple[dict[str, _Chapter], dict[str, str]]:
+    """Per experiment its figures at all scales, the largest first; and what could not be drawn."""
+    chapters: dict[str, _Chapter] = {}
+    refused: dict[str, str] = {}
+    wanted = [
+        (name, scale)
+        for name in in_paper_order()
+        for scale in sorted(scales_of(results, name), key=scale_order, reverse=True)
+    ]
+    for (name, scale), figures in draw_experiments(results, wanted, jobs).items():
+        if isinstance(figures, UserError):
+            refused[f"{name} at {scale}"] = str(figures)
+            continue
+        chapter = chapters.setdefault(name, _Chapter([], []))
+        chapter.tables.append(tables_of(results, name, scale))
+        chapter.figures += [replace(figure, title=f"{figure.title}, {scale}") for figure in figures]
+    return chapters, refused
+
+
+def _without_figure(results: Path) -> list[str]:
+    tables = {path.name.rpartition("-")[0] for path in (results / "tables").glob("*.summary.csv")}
+    return sorted(tables - set(FIGURES))
+
+
+def _section(name: str, chapter: _Chapter) -> Section:
+    tables = chapter.tables[0]
+    title = str(tables.summary["title"].iloc[0])
+    kind = paper_order(name)[0]
+    if kind == 2:
+        words = name.replace("_", " ")
+        return Section(title, "Not a figure of the paper.", None, chapter.figures, short=words, anchor=name)
+    shown = _ALSO_SHOWS.get(name) or str(tables.summary["figure"].iloc[0])
+    shown = shown.removeprefix("tables ")
+    singular, plural, short = ("Figure", "Figures", "Fig.") if kind == 0 else ("Table", "Tables", "Tab.")
+    heading = f"{plural if ',' in shown else singular} {shown}"
+    return Section(heading, f"{title}.", None, chapter.figures, short=f"{short} {shown}", anchor=name)
+
+
+def _absent(report: Report) -> Section:
+    lines = []
+    for words, experiments in (
+        ("Not run yet", report.without_tables),
+        ("Run, but shown by no figure here", report.without_figure),
+    ):
+        if experiments:
+            names = ", ".join(f"<code>{escape(name)}</code>" for name in experiments)
+            lines.append(f'<p class="caution">{words}: {names}.</p>\n')
+    lines += [
+        f'<p class="caution"><code>{escape(what)}</code>: {escape(why)}</p>\n' for what, why in report.refused.items()
+    ]
+    introduction = "Experiments without a figure here."
+    return Section("Not on this page", introduction, None, [], "".join(lines), "Not run", "absent")

@@ -1,0 +1,1 @@
+"""From run folders to tidy tables, and from those to data frames."""

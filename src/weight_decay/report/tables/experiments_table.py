@@ -1,0 +1,49 @@
+"""The table of experiments: for each the figure, the scales that were run, at what cost, and what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weight_decay.report.claims.verdict import Result, Verdict
+from weight_decay.report.figures.gallery import duration
+from weight_decay.report.figures.paper import FIGURES
+from weight_decay.report.tables.read import Tables, scales_of, tables_of
+
+HEADER = ["experiment", "figure", "run at", "what came out"]
+
+
+def experiments_markdown(results: Path, claims: list[Result]) -> str:
+    """A row for every experiment of FIGURES, in their order; an experiment without tables is "not run"."""
+    rows = [HEADER]
+    seen: dict[tuple[str, frozenset[str]], str] = {}
+    for name in FIGURES:
+        scales = [tables_of(results, name, scale) for scale in scales_of(results, name)]
+        figure = str(scales[0].runs["figure"].iloc[0]) if scales else "–"
+        ran = "; ".join(_cost(tables) for tables in scales) or "not run"
+        came = []
+        for tables in scales:
+            runs = (tables.scale, frozenset(tables.runs["run_id"]))
+            if runs in seen:
+                came.append(f"at {tables.scale} the runs of `{seen[runs]}`")
+            seen.setdefault(runs, name)
+            came += _outcomes(
+                [claim for claim in claims if (claim.claim.experiment, claim.scale) == (name, tables.scale)]
+            )
+        rows.append([f"`{name}`", figure, ran, "; ".join(came) or "–"])
+    return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], ["---"] * len(HEADER), *rows[1:]))
+
+
+def _cost(tables: Tables) -> str:
+    runs = tables.runs
+    diverged = int((runs["status"] == "diverged").sum())
+    lost = f", {diverged} diverged" if diverged else ""
+    return f"{tables.scale}: {len(runs)} runs{lost}, {duration(float(runs['seconds'].sum()))}"
+
+
+def _outcomes(results: list[Result]) -> list[str]:
+    """One clause per verdict, with the statements it was given to."""
+    return [
+        f"**{verdict}**: " + "; ".join(result.claim.statement.removesuffix(".") for result in given)
+        for verdict in (Verdict.HOLDS, Verdict.FAILS, Verdict.INCONCLUSIVE)
+        if (given := [result for result in results if result.verdict is verdict])
+    ]

@@ -1,0 +1,1 @@
+"""W&B: the dashboard, offline runs, and tables pulled from a project."""

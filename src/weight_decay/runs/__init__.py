@@ -1,0 +1,1 @@
+"""What lies on disk: run folders, their locks, summaries and records. Knows neither torch nor hydra."""

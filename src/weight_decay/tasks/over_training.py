@@ -1,0 +1,226 @@
+"""Image classification: the over-training regime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weight_decay.config.groups import ImageData
+from weight_decay.config.measurements import CurvatureConfig
+from weight_decay.config.run import RunConfig
+from weight_decay.data.images.image_set import ImageSet
+from weight_decay.data.images.load import load_images
+from weight_decay.data.images.stream import FixedImages, ImageStream
+from weight_decay.device.choose import autocast, weight_dtype
+from weight_decay.errors import UserError
+from weight_decay.optim.averaging import reestimate_batch_norm
+from weight_decay.probes.curvature_report import measure_curvature
+from weight_decay.probes.eval_mode import eval_mode
+from weight_decay.probes.jacobian import jacobian_mean_square_estimate, jacobian_norm, scale_free_jacobian_norm
+from weight_decay.probes.noise import noise_scale
+from weight_decay.probes.weights import global_norm, trainable_parameters
+from weight_decay.seeds import generator, stream_seed
+from weight_decay.tasks.protocol import Batch
+from weight_decay.tasks.regime import Regime, make_clock
+
+
+class Classification:
+    """Cross-entropy on labelled images, evaluated on fixed batches of both sets.
+
+    evaluation: named sets of fixed batches, e.g. {"train": ..., "test": ...}; each yields (uint8 images, labels).
+    reestimation: training batches for the batch-norm statistics of averaged models.
+    jacobian: the images of the Jacobian and noise probes (PAPER §1: the first of each class).
+    jacobian_draws: None for the exact norm, else how many random vectors estimate it.
+    curvature, curvature_images: which curvature probes, and their images.
+    seed: the run's, for the probes' own random stream.
+    dtype: of the model's weights, and so of its inputs.
+    mean, std: channel statistics in [0, 255], or None to feed images scaled to [0, 1].
+    """
+
+    def __init__(
+        self,
+        evaluation: dict[str, Iterable[Batch]],
+        reestimation: Iterable[Batch],
+        jacobian: Iterable[Batch],
+        jacobian_draws: int | None,
+        curvature: CurvatureConfig | None,
+        curvature_images: Iterable[Batch],
+        seed: int,
+        mean: Tensor | None,
+        std: Tensor | None,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._evaluation = evaluation
+        self._reestimation = reestimation
+        self._jacobian, self._jacobian_draws = jacobian, jacobian_draws
+        self._curvature, self._curvature_images = curvature, curvature_images
+        self._seed = seed
+        self._autocast = autocast
+        self._dtype = dtype
+        if mean is None or std is None:
+            self._scale, self._shift = torch.tensor(1 / 255.0), torch.tensor(0.0)
+        else:
+            self._scale, self._shift = (1 / std).view(1, 3, 1, 1), (-mean / std).view(1, 3, 1, 1)
+
+    def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
+        """Mean cross-entropy of a batch in nats; `forward` maps float images (B, 3, H, W) to logits (B, classes)."""
+        images, labels = batch
+        return F.cross_entropy(forward(self.floats(images)).float(), labels)
+
+    def forward(self, model: nn.Module) -> Callable[..., Any]:
+        """The callable that `loss` takes, and that may be compiled."""
+        return model
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        """`train/loss`, `train/error`, `test/loss`, `test/error` of the model in eval mode; its mode is restored."""
+        metrics: dict[str, Tensor] = {}
+        with eval_mode(model):
+            for name, batches in self._evaluation.items():
+                metrics |= {f"{name}/{key}": value for key, value in self._evaluate_set(model, batches).items()}
+        return metrics
+
+    def _evaluate_set(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        loss_sum, wrong, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64), 0
+        for images, labels in batches:
+            with self._autocast():
+                logits = model(self.floats(images)).float()
+            loss_sum = loss_sum.to(logits.device) + F.cross_entropy(logits, labels, reduction="sum").double()
+            wrong = wrong.to(logits.device) + (logits.argmax(1) != labels).sum()
+            count += len(labels)
+        return {"loss": loss_sum / count, "error": wrong.double() / count}
+
+    def reestimate(self, model: nn.Module) -> None:
+        """One pass over training data for the batch-norm statistics of an averaged model (PAPER §1)."""
+        with torch.no_grad(), self._autocast():
+            reestimate_batch_norm(model, self._images(self._reestimation))
+
+    def probe(self, model: nn.Module) -> dict[str, Tensor]:
+        """Jacobian norm (both definitions, and free of the weights' scale) and noise scale σ.
+
+        The estimate, where asked for, is of the mean square alone, and comes with its standard error. All in the
+        precision of the weights, without autocast.
+        """
+        images = self._images(self._jacobian)
+        metrics: dict[str, Tensor] = {}
+        if self._jacobian_draws is None:
+            norm = jacobian_norm(model, images)
+            metrics["jacobian/mean_square"] = norm.mean_square
+            metrics["jacobian/mean_norm"] = norm.mean_norm
+        else:
+            # The same vectors at every step: what changes along a run is then the network.
+            draws = generator(self._seed, "jacobian", next(model.parameters()).device)
+            estimate, error = jacobian_mean_square_estimate(model, images, draws, self._jacobian_draws)
+            metrics["jacobian/mean_square"], metrics["jacobian/standard_error"] = estimate, error
+        weight_norm = global_norm(trainable_parameters(model))
+        metrics["jacobian/scale_free"] = scale_free_jacobian_norm(metrics["jacobian/mean_square"], weight_norm)
+        metrics["noise/scale"] = noise_scale(model, self._labelled(self._jacobian))
+        return metrics
+
+    def curvature(self, model: nn.Module) -> dict[str, Tensor]:
+        """The curvature probes that the config asks for, in the precision of the weights, without autocast."""
+        assert self._curvature is not None
+        draws = generator(self._seed, "curvature", next(model.parameters()).device)
+        return measure_curvature(model, list(self._labelled(self._curvature_images)), self._curvature, draws)
+
+    @torch.no_grad()
+    def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Class probabilities (N, classes), float32, of the model in eval mode for the test set; labels (N,)."""
+        probabilities, truth = [], []
+        with eval_mode(model):
+            for images, labels in self._evaluation["test"]:
+                with self._autocast():
+                    logits = model(self.floats(images)).float()
+                probabilities.append(torch.softmax(logits, 1))
+                truth.append(labels)
+        return torch.cat(probabilities), torch.cat(truth)
+
+    def floats(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, H, W) as the normalised floats the model sees."""
+        if self._scale.device != images.device:
+            self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
+        return torch.addcmul(self._shift, images.float(), self._scale).to(self._dtype)
+
+    def _labelled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        return ((self.floats(images), labels) for images, labels in batches)
+
+    def _images(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
+        return (self.floats(images) for images, _ in batches)
+
+
+def load_image_sets(data: ImageData) -> tuple[ImageSet, ImageSet]:
+    """Training and test set; subsets of the training set are nested: the 10k one is inside the 25k one (Fig 1)."""
+    options: dict[str, Any] = {}
+    if data.kind == "procedural":
+        options = {
+            "seed": data.seed,
+            "size": data.image_size,
+            "train_images": data.train_size,
+            "test_images": data.test_size,
+        }
+    elif data.kind == "cifar5m":
+        options = {"train_parts": (0, 1, 2, 3, 4), "test_part": 5, "test_images": data.test_size}
+    elif data.kind in ("cifar10", "cifar100"):
+        options = {"download": False}
+    train, test = (load_images(data.kind, split, Path(data.root), **options) for split in ("train", "test"))
+    if data.train_size is not None and data.train_size != len(train):
+        train = train.subset(data.train_size, data.seed)
+    if data.test_size is not None and data.test_size != len(test):
+        test = test.first(data.test_size)
+    return train, test
+
+
+def image_regime(config: RunConfig, device: torch.device) -> Regime:
+    """Images and the classification task; UserError if the data cannot serve the run."""
+    data, probes = config.data, config.probes
+    assert isinstance(data, ImageData)
+    train, test = load_image_sets(data)
+    if train.classes != data.classes or train.images.shape[1] != data.image_size:
+        raise UserError(
+            f"data: {data.kind} has {train.classes} classes of {train.images.shape[1]} pixels; "
+            f"set data.classes and data.image_size so (now {data.classes} and {data.image_size})."
+        )
+    mean = std = None
+    if data.normalise:
+        mean, std = (torch.tensor(values, dtype=torch.float32) for values in train.channel_statistics())
+    batch = probes.evaluation_batch
+    limit = probes.evaluation_train_samples
+    averages = config.averaging.reestimate_samples
+    task = Classification(
+        evaluation={
+            "train": FixedImages(train, batch, device, None if limit is None else min(limit, len(train))),
+            "test": FixedImages(test, batch, device),
+        },
+        reestimation=FixedImages(
+            train, config.batch_size, device, None if averages is None else min(averages, len(train))
+        ),
+        jacobian=()
+        if probes.jacobian_every is None
+        else FixedImages(train.class_balanced(probes.jacobian_per_class), 100, device),
+        jacobian_draws=probes.jacobian_draws,
+        curvature=probes.curvature,
+        curvature_images=()
+        if probes.curvature is None
+        else FixedImages(train.class_balanced(probes.curvature.per_class), 100, device),
+        seed=config.seed,
+        mean=mean,
+        std=std,
+        autocast=autocast(config.precision, device),
+        dtype=weight_dtype(config.precision),
+    )
+    stream = ImageStream(train, config.batch_size, stream_seed(config.seed, "data"), device)
+    described = {
+        "name": train.name,
+        "fingerprint": train.fingerprint,
+        "split": {"train": train.split, "test": test.split},
+        "train_samples": len(train),
+        "test_samples": len(test),
+    }
+    return Regime(task, stream, make_clock(config, len(train), 1), described)

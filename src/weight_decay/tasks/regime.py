@@ -1,0 +1,32 @@
+"""A regime ready to train: its task, its data on the device, its clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from weight_decay.config.run import RunConfig
+from weight_decay.config.span import Clock
+from weight_decay.errors import UserError
+from weight_decay.tasks.protocol import Stream, Task
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A task with its data, ready on the device."""
+
+    task: Task
+    stream: Stream
+    clock: Clock
+    data: dict[str, Any]
+
+
+def make_clock(config: RunConfig, epoch_samples: int, tokens_per_sample: int) -> Clock:
+    """The clock of a run whose training set has `epoch_samples`; UserError if the run is shorter than a step."""
+    without_total = Clock(config.batch_size, epoch_samples, tokens_per_sample)
+    steps = config.duration.steps(without_total)
+    if steps < 1:
+        raise UserError(
+            f'duration: "{config.duration}" is less than one step of {config.batch_size} samples; make it longer.'
+        )
+    return Clock(config.batch_size, epoch_samples, tokens_per_sample, steps)

@@ -1,0 +1,167 @@
+"""Next-token prediction: the under-training regime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weight_decay.config.run import RunConfig
+from weight_decay.config.text import GPTModel, TokenData
+from weight_decay.data.text.files import load_tokens
+from weight_decay.data.text.stream import FixedWindows, TokenStream, seen_windows
+from weight_decay.data.text.windows import hold_out_windows
+from weight_decay.device.choose import autocast, weight_dtype
+from weight_decay.device.distributed import Ranks, current
+from weight_decay.errors import UserError
+from weight_decay.models.attention import check_attention_backend, resolve_attention
+from weight_decay.models.gpt import GPT
+from weight_decay.probes.eval_mode import eval_mode
+from weight_decay.seeds import stream_seed
+from weight_decay.tasks.protocol import Batch
+from weight_decay.tasks.regime import Regime, make_clock
+
+
+class LanguageModelling:
+    """Mean cross-entropy of the next token, evaluated on fixed windows.
+
+    evaluation: named sets of fixed batches, e.g. {"train": ..., "val": ...}; each yields two (B, T).
+    stability: the batches of the stability probe.
+    ranks: the processes that share the evaluation.
+    """
+
+    def __init__(
+        self,
+        evaluation: Mapping[str, Iterable[Batch]],
+        autocast: Callable[[], AbstractContextManager[Any]],
+        stability: Iterable[Batch] = (),
+        ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
+    ) -> None:
+        self._evaluation = evaluation
+        self._autocast = autocast
+        self._stability = stability
+        self._ranks = ranks
+
+    def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
+        """Mean cross-entropy in nats per token; `forward` maps (tokens, targets) to it."""
+        return forward(*batch)
+
+    def forward(self, model: nn.Module) -> Callable[..., Any]:
+        """The callable that `loss` takes, and that may be compiled."""
+        return model.loss  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
+        """`train/loss`, `val/loss`, ... in nats per token on the fixed windows; every window weighs the same."""
+        metrics: dict[str, Tensor] = {}
+        with eval_mode(model):
+            for name, batches in self._evaluation.items():
+                metrics[f"{name}/loss"] = self._mean_loss(model, batches)
+        return metrics
+
+    def _mean_loss(self, model: nn.Module, batches: Iterable[Batch]) -> Tensor:
+        device = next(model.parameters()).device
+        total, windows = torch.zeros((), dtype=torch.float64, device=device), 0
+        for index, (tokens, targets) in enumerate(batches):
+            windows += len(tokens)
+            if index % self._ranks.count == self._ranks.rank:
+                with self._autocast():
+                    total += self.forward(model)(tokens, targets).double() * len(tokens)
+        return self._ranks.sum_(total) / windows
+
+    def reestimate(self, model: nn.Module) -> None:
+        """Nothing: there is no batch norm in these models."""
+
+    @torch.no_grad()
+    def probe(self, model: nn.Module) -> dict[str, Tensor]:
+        """Largest magnitudes in a forward pass, in the precision of training: what overflows or saturates first.
+
+        `stability/max_attention_logit` (|q·k/√d| before the softmax), `stability/max_activation` (residual stream)
+        and `stability/max_logit` (output logits), over the fixed windows of the probe.
+        """
+        assert isinstance(model, GPT)
+        with eval_mode(model), self._autocast(), model.taps() as taps:
+            for tokens, _ in self._stability:
+                model(tokens)
+        return {
+            "stability/max_attention_logit": taps.max_attention_logit,
+            "stability/max_activation": taps.max_residual,
+            "stability/max_logit": taps.max_output_logit,
+        }
+
+    def curvature(self, model: nn.Module) -> dict[str, Tensor]:
+        """Nothing: the config refuses curvature probes for text."""
+        return {}
+
+    def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Never called: the config refuses snapshot ensembles for text."""
+        raise NotImplementedError
+
+
+_PROBED_AT_A_TIME = 4
+
+
+def token_regime(config: RunConfig, device: torch.device) -> Regime:
+    """Text and the language-modelling task; UserError if the text cannot serve the run."""
+    data, probes, ranks = config.data, config.probes, current()
+    assert isinstance(data, TokenData)
+    train, val = (load_tokens(data.kind, split, Path(data.root)) for split in ("train", "val"))
+    if train.vocabulary > data.vocabulary:
+        raise UserError(
+            f"data.vocabulary: must be at least the {train.vocabulary} of {data.kind}, got {data.vocabulary}."
+        )
+    described: dict[str, Any] = {
+        "name": train.name,
+        "fingerprint": train.fingerprint,
+        "split": {"train": train.split, "val": val.split},
+        "train_tokens": len(train.tokens),
+        "val_tokens": len(val.tokens),
+    }
+    pool, unseen = train, None
+    if data.held_out > 0:
+        pool, unseen = hold_out_windows(train, data.held_out, data.held_out_block, data.seed)
+        described["split"] |= {"train": pool.split, "unseen": unseen.split}
+    if config.batch_size % ranks.count:
+        raise UserError(
+            f"batch_size: {config.batch_size} sequences do not divide among {ranks.count} processes; "
+            "choose another number of processes."
+        )
+    seed = stream_seed(config.seed, "data")
+    stream = TokenStream(pool, data.context, config.batch_size, seed, device, data.sampling, ranks.rank, ranks.count)
+    clock = make_clock(config, stream.windows, data.context)
+    # Branches go on with fresh data: the longest may begin at the run's last step.
+    stream.check(clock.total_steps + max((branch.duration.steps(clock) for branch in config.branches), default=0))
+
+    def fixed(tokens: Any, windows: int, batch: int = probes.evaluation_batch) -> FixedWindows:
+        return FixedWindows(tokens, data.context, batch, windows, data.seed, device)
+
+    limit = probes.evaluation_train_samples or data.evaluation_windows
+    evaluation = {"val": fixed(val, data.evaluation_windows)}
+    if unseen is None:
+        evaluation = {"train": fixed(train, limit), **evaluation}
+    else:
+        seen = seen_windows(pool, stream, clock.total_steps, limit, data.seed, probes.evaluation_batch, device)
+        evaluation = {"train": seen, "unseen": fixed(unseen, limit), **evaluation}
+    windows = 0 if probes.stability_every is None else min(probes.stability_windows, data.evaluation_windows)
+    stability = fixed(val, windows, min(windows, _PROBED_AT_A_TIME)) if windows else ()
+    task = LanguageModelling(evaluation, autocast(config.precision, device), stability, current())
+    return Regime(task, stream, clock, described)
+
+
+def attention_in_use(config: RunConfig, device: torch.device) -> dict[str, Any]:
+    """For summary.json: the attention kernel asked for, and the one that torch takes; empty for image models.
+
+    Raises UserError if the kernel asked for cannot run here.
+    """
+    if not isinstance(config.model, GPTModel) or not isinstance(config.data, TokenData):
+        return {}
+    asked, head_width = config.model.attention, config.model.width // config.model.heads
+    types = {"bfloat16_autocast": torch.bfloat16, "float16_autocast": torch.float16}
+    dtype = types.get(config.precision.kind, weight_dtype(config.precision))
+    check_attention_backend(asked, device, dtype, head_width)
+    resolved = resolve_attention(asked, device, dtype, head_width, config.data.context)
+    return {"attention": {"asked": asked, "resolved": resolved}}

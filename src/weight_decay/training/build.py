@@ -1,0 +1,127 @@
+"""From a config to its parts: device and precision, data, model, task, optimizer, schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from weight_decay.config.groups import (
+    ConstantSchedule,
+    ResNetModel,
+    TwoPhaseSchedule,
+)
+from weight_decay.config.run import RunConfig
+from weight_decay.config.span import Clock
+from weight_decay.config.text import GPTModel, MatchedSchedule, TokenData
+from weight_decay.errors import UserError
+from weight_decay.models.gpt import GPT
+from weight_decay.models.resnet import PreActResNet
+from weight_decay.models.vgg import VGG
+from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups
+from weight_decay.optim.low_precision import RoundedOptimizer
+from weight_decay.optim.optimizers import DecayedOptimizer
+from weight_decay.optim.schedules import Constant, TwoPhase, WarmupCosine
+from weight_decay.seeds import generator, stream_seed
+from weight_decay.training.loop import Optimizer, Schedule
+from weight_decay.training.matched import matched_schedule
+
+
+def build_model(config: RunConfig) -> nn.Module:
+    """The model with its parameters drawn from the run's initialisation stream; on meta: shapes alone."""
+    model, data = config.model, config.data
+    built: PreActResNet | VGG | GPT
+    if isinstance(data, TokenData):
+        assert isinstance(model, GPTModel)
+        built = GPT(
+            model.layers,
+            model.heads,
+            model.width,
+            data.context,
+            data.vocabulary,
+            qk_norm=model.qk_norm,
+            attention=model.attention,
+        )
+    elif isinstance(model, ResNetModel):
+        built = PreActResNet(model.depth, model.width, data.classes, model.initialisation, model.scale_invariant)
+    else:
+        assert not isinstance(model, GPTModel)
+        built = VGG(
+            model.depth,
+            model.width,
+            data.classes,
+            model.batch_norm,
+            model.initialisation,
+            image_size=data.image_size,
+        )
+    if next(built.parameters()).device.type != "meta":
+        built.initialise(generator(config.seed, "initialisation"))
+    return built
+
+
+def parameter_groups(config: RunConfig, model: nn.Module, strength: float) -> list[ParameterGroup]:
+    """Which parameters decay, and how much."""
+    rules = [DecayRule(rule.match, rule.scale) for rule in config.decay.rules]
+    return decay_groups(model.named_parameters(), rules, strength)
+
+
+def check(config: RunConfig) -> None:
+    """What can be refused before any work: a decay rule that misses a parameter or decays none, an impossible size."""
+    _check_parameters(config.model, config.data, config.decay, config)
+
+
+def _check_parameters(model: Any, data: Any, decay: Any, config: RunConfig) -> None:
+    key = (model, type(data), decay)
+    if key not in _CHECKED:
+        try:
+            with torch.device("meta"):
+                parameter_groups(config, build_model(config), config.decay.strength)
+        except RuntimeError as error:
+            raise UserError(
+                f"model: no such network can exist ({str(error).splitlines()[0]}); make it smaller."
+            ) from None
+        _CHECKED.add(key)
+
+
+_CHECKED: set[Any] = set()
+
+
+def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clip_norm: float | None) -> Optimizer:
+    """The optimizer with decay of the given strength."""
+    chosen, rounding = config.optimizer, config.precision.rounding
+    groups = parameter_groups(config, model, strength)
+    options: dict[str, Any] = {
+        "kind": chosen.kind,
+        "lr": chosen.lr,
+        "momentum": chosen.momentum,
+        "betas": chosen.betas,
+        "eps": chosen.eps,
+        "nesterov": chosen.nesterov,
+        "decay_kind": config.decay.kind,
+        "clip_norm": clip_norm,
+        "fused": chosen.kernel == "fused",
+        "per_parameter_lr": isinstance(config.schedule, MatchedSchedule) and config.schedule.norm == "per_matrix",
+    }
+    if rounding == "kernel":
+        return DecayedOptimizer(groups, **options)
+    return RoundedOptimizer(groups, rounding, stream_seed(config.seed, "rounding"), **options)
+
+
+def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Schedule:
+    """The learning rate of every step."""
+    schedule, lr = config.schedule, config.optimizer.lr
+    if isinstance(schedule, MatchedSchedule):
+        return matched_schedule(config, schedule, optimizer, clock.total_steps)
+    if isinstance(schedule, ConstantSchedule):
+        return Constant(lr)
+    if isinstance(schedule, TwoPhaseSchedule):
+        drop = schedule.drop_at.steps(clock)
+        if drop > clock.total_steps:
+            raise UserError(
+                f"schedule.drop_at: {schedule.drop_at} is step {drop}, beyond the run's {clock.total_steps}; "
+                "make it shorter, or choose schedule=constant."
+            )
+        return TwoPhase(lr, drop, schedule.final_lr)
+    warmup, until = schedule.warmup.steps(clock), schedule.decay_until.steps(clock)
+    return WarmupCosine(lr, warmup, until, lr * schedule.final_fraction)

@@ -1,0 +1,82 @@
+"""Checkpoints that are either whole or not there: atomic, checksummed, read with `weights_only=True`.
+
+A checkpoint is `step-<n>.pt` and, written after it, `step-<n>.json` with its size and SHA-256. A file without its
+JSON was cut off by a kill and is ignored; one that does not match its JSON is damaged, which is said, and the one
+before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weight_decay.runs.files import write_atomically, write_json
+
+FORMAT = 1
+
+
+def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Save `state` (tensors and plain values) as the checkpoint of `step`; keep the newest `keep` ones."""
+    path = folder / f"step-{step:09d}.pt"
+    write(path, step, state)
+    for old in _steps(folder)[keep:]:
+        # The JSON goes first: without it the other file no longer counts as a checkpoint.
+        (folder / f"step-{old:09d}.json").unlink(missing_ok=True)
+        (folder / f"step-{old:09d}.pt").unlink(missing_ok=True)
+    return path
+
+
+def write(path: Path, step: int, state: dict[str, Any]) -> None:
+    """Write `state` to `path` and then its checksum beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda temporary: _write(temporary, state))
+    write_json(path.with_suffix(".json"), {"format": FORMAT, "step": step, **_digest(path)})
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state written to `path`; ValueError if it does not match its checksum."""
+    expected = json.loads(path.with_suffix(".json").read_text())
+    if expected["format"] != FORMAT:
+        raise ValueError(f"format {expected['format']} is not {FORMAT}")
+    if {key: expected[key] for key in ("bytes", "sha256")} != _digest(path):
+        raise ValueError("its content does not match its checksum")
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        # torch hides a full disk behind an error of its own.
+        if isinstance(error.__context__, OSError):
+            raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from None
+        raise
+
+
+def load_latest(folder: Path, device: torch.device, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest whole checkpoint, or None. Damaged ones are named through `say` and passed over."""
+    for step in _steps(folder):
+        path = folder / f"step-{step:09d}.pt"
+        try:
+            return read(path, device)
+        except Exception as error:  # torch raises many kinds on a file that is not what it should be
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            say(f"checkpoint {path.name} is damaged ({reason}); using the one before it")
+    return None
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps that have both files, newest first."""
+    found = [int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json") if path.stem[5:].isdigit()]
+    return sorted(found, reverse=True)
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

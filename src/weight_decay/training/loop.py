@@ -1,0 +1,178 @@
+"""The training loop: one screen, the same for both regimes. It never asks which regime it is in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from weight_decay.device.distributed import current
+from weight_decay.optim import sphere
+from weight_decay.optim.averaging import Averages, TailAverage
+from weight_decay.probes import weights
+from weight_decay.tasks.protocol import Batch, Stream, Task
+
+
+class Schedule(Protocol):
+    """Learning rate of every step."""
+
+    def lr(self, step: int) -> float | Tensor:
+        """Learning rate η_t of optimizer step `step`, counted from 0, asked for just before it.
+
+        On the device where it depends on the weights: one for all of them, or one for each parameter.
+        """
+        ...
+
+
+class Optimizer(Protocol):
+    """What the loop asks of an optimizer: `DecayedOptimizer`, or `RoundedOptimizer` on bfloat16 weights."""
+
+    names: tuple[str, ...]
+    parameters: list[nn.Parameter]
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Largest 2-norm of the whole gradient."""
+        ...
+
+    def set_lr(self, lr: float | Tensor) -> None:
+        """Set η for the next step."""
+        ...
+
+    def step(self, scaler: torch.amp.GradScaler | None = None, return_norm: bool = False) -> Tensor | None:
+        """Update the weights; the gradient's norm before clipping if it was needed or asked for."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        ...
+
+    def parameter_norms(self) -> Tensor:
+        """2-norm of every parameter, on the device."""
+        ...
+
+    def second_moments(self) -> list[Tensor] | None:
+        """Adam's running mean of squared gradients; None for SGD."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that must survive a restart."""
+        ...
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to do off the hot path after steps start, start + every, ... stop: log, evaluate, branch, save."""
+
+    run: Callable[[], None]
+    every: int = 1
+    start: int = 0
+    also_last: bool = True
+    stop: int = sys.maxsize
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether to run after `step` steps have been made, of `last` in all."""
+        in_time = self.start <= step <= self.stop and (step - self.start) % self.every == 0
+        return in_time or (self.also_last and step == last)
+
+
+@dataclass
+class Training:
+    """Everything one optimizer step touches. Losses and norms stay on the device until an event asks for them."""
+
+    model: nn.Module
+    forward: Callable[..., Any]
+    accumulate: Callable[[], AbstractContextManager[Any]]  # around all but the last micro-batch
+    task: Task
+    stream: Stream
+    optimizer: Optimizer
+    schedule: Schedule
+    averages: Averages
+    tail: TailAverage | None
+    autocast: Callable[[], AbstractContextManager[Any]]
+    scaler: torch.amp.GradScaler | None
+    micro_batches: int
+    weight_decay: float
+    decayed: list[Tensor]
+    eps: float
+    sphere_radius: float | None
+    history: Tensor  # (window, 2): loss and gradient norm of the steps since the last log
+    step: int = 0
+    lr: float | Tensor = 0.0  # of the last step
+    observed: dict[str, Tensor] = field(default_factory=dict)
+
+    def advance(self, observe: bool) -> None:
+        """Make one optimizer step; with `observe`, also measure how far and how much it turned the weights."""
+        before = weights.snapshot(self.parameters) if observe else None
+        self.lr = self.schedule.lr(self.step)
+        self.optimizer.set_lr(self.lr)
+        loss = self._backward(self.stream.batch(self.step))
+        gradient_max = self._gradient_max() if observe else None
+        norm = self.optimizer.step(self.scaler, return_norm=observe)
+        self.optimizer.zero_grad()
+        if self.sphere_radius is not None:
+            sphere.project_(self.parameters, self.sphere_radius)
+        self.averages.update()
+        if self.tail is not None:
+            self.tail.update(self.step)
+        row = self.history[self.step % len(self.history)]
+        row[0] = loss
+        if norm is not None:
+            row[1] = norm
+        self.step += 1
+        if before is not None:
+            assert norm is not None and gradient_max is not None
+            self.observed = {
+                "grad/norm": norm,
+                "grad/max": gradient_max,
+                "update/norm": weights.update_norm(before, self.parameters),
+                "effective_lr/rotation": weights.rotation(before, self.parameters),
+                "stability/bf16_lost_updates": weights.bf16_lost_updates(before, self.parameters),
+            }
+
+    def _gradient_max(self) -> Tensor:
+        """Largest magnitude in the gradient of the loss, before clipping and without a scaler's factor."""
+        largest = weights.largest_magnitude([p.grad for p in self.parameters if p.grad is not None])
+        return largest if self.scaler is None else largest / self.scaler.get_scale()
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Gradient of the mean loss over the global batch, in `micro_batches` equal parts; returns that mean."""
+        total: Tensor | None = None
+        parts = list(zip(*(tensor.chunk(self.micro_batches) for tensor in batch), strict=True))
+        for index, part in enumerate(parts, start=1):
+            with nullcontext() if index == len(parts) else self.accumulate():
+                with self.autocast():
+                    loss = self.task.loss(self.forward, part) / self.micro_batches
+                (self.scaler.scale(loss) if self.scaler is not None else loss).backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        ranks = current()
+        # Each process has the loss of its own part of the batch. Here and not when it is logged, so that a checkpoint
+        # holds the mean over all of them.
+        return ranks.sum_(total) / ranks.count if ranks.count > 1 else total
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, in the model's order."""
+        return self.optimizer.parameters
+
+
+def train(training: Training, last: int, events: Sequence[Event], log: Event, stop: Callable[[], bool]) -> None:
+    """Train until `last` steps are made or `stop` says so, running every due event after each step.
+
+    The steps that `log` follows are observed more closely, for it to record.
+    """
+    while training.step < last and not stop():
+        training.advance(observe=log.due(training.step + 1, last))
+        for event in events:
+            if event.due(training.step, last):
+                event.run()

@@ -1,0 +1,132 @@
+"""The reference run of `schedule=matched_effective_lr`: where it is, and what is read from it (Fig 7)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from weight_decay.config.groups import WarmupCosineSchedule
+from weight_decay.config.identity import folder_name, run_id
+from weight_decay.config.run import RunConfig, build
+from weight_decay.config.text import MatchedSchedule
+from weight_decay.errors import UserError
+from weight_decay.optim.schedules import MatchedEffectiveLR
+from weight_decay.runs.folder import read_status
+from weight_decay.training.loop import Optimizer, Schedule
+
+
+class ReferenceMissingError(UserError):
+    """The reference run is not finished; `config` is what it would be, None if it was named by id or folder."""
+
+
+def reference_config(config: RunConfig, schedule: MatchedSchedule) -> RunConfig:
+    """The run whose effective learning rate is to be matched: this one with a decay and a schedule of its own."""
+    assert schedule.reference_strength is not None
+    cosine = WarmupCosineSchedule("warmup_cosine", schedule.warmup, schedule.decay_until, schedule.final_fraction)
+    decay = dataclasses.replace(config.decay, strength=schedule.reference_strength)
+    precision = schedule.reference_precision or config.precision
+    return dataclasses.replace(config, schedule=cosine, decay=decay, precision=precision)
+
+
+def find_reference(config: RunConfig, schedule: MatchedSchedule) -> tuple[Path, RunConfig]:
+    """Folder and config of the finished reference run in the results of `config`.
+
+    A run with other probes, averages or branches has the same weights, so it serves as well.
+
+    Raises ReferenceMissingError if it is not there or not completed.
+    """
+    runs = Path(config.execution.results) / "runs"
+    if schedule.reference is not None:
+        named = Path(schedule.reference)
+        folders = [named] if named.is_dir() else sorted(runs.glob(f"*-{schedule.reference}"))
+        wanted = None
+        said = f"the run {schedule.reference}"
+    else:
+        wanted = reference_config(config, schedule)
+        stem = folder_name(wanted).removesuffix(run_id(wanted))
+        folders = sorted(runs.glob(f"{stem}*"))
+        said = f"a run like this one with decay.strength={schedule.reference_strength:g} and its own schedule"
+    for folder in folders:
+        found = _read_config(folder)
+        if found is None or read_status(folder) != "completed":
+            continue
+        if wanted is None or _weights_id(found, wanted) == _weights_id(wanted, wanted):
+            return folder, found
+    raise ReferenceMissingError(
+        f"schedule.reference: {said} has not been completed in {runs}; run it first (its experiment does so)."
+    )
+
+
+def matched_schedule(config: RunConfig, schedule: MatchedSchedule, optimizer: Optimizer, total_steps: int) -> Schedule:
+    """The schedule of `config`, from what the reference run recorded: its learning rates and weight norms."""
+    folder, _ = find_reference(config, schedule)
+    names = ["weights/norm"]
+    if schedule.norm == "per_matrix":
+        names = [f"weights/norm/{name}" for name in optimizer.names]
+    steps: list[int] = []
+    lrs: list[float] = []
+    norms: list[Any] = []
+    with (folder / "metrics.jsonl").open() as file:
+        for line in map(json.loads, file):
+            if "lr" not in line:
+                continue
+            if missing := [name for name in names if name not in line]:
+                raise UserError(
+                    f"schedule.norm: the reference run in {folder} has not recorded {missing[0]}; "
+                    "run it again with probes.parameter_norms=true, or match with schedule.norm=whole."
+                )
+            steps.append(line["step"])
+            lrs.append(line["lr"])
+            norms.append([line[name] for name in names])
+    if not steps or steps[-1] < total_steps:
+        raise UserError(
+            f"schedule.reference: the run in {folder} has recorded {steps[-1] if steps else 0} of {total_steps} steps; "
+            "choose a reference at least as long as this run."
+        )
+    return _Matched(schedule, optimizer, steps, lrs, norms)
+
+
+class _Matched:
+    """η_t = η_ref,t · (‖w_t‖ / ‖w_ref,t‖)^power, with the norms of `optimizer` at the time of asking."""
+
+    def __init__(
+        self, schedule: MatchedSchedule, optimizer: Optimizer, steps: list[int], lrs: list[float], norms: list[Any]
+    ) -> None:
+        self._optimizer = optimizer
+        # A line recorded after step S holds the learning rate of step S - 1 and the weights that step S starts from.
+        # Both are wanted at the same steps: the learning rates are interpolated to S, and 0 is added in front, where
+        # the warm-up starts and the weights are those of the first line to a fraction of a percent.
+        at = torch.tensor([0, *steps], dtype=torch.float64)
+        taken = torch.tensor([-1, *(step - 1 for step in steps)], dtype=torch.float64)
+        interpolated = _interpolate(at, taken, torch.tensor([0.0, *lrs], dtype=torch.float64))
+        whole = schedule.norm == "whole"
+        columns = [row[0] if whole else row for row in [norms[0], *norms]]
+        self._table = MatchedEffectiveLR([0, *steps], interpolated.tolist(), columns, schedule.norm, schedule.power)
+
+    def lr(self, step: int) -> torch.Tensor:
+        """The learning rate of `step` on the device: one, or one for each parameter."""
+        return self._table.lr(step, self._optimizer.parameter_norms())
+
+
+def _interpolate(at: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    right = torch.searchsorted(x, at).clamp(1, len(x) - 1)
+    share = ((at - x[right - 1]) / (x[right] - x[right - 1])).clamp(0, 1)
+    return y[right - 1] + share * (y[right] - y[right - 1])
+
+
+def _read_config(folder: Path) -> RunConfig | None:
+    try:
+        return build(yaml.safe_load((folder / "config.yaml").read_text()))
+    except (OSError, yaml.YAMLError, UserError):
+        return None
+
+
+def _weights_id(config: RunConfig, observed_as: RunConfig) -> str:
+    """Identity of what a run's weights depend on: all but what is measured, averaged and branched off."""
+    averaging, probes = observed_as.averaging, observed_as.probes
+    return run_id(dataclasses.replace(config, branches=(), averaging=averaging, probes=probes))

@@ -1,0 +1,86 @@
+"""What is measured of a training at a step: iterate and averages, evaluated and probed, and the snapshot ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from weight_decay.optim.averaging import restored_buffers
+from weight_decay.probes.ensemble import SnapshotEnsemble, scores, total_variation
+from weight_decay.training.loop import Training
+
+
+class Measurements:
+    """Metrics of a training where it stands; nothing here changes it.
+
+    reestimated: evaluate the iterate also with re-estimated batch-norm statistics, as averages always are.
+    curvature_of_averages: measure the curvature at the averages too.
+    """
+
+    def __init__(self, training: Training, reestimated: bool, curvature_of_averages: bool) -> None:
+        self.training = training
+        self.ensemble = SnapshotEnsemble()
+        self._reestimated, self._curvature_of_averages = reestimated, curvature_of_averages
+
+    def evaluate(self) -> dict[str, Any]:
+        """Loss and error of iterate and averages on the same fixed batches, and of the snapshot ensemble."""
+        task, model = self.training.task, self.training.model
+        metrics = dict(task.evaluate(model))
+        for prefix, average in self._averages():
+            metrics |= _prefixed(prefix, task.evaluate(average))
+            if prefix == "ema/" and self.ensemble.members:
+                metrics |= self._against_ensemble(average)
+        if self._reestimated:
+            with restored_buffers(model):
+                task.reestimate(model)
+                metrics |= _prefixed("reestimated/", task.evaluate(model))
+        return metrics
+
+    def probe(self) -> dict[str, Any]:
+        """The task's costly probes of iterate and averages."""
+        task = self.training.task
+        metrics = dict(task.probe(self.training.model))
+        for prefix, average in self._averages():
+            metrics |= _prefixed(prefix, task.probe(average))
+        return metrics
+
+    def curvature(self) -> dict[str, Any]:
+        """The curvature probes of the iterate, and of the averages where asked for."""
+        task = self.training.task
+        metrics = dict(task.curvature(self.training.model))
+        for prefix, average in self._averages() if self._curvature_of_averages else ():
+            metrics |= _prefixed(prefix, task.curvature(average))
+        return metrics
+
+    def join_ensemble(self) -> dict[str, Any]:
+        """Add the iterate's test predictions to the snapshot ensemble; there is nothing to record yet."""
+        self.ensemble.add(self.training.task.predictions(self.training.model)[0])
+        return {}
+
+    def _against_ensemble(self, average: nn.Module) -> dict[str, Any]:
+        """Error of the snapshot ensemble, and its distance from the EMA in total variation (Tables 2, 3)."""
+        predicted, labels = self.training.task.predictions(average)
+        together = self.ensemble.probabilities
+        return {
+            **_prefixed("ensemble/test/", scores(together, labels)),
+            "ensemble/total_variation": total_variation(together, predicted),
+            "ensemble/members": self.ensemble.members,
+        }
+
+    def _averages(self) -> Iterator[tuple[str, nn.Module]]:
+        """Each average with its prefix, batch norm re-estimated; a model lives only until the next one is asked for."""
+        training = self.training
+        for index, decay in enumerate(training.averages.decays):
+            model: nn.Module = training.averages.model_for(decay)
+            training.task.reestimate(model)
+            yield ("ema/" if index == 0 else f"ema_{decay:g}/"), model
+        if training.tail is not None and training.tail.count:
+            model = training.tail.model()
+            training.task.reestimate(model)
+            yield "tail/", model
+
+
+def _prefixed(prefix: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in metrics.items()}

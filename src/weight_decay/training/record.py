@@ -1,0 +1,232 @@
+"""What a run leaves behind: metrics.jsonl and summary.json first; W&B and the progress bar are mirrors of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from weight_decay.config.groups import TrackingConfig
+from weight_decay.device.distributed import current
+from weight_decay.errors import UserError
+from weight_decay.runs.files import write_json
+from weight_decay.runs.folder import read_summary
+
+
+def to_host(metrics: Mapping[str, Any]) -> dict[str, float | int]:
+    """Metrics as Python numbers, with a single wait for the device however many tensors there are."""
+    tensors = {name: value for name, value in metrics.items() if isinstance(value, torch.Tensor)}
+    host: dict[str, float | int] = {k: v for k, v in metrics.items() if not isinstance(v, torch.Tensor)}
+    if tensors:
+        stacked = torch.stack([value.detach().double().reshape(()) for value in tensors.values()])
+        host.update(zip(tensors, stacked.tolist(), strict=True))
+    return {name: host[name] for name in metrics}
+
+
+def finite(values: Mapping[str, float | int]) -> dict[str, float | int | None]:
+    """JSON has no NaN: non-finite values become null."""
+    return {k: v if isinstance(v, int) or math.isfinite(v) else None for k, v in values.items()}
+
+
+class Recorder:
+    """Appends one line per recorded step to metrics.jsonl and passes it on to the mirrors."""
+
+    def __init__(self, folder: Path, mirror: Mirror | None, start_seconds: float = 0.0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.latest: dict[str, float | int | None] = {}
+        self._mirror = mirror
+        # Unbuffered: what a full disk has refused must not be written later, when somebody else may hold the folder.
+        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)
+        self._started = time.monotonic() - start_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in this run, including those before a resume."""
+        return time.monotonic() - self._started
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | int | None]:
+        """Record `metrics` (device tensors or numbers) at `step`."""
+        line = finite({"step": step, **to_host(metrics)})
+        left = (json.dumps(line, separators=(",", ":")) + "\n").encode()
+        while left:
+            left = left[self._file.write(left) :]
+        self.latest.update(line)
+        if self._mirror is not None:
+            self._mirror.log(line)
+        return line
+
+    def position(self) -> dict[str, Any]:
+        """Where the record stands, for the checkpoint; call `rewind` with it on resume."""
+        os.fsync(self._file.fileno())
+        return {"offset": self._file.tell(), "seconds": self.seconds, "latest": self.latest}
+
+    def rewind(self, position: Mapping[str, Any]) -> None:
+        """Drop the lines written after the checkpoint: the resumed run writes them again."""
+        if os.fstat(self._file.fileno()).st_size < position["offset"]:
+            raise UserError(
+                f"{self.folder / 'metrics.jsonl'} is shorter than the checkpoint says, so lines were lost; "
+                "delete the run's folder to start it again."
+            )
+        self._file.truncate(position["offset"])
+        self._file.seek(position["offset"])
+        self.latest = dict(position["latest"])
+        self._started = time.monotonic() - position["seconds"]
+
+    def close(self) -> None:
+        """Force the record to disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class NoRecord(Recorder):
+    """The recorder of the processes that do not write: it remembers what was measured last, and nothing else."""
+
+    def __init__(self, folder: Path, mirror: Mirror | None, start_seconds: float = 0.0) -> None:
+        self.folder = folder
+        self.latest: dict[str, float | int | None] = {}
+        self._started = time.monotonic() - start_seconds
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | int | None]:
+        """Remember `metrics` without waiting for the device."""
+        self.latest["step"] = step
+        return self.latest
+
+    def position(self) -> dict[str, Any]:
+        """Nothing to come back to."""
+        return {}
+
+    def rewind(self, position: Mapping[str, Any]) -> None:
+        """Nothing to drop."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Mirror:
+    """W&B as a mirror of the record. Whatever goes wrong with it is said once, and the run goes on without it.
+
+    It holds what `weight-decay pull` needs to make the tables again: the lines of metrics.jsonl in the history; at the
+    end summary.json and those of the branches in the summary, and in the config, under `experiments`, the files of all
+    experiments known by then that the run is a cell of.
+    """
+
+    def __init__(self, tracking: TrackingConfig, run_id: str, name: str, group: str, config: Any, folder: Path) -> None:
+        self._run: Any = None
+        self._id, self._folder = run_id, folder
+        if tracking.mode == "disabled":
+            return
+        try:
+            import wandb
+
+            self._run = wandb.init(
+                mode=tracking.mode,
+                project=tracking.project,
+                entity=tracking.entity,
+                id=run_id,
+                name=name,
+                group=group,
+                config=config,
+                dir=folder,
+                resume="allow" if tracking.mode == "online" else None,
+                settings=wandb.Settings(
+                    silent=True, console="off", x_disable_stats=True, x_disable_meta=True, init_timeout=30
+                ),
+            )
+        except Exception as error:
+            self._fail(error)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Pass one line of metrics.jsonl on."""
+        if self._run is not None:
+            try:
+                # Null means measured but not finite: left out, it would mean not measured.
+                self._run.log({k: math.nan if v is None else v for k, v in line.items()}, step=line["step"])
+            except Exception as error:
+                self._fail(error)
+
+    def finish(self, summary: Mapping[str, Any], ok: bool) -> None:
+        """Pass on how the run ended and what its folder says of it, and close the W&B run."""
+        if self._run is not None:
+            try:
+                self._run.config.update({"experiments": self._experiments()}, allow_val_change=True)
+                self._run.summary.update({**self._facts(), **summary})
+                self._run.finish(exit_code=0 if ok else 1)
+            except Exception as error:
+                self._fail(error)
+            self._run = None
+
+    def _facts(self) -> dict[str, Any]:
+        """summary.json without the final metrics, which the history has; those of the branches whole."""
+        branches = {path.name: read_summary(path) for path in sorted((self._folder / "branches").glob("*"))}
+        facts = {name: value for name, value in read_summary(self._folder).items() if name != "final"}
+        return {**facts, "branches": branches} if branches else facts
+
+    def _experiments(self) -> list[Any]:
+        """What results/experiments says of the experiments with this run among their cells."""
+        found = []
+        for path in sorted((self._folder.parent.parent / "experiments").glob("*.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is not a run's matter
+                record = json.loads(path.read_text(encoding="utf-8"))
+                if any(cell["run_id"] == self._id for cell in record["cells"]):
+                    found.append(record)
+        return found
+
+    def _fail(self, error: Exception) -> None:
+        self._run = None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        tqdm.write(f"W&B: {reason}; the run goes on without it, its own files are complete.", file=sys.stderr)
+
+
+class Progress:
+    """A progress bar with loss, error and time left; one line every 30 s where there is no terminal."""
+
+    def __init__(self, total: int, title: str, shown: bool, position: int = 0) -> None:
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            desc=title,
+            unit="step",
+            disable=not shown,
+            position=position if terminal else None,
+            leave=not terminal or position == 0,
+            mininterval=0.2 if terminal else 30.0,
+            maxinterval=1e9,
+            dynamic_ncols=True,
+        )
+
+    def show(self, step: int, latest: Mapping[str, Any]) -> None:
+        """Move to `step` and show the newest loss and error."""
+        short = {
+            "batch/loss": "loss",
+            "test/error": "test error",
+            "val/loss": "val loss",
+            "ema/val/loss": "EMA val loss",
+        }
+        shown = {short[k]: f"{v:.4g}" for k, v in latest.items() if k in short and v is not None}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        self._bar.close()
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json atomically."""
+    write_json(folder / "summary.json", dict(summary))
+
+
+def speaker(title: str) -> Callable[[str], None]:
+    """Print one line about a run without breaking the progress bars."""
+    writes = current().writes
+    return lambda text: tqdm.write(f"{title}: {text}", file=sys.stderr) if writes else None
