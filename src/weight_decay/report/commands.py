@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -181,6 +182,23 @@ def dashboard(words: Sequence[str]) -> int:
     return 0
 
 
+def advise(words: Sequence[str]) -> int:
+    """`weight-decay advise parameters=124M tokens=3.3B batch=256 context=256 lr=6e-4 [json]`: what λ, and what then."""
+    from weight_decay.report.advise.answer import answer, as_dict, read_run
+
+    given = [word.partition("=") for word in words if word != "json"]
+    for key, equals, value in given:
+        if not equals or not value:
+            raise UserError(f"advise: {key or '='} is not key=value; write for example parameters=124M, or json.")
+    run = read_run({key: value for key, _, value in given})
+    if "json" in words:
+        print(json.dumps(as_dict(run), ensure_ascii=False, indent=2))
+        return 0
+    for line in answer(run):
+        print(f"{line.name}: {line.value}\n    {line.why} [{line.sure}]")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "status": status,
     "watch": watch,
@@ -193,4 +211,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "readme": readme,
     "sync": sync_offline,
     "dashboard": dashboard,
+    "advise": advise,
 }
