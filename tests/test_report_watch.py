@@ -309,6 +309,10 @@ def test_a_thousand_runs_cost_little(tmp_path: Path) -> None:
     assert used < 0.05 * 2
 
 
+COLOUR = r"\x1b\[3[1-6](;49)?m"
+"""Red to cyan, the terminal's own."""
+
+
 # -- the terminal ------------------------------------------------------------------------------------------------
 
 
@@ -414,11 +418,13 @@ def test_a_new_size_and_new_lines_are_drawn(terminal: Any, tmp_path: Path) -> No
 
 
 def test_after_ctrl_z_it_goes_on(terminal: Any) -> None:
-    """A session leader without a shell is not really stopped by the key, but it leaves the screen and comes back."""
+    """The screen is left, the process stops, and it draws again where it goes on."""
     watched = terminal()
     watched.read("last finished")
     watched.type(b"\x1a")
     assert "\x1b[?1049l" in watched.read("\x1b[?1049l")
+    os.waitid(os.P_PID, watched.process.pid, os.WSTOPPED)
+    watched.process.send_signal(signal.SIGCONT)  # what a shell's fg sends
     watched.read("last finished")
     watched.type(b"q")
     watched.read(seconds=30)
@@ -433,11 +439,38 @@ def test_no_color_is_honoured(terminal: Any) -> None:
     watched.type(b"q")
     watched.read(seconds=30)
     assert watched.process.wait(timeout=30) == 0
-    assert "\x1b[36m" not in watched.output and "\x1b[32m" not in watched.output
+    assert not re.search(COLOUR, watched.output)
 
 
 def test_colours_are_used_otherwise(terminal: Any) -> None:
-    assert "\x1b[36m" in terminal().read("last finished")
+    assert re.search(COLOUR, terminal().read("last finished"))
+
+
+def test_a_filter_narrows_and_escape_shows_all(terminal: Any) -> None:
+    watched = terminal()
+    watched.read("last finished")
+    watched.type(b"/")
+    watched.read("show only")
+    watched.type(b"no such cell")
+    assert "nothing is running" in watched.read("nothing is running")
+    watched.type(b"\r")
+    watched.read("only no such cell")
+    watched.type(b"\x1b")
+    assert "960/1920" in watched.read("960/1920")
+    watched.type(b"q")
+    watched.read(seconds=30)
+    assert watched.process.wait(timeout=30) == 0
+    assert watched.left_as_it_was()
+
+
+def test_the_view_keeps_what_contains_the_text(tmp_path: Path) -> None:
+    suite(tmp_path)
+    view = Watch(tmp_path, None).look()
+    first = view.experiments[0].experiment
+    narrowed = view.containing(first.upper())
+    assert [one.experiment for one in narrowed.experiments] == [first]
+    assert {one.experiment for one in (*narrowed.running, *narrowed.ended)} <= {first}
+    assert view.containing("") == view
 
 
 @pytest.mark.parametrize("words", [["once"], []])

@@ -38,7 +38,7 @@ def status(words: Sequence[str]) -> int:
 
 def watch(words: Sequence[str]) -> int:
     """`weight-decay watch [EXPERIMENT] [results=FOLDER] [every=2] [once]`: a live view in the terminal."""
-    from weight_decay.report.live.screen import can_be_live, live, print_once
+    from weight_decay.report.live.screen import can_be_live, print_once
     from weight_decay.report.live.watch import Watch
 
     every = 2.0
@@ -57,7 +57,9 @@ def watch(words: Sequence[str]) -> int:
     if "once" in words or not can_be_live(sys.stdout):
         print_once(watched, sys.stdout)
     else:
-        live(watched, every)
+        from weight_decay.report.live.app import WatchApp
+
+        WatchApp(watched, every).run(mouse=False)  # the mouse stays the terminal's, which selects text with it
     return 0
 
 

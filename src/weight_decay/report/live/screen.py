@@ -1,22 +1,14 @@
-"""The live view in a terminal: drawing what `watch.py` has seen, keys, signals, and leaving everything as it was."""
+"""What `watch.py` has seen as lines of text: once for a pipe, again and again for `app.py`."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 import signal
-import sys
-import termios
 import time
-import tty
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from weight_decay.report.live.status import clock
@@ -128,7 +120,7 @@ def _left(cell: Running) -> str:
 
 def _experiments(experiments: Sequence[Counted]) -> list[Text]:
     lines = []
-    longest = max(len(one.experiment) for one in experiments)
+    longest = max((len(one.experiment) for one in experiments), default=0)
     digits = max((len(str(count)) for one in experiments for count in one.counts.values()), default=1)
     for one in experiments:
         line = Text.assemble((f"{one.experiment.ljust(longest)}  {one.scale:5s}", "bold"))
@@ -155,92 +147,6 @@ def print_once(watch: Watch, stream: TextIO) -> None:
         console.print(line)
 
 
-# -- the live view -----------------------------------------------------------------------------------------------
-
-
 def can_be_live(stream: TextIO) -> bool:
     """Whether a live view can be drawn on the stream: a terminal that is not a dumb one."""
     return stream.isatty() and not Console(file=stream).is_dumb_terminal
-
-
-def live(watch: Watch, every: float) -> None:
-    """Draw, and look again after `every` seconds, until q, Ctrl-C or SIGTERM; the terminal is then as before."""
-    console = Console(highlight=False)
-    with _Signals() as signals:
-        while _until_left(watch, every, console, signals) == signal.SIGTSTP:
-            signals.suspend()
-
-
-def _until_left(watch: Watch, every: float, console: Console, signals: _Signals) -> signal.Signals | None:
-    """The signal that ended it, or None for the key q."""
-    view, looked = None, 0.0
-    with _keys() as keys, Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as screen:
-        while True:
-            if view is None or time.monotonic() - looked >= every:
-                view, looked = watch.look(limit=console.height), time.monotonic()
-            title = Text("weight-decay watch   q quits", style="dim")
-            lines = [title, *draw(view, console.width, max(1, console.height - 1))]
-            screen.update(Text("\n").join(lines), refresh=True)
-            left = max(0.0, looked + every - time.monotonic())
-            ready, _, _ = select.select([*keys, signals.pipe], [], [], left)
-            for seen in signals.take():
-                if seen in (*_STOPS, signal.SIGTSTP):
-                    return seen
-            if keys and keys[0] in ready:
-                typed = os.read(keys[0], 64)
-                if typed in (b"q", b"Q"):
-                    return None
-                if not typed:
-                    keys.clear()
-
-
-@contextlib.contextmanager
-def _keys() -> Iterator[list[int]]:
-    """The keyboard's descriptor, each key readable as it is typed and not shown; none where there is no keyboard."""
-    if not sys.stdin.isatty():
-        yield []
-        return
-    keyboard = sys.stdin.fileno()
-    before = termios.tcgetattr(keyboard)
-    try:
-        tty.setcbreak(keyboard)
-        yield [keyboard]
-    finally:
-        termios.tcsetattr(keyboard, termios.TCSAFLUSH, before)
-
-
-class _Signals:
-    """Signals as a readable pipe: they wake the loop and never cut a drawing in two."""
-
-    def __enter__(self) -> _Signals:
-        self._seen: list[signal.Signals] = []
-        self.pipe, self._end = os.pipe()
-        for end in (self.pipe, self._end):
-            os.set_blocking(end, False)
-        wanted = (*_STOPS, signal.SIGTSTP, signal.SIGWINCH)
-        self._before = {number: signal.signal(number, self._note) for number in wanted}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        os.close(self.pipe)
-        os.close(self._end)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self._seen.append(signal.Signals(number))
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._end, b".")
-
-    def take(self) -> list[signal.Signals]:
-        """The signals since the last call."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.pipe, 4096)
-        seen, self._seen = self._seen, []
-        return seen
-
-    def suspend(self) -> None:
-        """Stop as Ctrl-Z asks, with the terminal as the shell wants it; returns when the shell says go on."""
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTSTP)
-        signal.signal(signal.SIGTSTP, self._note)

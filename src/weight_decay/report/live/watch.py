@@ -77,6 +77,21 @@ class View:
     experiments: list[Counted]
     ended: list[Ended]
 
+    def containing(self, text: str) -> View:
+        """Only the cells and experiments whose name contains `text`, in any case."""
+
+        def shown(*names: str) -> bool:
+            return any(text.lower() in name.lower() for name in names)
+
+        running = [one for one in self.running if shown(one.cell, one.experiment)]
+        names = {one.experiment for one in running}
+        return View(
+            running,
+            len(running),
+            [one for one in self.experiments if shown(one.experiment) or one.experiment in names],
+            [one for one in self.ended if shown(one.cell, one.experiment, one.status)],
+        )
+
 
 @dataclass
 class _Known:
