@@ -213,3 +213,112 @@ def test_the_report_side_never_imports_torch_nor_the_training_side() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def _collected_seeds(results: Path, *seeds: int) -> None:
+    """Run folders and tables of a results folder that holds both λ at these seeds."""
+    cells = [write_run(results, under_training_run(decay, seed)) for decay in (0.0, 0.05) for seed in seeds]
+    write_experiment(results, "some", cells, "under_training")
+    collect(results)
+
+
+def _files(results: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((results / "tables").iterdir())}
+
+
+def test_one_run_folder_does_not_push_the_runs_of_a_table_out(tmp_path: Path) -> None:
+    """As in a fresh clone: the table is committed, and the run folder of one cell alone is there."""
+    _collected_seeds(tmp_path, 0, 1, 2)
+    whole = _files(tmp_path)
+    shutil.rmtree(tmp_path / "runs")
+    cell = write_run(tmp_path, under_training_run(0.05, 1))
+    collected = collect(tmp_path)
+    assert _files(tmp_path) == whole
+    assert len(collected.kept["some-micro"]) == 5 and cell["run_id"] not in collected.kept["some-micro"]
+    assert "drop=yes" in collected.describe() and collected.kept["some-micro"][0] in collected.describe()
+    write_experiment(tmp_path, "some", [cell], "under_training")
+    collect(tmp_path)
+    assert _files(tmp_path) == whole
+
+
+def test_runs_leave_a_table_only_on_a_yes_and_are_named(tmp_path: Path) -> None:
+    _collected_seeds(tmp_path, 0, 1)
+    everything = set(tables_of(tmp_path, "some", "micro").summary["run_id"])
+    shutil.rmtree(tmp_path / "runs")
+    cell = write_run(tmp_path, under_training_run(0.05, 1))
+    collected = collect(tmp_path, drop=True)
+    assert set(collected.dropped["some-micro"]) == everything - {cell["run_id"]}
+    assert tables_of(tmp_path, "some", "micro").summary["run_id"].tolist() == [cell["run_id"]]
+    assert set(tables_of(tmp_path, "some", "micro").curves["run_id"]) == {cell["run_id"]}
+
+
+def test_new_seeds_are_added_and_new_and_old_columns_stand_side_by_side(tmp_path: Path) -> None:
+    _collected_seeds(tmp_path, 0)
+    shutil.rmtree(tmp_path / "runs")
+    run = under_training_run(0.05, 3)
+    run.rows = [{name: value for name, value in row.items() if name != "weights/norm"} for row in run.rows]
+    run.rows[-1]["noise/scale"] = 0.5
+    run.coordinates["model.qk_norm"] = True
+    write_experiment(tmp_path, "some", [write_run(tmp_path, run)], "under_training")
+    collect(tmp_path)
+    summary = tables_of(tmp_path, "some", "micro").summary
+    assert summary["seed"].tolist() == [0, 0, 3]
+    assert summary["weights/norm"].isna().tolist() == [False, False, True]
+    assert summary["noise/scale"].isna().tolist() == [True, True, False]
+    assert summary["model.qk_norm"].isna().tolist() == [True, True, False]
+    assert len(tables_of(tmp_path, "some", "micro").curves) == 3 * 51
+
+
+def test_tables_of_other_machines_are_merged_and_a_disagreement_is_named(tmp_path: Path) -> None:
+    _collected_seeds(tmp_path / "one", 0, 1)
+    _collected_seeds(tmp_path / "two", 1, 2)
+    whole = tmp_path / "whole"
+    _collected_seeds(whole, 0, 1, 2)
+    collected = collect(tmp_path / "one", others=[tmp_path / "two" / "tables"])
+    assert not collected.other_numbers
+    expected = tables_of(whole, "some", "micro")
+    for kind in ("summary", "curves"):
+        got = getattr(tables_of(tmp_path / "one", "some", "micro"), kind).sort_values(["run_id"], kind="stable")
+        want = getattr(expected, kind).sort_values(["run_id"], kind="stable")
+        pd.testing.assert_frame_equal(got.reset_index(drop=True), want.reset_index(drop=True), check_dtype=False)
+    fresh = tmp_path / "fresh"
+    (fresh / "experiments").mkdir(parents=True)
+    collect(fresh, ["some"], others=[tmp_path / "one" / "tables"])
+    assert len(tables_of(fresh, "some", "micro").summary) == 6
+    other = tmp_path / "two" / "tables" / "some-micro.summary.csv"
+    run_id = under_training_run(0.05, 1).run_id
+    other.write_text(other.read_text().replace("1.514", "1.999"))
+    assert collect(tmp_path / "one", others=[tmp_path / "two" / "tables"]).other_numbers["some-micro"] == [run_id]
+    kept = tables_of(tmp_path / "one", "some", "micro").summary.set_index("run_id")
+    assert kept.loc[run_id, "val/loss"] == pytest.approx(1.514)
+
+
+def test_a_run_with_another_id_in_the_same_cell_is_named(tmp_path: Path) -> None:
+    _collected_seeds(tmp_path, 0)
+    cell = write_run(tmp_path, under_training_run(0.05, 0))
+    folder = tmp_path / "runs" / cell["folder"]
+    summary = json.loads((folder / "summary.json").read_text())
+    old = cell["run_id"]
+    (folder / "summary.json").write_text(json.dumps({**summary, "run_id": "f" * 12}))
+    write_experiment(tmp_path, "some", [{**cell, "run_id": "f" * 12}], "under_training")
+    assert collect(tmp_path).twice == {"some-micro": [old]}
+
+
+def test_a_table_that_is_none_stops_the_merge_with_a_sentence_and_stays(tmp_path: Path) -> None:
+    _collected_seeds(tmp_path, 0)
+    path = tmp_path / "tables" / "some-micro.summary.csv"
+    path.write_text("<<<<<<< ours\n")
+    with pytest.raises(UserError, match=r"some-micro\.summary\.csv cannot be merged .* drop=yes"):
+        collect(tmp_path)
+    assert path.read_text() == "<<<<<<< ours\n"
+    collect(tmp_path, drop=True)
+    assert len(tables_of(tmp_path, "some", "micro").summary) == 2
+
+
+def test_merging_the_committed_tables_with_themselves_changes_no_byte(tmp_path: Path) -> None:
+    committed = Path(__file__).resolve().parents[1] / "results" / "tables"
+    (tmp_path / "experiments").mkdir()
+    collected = collect(tmp_path, others=[committed])
+    assert collected.tables
+    for path in collected.tables:
+        assert path.read_bytes() == (committed / path.name).read_bytes(), path.name

@@ -27,6 +27,14 @@ def _arguments(command: str, words: Sequence[str], results: str, made: bool = Tr
     return folder, names
 
 
+def _drop(command: str, words: Sequence[str]) -> tuple[list[str], bool]:
+    """The words without `drop=yes` or `drop=no`, and whether runs may leave the tables."""
+    told = [word.partition("=")[2] for word in words if word.startswith("drop=")]
+    if set(told) - {"yes", "no"}:
+        raise UserError(f"{command}: drop must be yes or no, got drop={told[-1]}.")
+    return [word for word in words if not word.startswith("drop=")], bool(told) and told[-1] == "yes"
+
+
 def status(words: Sequence[str]) -> int:
     """`weight-decay status [EXPERIMENT] [results=FOLDER]`: where every cell stands."""
     results, names = _arguments("status", words, "results")
@@ -64,20 +72,23 @@ def watch(words: Sequence[str]) -> int:
 
 
 def collect_tables(words: Sequence[str]) -> int:
-    """`weight-decay collect [EXPERIMENT ...] [results=FOLDER]`: run folders to tables."""
-    results, names = _arguments("collect", words, "results")
-    print(collect(results, names or None).describe())
+    """`weight-decay collect [EXPERIMENT ...] [results=FOLDER] [tables=OTHERS ...] [drop=yes]`: runs to tables."""
+    words, drop = _drop("collect", words)
+    others = [Path(word.partition("=")[2]) for word in words if word.startswith("tables=")]
+    results, names = _arguments("collect", [word for word in words if not word.startswith("tables=")], "results")
+    print(collect(results, names or None, drop=drop, others=others).describe())
     return 0
 
 
 def pull_tables(words: Sequence[str]) -> int:
-    """`weight-decay pull ENTITY/PROJECT [EXPERIMENT ...] [results=FOLDER]`: the runs of a W&B project to tables."""
+    """`weight-decay pull ENTITY/PROJECT [EXPERIMENT ...] [results=FOLDER] [drop=yes]`: a W&B project to tables."""
     from weight_decay.report.wandb.pull import pull
 
+    words, drop = _drop("pull", words)
     results, names = _arguments("pull", words, "results", made=False)
     if not names:
         raise UserError("pull: say which W&B project: ENTITY/PROJECT.")
-    print(pull(names[0], results, names[1:] or None).describe())
+    print(pull(names[0], results, names[1:] or None, drop=drop).describe())
     return 0
 
 
@@ -90,7 +101,7 @@ def demo_report(words: Sequence[str]) -> int:
     results, names = _arguments("demo-report", words, "results/demo")
     if names:
         raise UserError(f"demo-report: takes no experiment, got {' '.join(names)}.")
-    collected = collect(results, ["demo_over_training", "demo_under_training"])
+    collected = collect(results, ["demo_over_training", "demo_under_training"], drop=True)  # the demo's own folder
     page = demo_page(results, results / "report.html")
     print(effects_text(demo_effects(results)))
     print(f"\n{collected.describe()}\nFigures: {results / 'figures'}\nPage:    {page.resolve().as_uri()}")

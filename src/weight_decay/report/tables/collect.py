@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from weight_decay.errors import UserError
+from weight_decay.report.tables.merge import Stored, csv_line, differing, stored, write_merged
 from weight_decay.runs.files import replacing
 from weight_decay.runs.fingerprint import code_fingerprint
-from weight_decay.runs.read import Cell, DamagedRunError, Experiment, Record, read_experiments, read_run
+from weight_decay.runs.read import MAIN_BRANCH, Cell, DamagedRunError, Experiment, Record, read_experiments, read_run
 
 NOT_IN_TABLES = ("time/", "throughput/", "stage/")
 """Metrics of the machine, not of the run: they would change the tables at every repetition."""
@@ -25,6 +25,11 @@ _SUMMARY = [
     "parameters", "device", "seconds", "figure", "title", "command",
 ]  # fmt: skip
 _AXES = ["step", "epoch", "samples"]
+_FIXED = {"summary": _SUMMARY, "curves": ["git_commit", *_AXES]}
+_OF_THE_MACHINE = {"seconds", "device", "git_commit", "command", "title", "figure", "parameters"}
+"""Columns in which two records of one run may differ without differing in what they measured."""
+_NAMED = 8
+"""How many run ids a line of the summary for the terminal spells out."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,14 @@ class Collected:
     stale: int = 0
     damaged: list[Damaged] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
+    kept: dict[str, list[str]] = field(default_factory=dict)
+    """Per table the runs that stay in it although no finished run folder here holds them."""
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    """Per table the runs that left it, as was asked for."""
+    twice: dict[str, list[str]] = field(default_factory=dict)
+    """Per table the kept runs whose cell (data, seed, coordinates) a run with another id fills too."""
+    other_numbers: dict[str, list[str]] = field(default_factory=dict)
+    """Per table the runs whose records differ: the run folder's stand, then the table's here, then the others'."""
 
     def describe(self) -> str:
         """A few lines for the terminal: how much is in the tables, and each folder that is not."""
@@ -53,31 +66,81 @@ class Collected:
         if self.stale:
             lines.append(f"{self.stale} of them hold numbers of other code than the present one's; see `status`")
         lines += [f"{stem}: no finished run, so no table is written or replaced" for stem in self.without]
+        for groups, words in (
+            (self.kept, "kept though no finished run folder here holds them; drop=yes would remove them"),
+            (self.twice, "of them fill a cell that another run fills too, so claims cannot tell which to take"),
+            (self.other_numbers, "recorded twice with other numbers; the run folder's, then the older table's, stand"),
+            (self.dropped, "removed, as drop=yes asks"),
+        ):
+            lines += [f"{stem}: {len(runs)} run(s) {words} ({_some(runs)})" for stem, runs in groups.items()]
         lines += [f"left out, damaged: {item.folder} ({item.reason})" for item in self.damaged]
         return "\n".join(lines)
 
 
+def _some(runs: list[str]) -> str:
+    return " ".join(runs[:_NAMED]) + (f" and {len(runs) - _NAMED} more" if len(runs) > _NAMED else "")
+
+
 def collect(
-    results: Path, experiments: list[str] | None = None, tables: Path | None = None, empty: bool = True
+    results: Path,
+    experiments: list[str] | None = None,
+    tables: Path | None = None,
+    empty: bool = True,
+    *,
+    drop: bool = False,
+    others: Sequence[Path] = (),
 ) -> Collected:
-    """Write the tables of all experiments under `results` (or of those named) from their run folders.
+    """Merge the run folders under `results` into the tables of all experiments, or of those named.
 
     They go to `tables`, or to `results`/tables where none is given; without `empty`, a table that would have no row
-    is not written.
+    is not written. `others` are tables folders of other machines, merged in too, whether or not an experiment of
+    theirs was started here.
 
     Two tables for each experiment and scale: `.summary.csv`, one row per run and branch with its
     final metrics; `.curves.csv`, one row per run, branch and recorded step, empty where a metric was
     not measured and `nan` where it was not finite. Only finished runs (completed or diverged) enter;
-    damaged folders are named in the result and left out. Memory does not grow with the number of
-    runs. Files are replaced atomically, and only when their content changes.
+    damaged folders are named in the result and left out. A run that is in a table stays in it, with or without its
+    run folder, and so does every column; with `drop`, the tables hold what run folders and `others` hold, and the
+    runs that leave are named. Rows of a run and branch that several sources have come from the run folder, then from
+    the table here, then from `others` in their order. Memory grows with the number of runs only by their names.
+    Files are replaced atomically, and only when their content changes. Raises UserError for a table that cannot be
+    read, or a name that is neither an experiment here nor in `others`.
     """
+    for folder in others:
+        if not folder.is_dir():
+            raise UserError(f"collect: there is no folder {folder} of tables to merge.")
+    known = [path for folder in others for path in sorted(folder.glob("*.summary.csv"))]
+    foreign = [stem for path in known if (stem := path.name.removesuffix(".summary.csv"))]
+    foreign = [stem for stem in dict.fromkeys(foreign) if experiments is None or stem.rpartition("-")[0] in experiments]
+    absent = {stem.rpartition("-")[0] for stem in foreign}
+    if experiments is None:
+        started = read_experiments(results)
+    else:
+        here = {experiment.name for experiment in read_experiments(results)}
+        started = read_experiments(results, [name for name in experiments if name in here or name not in absent])
     collected = Collected()
-    for experiment in read_experiments(results, experiments):
-        _collect_one(experiment, tables or results / "tables", collected, empty)
+    target = tables or results / "tables"
+    for experiment in started:
+        _collect_one(experiment, _Target(target, others, drop, empty), collected)
+    done = {f"{experiment.name}-{experiment.scale}" for experiment in started}
+    for stem in foreign:
+        if stem not in done:
+            # Without a run folder there is nothing to drop in favour of.
+            _merge(stem, {}, _Target(target, others, False, empty), collected)
     return collected
 
 
-def _collect_one(experiment: Experiment, tables: Path, collected: Collected, empty: bool) -> None:
+@dataclass(frozen=True)
+class _Target:
+    """Where tables go and what they are merged with."""
+
+    tables: Path
+    others: Sequence[Path]
+    drop: bool
+    empty: bool
+
+
+def _collect_one(experiment: Experiment, target: _Target, collected: Collected) -> None:
     before = collected.finished
     coordinates = sorted({name for cell in experiment.cells for name in cell.coordinates} - {"seed"})
     identity = [*_IDENTITY, *coordinates, "branch"]
@@ -101,14 +164,64 @@ def _collect_one(experiment: Experiment, tables: Path, collected: Collected, emp
                 summary.add([*named, *_described(experiment, run, record)], [record.summary["final"]])
                 curves.add([*named, _commit(run)], record.rows)
         stem = f"{experiment.name}-{experiment.scale}"
-        if collected.finished == before and not empty:
+        merged_in = any((folder / f"{stem}.summary.csv").is_file() for folder in target.others)
+        if collected.finished == before and not merged_in and not target.empty:
             collected.without.append(stem)
             return
-        for table, kind in ((summary, "summary"), (curves, "curves")):
-            path = tables / f"{stem}.{kind}.csv"
+        _merge(stem, {"summary": summary, "curves": curves}, target, collected)
+
+
+def _merge(stem: str, fresh: dict[str, _Table], target: _Target, collected: Collected) -> None:
+    """Write both tables of an experiment and scale from what was just read, the tables here and the others'."""
+    target.tables.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".collect-", dir=target.tables) as folder:
+        for kind, fixed in _FIXED.items():
+            path = target.tables / f"{stem}.{kind}.csv"
+            here: list[Stored] = []
+            if kind in fresh:
+                written = Path(folder) / path.name
+                with written.open("wb") as stream:
+                    fresh[kind].write(stream)
+                here.append(stored(written, fixed))
+            old = [stored(path, fixed)] if path.is_file() and not target.drop else []
+            places = [place / path.name for place in target.others if (place / path.name).is_file()]
+            others = [stored(place, fixed) for place in places]
+            order, rank = [*old, *here, *others], [*here, *old, *others]
+            if kind == "summary":
+                _note(stem, here, [*old, *others], collected)
+                if target.drop and path.is_file():
+                    left = set(_run_ids(path)) - {run for table in rank for run in table.runs}
+                    collected.dropped |= {stem: sorted(left)} if left else {}
             with replacing(path) as stream:
-                table.write(stream)
+                write_merged(order, rank, stream)
             collected.tables.append(path)
+
+
+def _note(stem: str, here: list[Stored], rest: list[Stored], collected: Collected) -> None:
+    """Which runs only other tables than the fresh one have, which of these share a cell, and which records differ."""
+    finished = {run for table in here for run in table.runs}
+    kept = [run for table in rest for run in table.runs if run not in finished]
+    if kept:
+        collected.kept[stem] = list(dict.fromkeys(kept))
+    cells: dict[object, str] = {}
+    twice: list[str] = []
+    for table in [*here, *rest]:
+        for key in table.places:
+            if key[1] == MAIN_BRANCH and cells.setdefault(table.cell(key), key[0]) != key[0]:
+                twice.append(key[0])
+    if twice:
+        collected.twice[stem] = list(dict.fromkeys(twice))
+    tables = [*here, *rest]
+    pairs = [(one, other) for index, one in enumerate(tables) for other in tables[index + 1 :]]
+    different = [run for one, other in pairs for run in differing(one, other, _OF_THE_MACHINE)]
+    if different:
+        collected.other_numbers[stem] = list(dict.fromkeys(different))
+
+
+def _run_ids(path: Path) -> list[str]:
+    """The run ids of a table that need not be whole."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return [line.partition(",")[0] for line in lines][1:]
 
 
 def _identity(
@@ -169,7 +282,7 @@ class _Table(contextlib.AbstractContextManager["_Table"]):
 
     def add(self, named: list[str], rows: Iterable[dict[str, Any]]) -> None:
         """Add rows that share the leading columns `named`; the axes among the fixed come from the row."""
-        prefix = _csv_line(named)
+        prefix = csv_line(named)
         axes = self.fixed[len(named) :]
         lines = []
         for row in rows:
@@ -188,7 +301,7 @@ class _Table(contextlib.AbstractContextManager["_Table"]):
 
     def write(self, stream: IO[bytes]) -> None:
         """Write the header and all rows."""
-        stream.write((_csv_line([*self.fixed, *self.metrics]) + "\n").encode())
+        stream.write((csv_line([*self.fixed, *self.metrics]) + "\n").encode())
         self.spool.seek(0)
         for known, count in self.widths:
             padding = "," * (len(self.metrics) - known)
@@ -201,9 +314,3 @@ def _number(value: Any) -> str:
     if value is None:
         return "nan"
     return format(value, ".6g") if isinstance(value, float) else str(value)
-
-
-def _csv_line(cells: list[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([cell.replace("\n", " ") for cell in cells])
-    return line.getvalue()

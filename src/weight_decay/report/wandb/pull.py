@@ -34,13 +34,14 @@ PAGE = 10_000
 _NAME = re.compile(r"\w[\w+.-]*")
 
 
-def pull(project: str, results: Path, experiments: list[str] | None = None) -> Collected:
+def pull(project: str, results: Path, experiments: list[str] | None = None, *, drop: bool = False) -> Collected:
     """Write the tables of a W&B project ("entity/project") to `results`/tables, as `collect` does of run folders.
 
     All its experiments, or those named. Which cells an experiment has is taken from its runs on W&B, or from
     `results`/experiments where they do not tell. Of a branch W&B has only the end, so that the curves table has one
     row of it. What a run did not tell W&B is empty in the tables (`not recorded` for the commit). A run that holds what
-    no run of ours would is named as damaged and left out; an experiment without a finished run leaves the tables as
+    no run of ours would is named as damaged and left out; runs that are in the tables stay there unless `drop`; an
+    experiment without a finished run leaves the tables as
     they are. Raises UserError if nobody is logged in, W&B is switched off or does not give the project, or an
     experiment is not in it.
     """
@@ -71,7 +72,9 @@ def pull(project: str, results: Path, experiments: list[str] | None = None) -> C
                         # An empty folder is what `collect` calls damaged.
                         cell.folder.mkdir(parents=True)
                         told[cell.folder.name] = str(error)
-        collected = collect(copy, [experiment.name for experiment in wanted], results / "tables", empty=False)
+        collected = collect(
+            copy, [experiment.name for experiment in wanted], results / "tables", empty=False, drop=drop
+        )
     damaged_cells = [
         dataclasses.replace(
             item, folder=Path(project, item.folder.name), reason=told.get(item.folder.name, item.reason)
