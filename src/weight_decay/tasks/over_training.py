@@ -116,7 +116,7 @@ class Classification:
             metrics["jacobian/mean_norm"] = norm.mean_norm
         else:
             # The same vectors at every step: what changes along a run is then the network.
-            draws = generator(self._seed, "jacobian", next(model.parameters()).device)
+            draws = generator(self._seed, "jacobian")
             estimate, error = jacobian_mean_square_estimate(model, images, draws, self._jacobian_draws)
             metrics["jacobian/mean_square"], metrics["jacobian/standard_error"] = estimate, error
         weight_norm = global_norm(trainable_parameters(model))
@@ -127,7 +127,7 @@ class Classification:
     def curvature(self, model: nn.Module) -> dict[str, Tensor]:
         """The curvature probes that the config asks for, in the precision of the weights, without autocast."""
         assert self._curvature is not None
-        draws = generator(self._seed, "curvature", next(model.parameters()).device)
+        draws = generator(self._seed, "curvature")
         return measure_curvature(model, list(self._labelled(self._curvature_images)), self._curvature, draws)
 
     @torch.no_grad()
