@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 NAME = "pretend"
 MISSING = (
@@ -113,21 +113,45 @@ class OnDevice(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = _tensors(args)
+        if kwargs:
+            tensors += _tensors(tuple(kwargs.values()))
         _refuse_mixture(func, tensors, args)
         target = kwargs.get("device")
         if target is not None:
             kwargs["device"] = "cpu"
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
-        raw_args, raw_kwargs = (tree_map_only(OnDevice, lambda t: t.raw, part) for part in (args, kwargs))
-        out = _compute(func, raw_args, raw_kwargs)
+        out = _compute(func, _raw(args), {key: _raw(value) for key, value in kwargs.items()})
         if func is aten.copy_.default and not isinstance(args[0], OnDevice):
             return args[0]
         if target is not None and torch.device(target).type == "cpu":
             return out
-        known = {id(t.raw): t for t in tensors if isinstance(t, OnDevice)}
-        return tree_map_only(Tensor, lambda t: known[id(t)] if id(t) in known else OnDevice(t), out)
+        # What was written to is the same tensor afterwards.
+        known = {id(t.raw): t for t in tensors if isinstance(t, OnDevice)} if func._schema.is_mutable else {}
+        return _wrapped(out, known)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, list | tuple):
+            tensors += _tensors(value)
+    return tensors
+
+
+def _raw(value: Any) -> Any:
+    if isinstance(value, OnDevice):
+        return value.raw
+    return type(value)(map(_raw, value)) if type(value) in (list, tuple) else value
+
+
+def _wrapped(value: Any, known: dict[int, OnDevice]) -> Any:
+    if isinstance(value, Tensor):
+        return known[id(value)] if id(value) in known else OnDevice(value)
+    return type(value)(_wrapped(part, known) for part in value) if type(value) in (list, tuple) else value
 
 
 def _refuse_mixture(func: Any, tensors: list[Tensor], args: Any) -> None:

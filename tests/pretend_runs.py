@@ -33,10 +33,10 @@ from weight_decay.training.run import run
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Everything a run can measure, average and branch off, in six steps.
 VISION = (
-    f"{TINY_VISION} {QUIET} averaging.tail_start='2 steps' probes.reestimated=true "
-    "averaging.ensemble='{start: 1 steps, every: 2 steps, stop: 6 steps}' probes.curvature='{every: 3 steps, "
-    "per_class: 1, trace_draws: 2, top_steps: 2, similarity_draws: 2, spectrum_steps: 2, spectrum_draws: 1, "
-    "averages: false}' branches='[{name: finetuned, start: 3 steps, every: 3 steps, duration: 2 steps, lr: 0.01, "
+    f"{TINY_VISION} {QUIET} probes.within_branches=false averaging.tail_start='2 steps' probes.reestimated=true "
+    "averaging.ensemble='{start: 1 steps, every: 2 steps, stop: 6 steps}' probes.curvature='{every: 6 steps, "
+    "per_class: 1, trace_draws: 2, top_steps: 1, similarity_draws: 2, spectrum_steps: 1, spectrum_draws: 1, "
+    "averages: false}' branches='[{name: finetuned, start: 3 steps, every: null, duration: 2 steps, lr: 0.01, "
     "strength: 0.0, keep_optimizer_state: false}]'"
 )
 TEXT = (
@@ -48,13 +48,13 @@ TEXT = (
 MAIN = {
     "vision": VISION,
     "text": TEXT,
-    "vision with an estimated Jacobian norm": f"{VISION} probes.jacobian_draws=2 branches=[]",
+    "vision with an estimated Jacobian norm": f"{TINY_VISION} {QUIET} probes.jacobian_draws=2",
     "vision in micro-batches": f"{TINY_VISION} {QUIET} micro_batch_size=8",
     "text with clipping in micro-batches": f"{TINY_TEXT} {QUIET} model.attention=math optimizer.clip_norm=0.5 "
     "micro_batch_size=2",
     "text with replacement": f"{TINY_TEXT} {QUIET} model.attention=math data.sampling=with_replacement",
 }
-RESUMED = {"vision": VISION, "text": TEXT, "rounded text": f"{TEXT} precision=bfloat16 precision.rounding=stochastic "}
+RESUMED = {"vision": f"{VISION} probes.curvature=null probes.jacobian_every=null", "text": TEXT, "rounded text": f"{TEXT} precision=bfloat16 precision.rounding=stochastic "}
 
 
 def numerics() -> Iterator[tuple[str, str]]:
@@ -213,7 +213,7 @@ def compare(name: str, config: RunConfig, results: Path, data: Path) -> str | No
     try:
         on_cpu = finish(placed(config, "cpu", results / "cpu", data))
         on_device = placed(config, "auto", results / "pretend", data)
-        if name == "resumed":
+        if results.name == "resumed":
             often = dataclasses.replace(on_device.checkpoint, every_seconds=0.0)
             on_device = dataclasses.replace(on_device, checkpoint=often)
             interrupted(on_device, 5)
