@@ -98,3 +98,7 @@ def test_when_wandb_fails_the_run_goes_on_and_says_so(
     assert capsys.readouterr().err.count("W&B: the tracking service is gone; the run goes on without it") == 1
     assert read_metrics(folder_of(config)) == read_metrics(folder_of(plain))
     assert read_summary(folder_of(config))["weights_sha256"] == read_summary(folder_of(plain))["weights_sha256"]
+
+
+def test_metrics_of_several_devices_go_to_the_host_together() -> None:
+    assert to_host({"a": torch.tensor(2, dtype=torch.int64), "b": 1, "c": torch.tensor([0.5])}) == {"a": 2, "b": 1, "c": 0.5}

@@ -17,6 +17,6 @@ def stream_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator on `device` for one purpose."""
-    return torch.Generator(device).manual_seed(stream_seed(seed, purpose))
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """A torch generator for one purpose. It draws on the CPU and its draws are moved: so every device sees the same."""
+    return torch.Generator().manual_seed(stream_seed(seed, purpose))

@@ -297,7 +297,7 @@ class TrackingConfig:
 class ExecutionConfig:
     """Where and how a run is computed; its results may differ from another machine's only in rounding."""
 
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"]
     threads: int
     compile: bool
     results: str

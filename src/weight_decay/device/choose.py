@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,18 +14,40 @@ import torch
 from weight_decay.config.groups import PrecisionConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.device.distributed import launched_together, local_rank
+from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 
 
+def accelerator() -> str | None:
+    """The kind of accelerator that torch sees here ("cuda", "xpu", "mps", ...), None if there is none."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return None if found is None else found.type
+
+
 def choose_device(config: RunConfig) -> torch.device:
-    """The device of a run; UserError if a GPU is asked for and there is none."""
-    wanted = config.execution.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("execution.device: cuda was asked for, but torch sees no GPU here; use cpu or auto.")
-    cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
-    if cuda and launched_together():
-        return torch.device("cuda", local_rank())
-    return torch.device("cuda" if cuda else "cpu")
+    """The device of a run: `auto` is the accelerator of this machine if it computes in double precision.
+
+    Raises UserError if a device is asked for that is not there, or that cannot compute in the precision asked for.
+    """
+    wanted, here = config.execution.device, accelerator()
+    if wanted not in ("auto", "cpu", here):
+        there = "no accelerator" if here is None else f"only {here}"
+        raise UserError(
+            f"execution.device: {wanted} was asked for, but torch sees {there} here; use {here or 'cpu'} or auto."
+        )
+    kind = wanted if wanted != "auto" else here
+    if kind is None or (wanted == "auto" and not traits(torch.device(kind)).float64):
+        kind = "cpu"
+    device = torch.device(kind)
+    half = _autocast_type(config.precision) or weight_dtype(config.precision)
+    if half.itemsize == 2 and half not in traits(device).half:
+        raise UserError(
+            f"precision: {kind} does not compute in {config.precision.kind}; choose precision=float32, or another "
+            "execution.device."
+        )
+    if launched_together() and kind != "cpu":
+        return torch.device(kind, local_rank())
+    return device
 
 
 def apply_precision(precision: PrecisionConfig) -> None:
@@ -34,9 +57,13 @@ def apply_precision(precision: PrecisionConfig) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
 
 
+def _autocast_type(precision: PrecisionConfig) -> torch.dtype | None:
+    return {"bfloat16_autocast": torch.bfloat16, "float16_autocast": torch.float16}.get(precision.kind)
+
+
 def autocast(precision: PrecisionConfig, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     """A factory of the context in which losses are computed."""
-    dtype = {"bfloat16_autocast": torch.bfloat16, "float16_autocast": torch.float16}.get(precision.kind)
+    dtype = _autocast_type(precision)
     if dtype is None:
         return contextlib.nullcontext
     return functools.partial(torch.autocast, device.type, dtype=dtype)
@@ -45,3 +72,16 @@ def autocast(precision: PrecisionConfig, device: torch.device) -> Callable[[], A
 def weight_dtype(precision: PrecisionConfig) -> torch.dtype:
     """The dtype of the weights themselves."""
     return torch.bfloat16 if precision.kind == "bfloat16" else torch.float32
+
+
+def multiplied_in(precision: PrecisionConfig) -> torch.dtype:
+    """The dtype that matrices are multiplied in, and attention computed in."""
+    return _autocast_type(precision) or weight_dtype(precision)
+
+
+def device_description(device: torch.device) -> str:
+    """The device in words: the GPU's name, or the processor's architecture and the number of threads."""
+    if device.type == "cpu":
+        return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return device.type if name is None else str(name(device))

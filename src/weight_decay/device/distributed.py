@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from weight_decay.device.traits import traits
+
 _LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "gloo", "nccl", "socket", "peer")
 
 
@@ -74,9 +76,11 @@ def join(timeout_seconds: float = 1800.0) -> Iterator[Ranks]:
     if not launched_together():
         yield Ranks()
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None and (sender := traits(accelerator).ranks) is not None:
+        torch.accelerator.set_device_index(local_rank())
+        backend = f"cpu:gloo,{accelerator.type}:{sender}"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     try:
         yield current()

@@ -13,15 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Logits held at a time (rows × vocabulary). On a CPU a chunk should stay near the caches; on an accelerator
-# it should be large enough for full-speed matrix products.
-CHUNK_LOGITS = {"cpu": 2**23, "other": 2**27}
-
+from weight_decay.device.traits import traits
 
 def chunk_rows(rows: int, vocabulary: int, device: torch.device) -> int:
     """Return how many rows to take at a time: all of them if their logits are few."""
-    logits = CHUNK_LOGITS["cpu" if device.type == "cpu" else "other"]
-    return min(rows, max(1, logits // vocabulary))
+    return min(rows, max(1, traits(device).chunk_logits // vocabulary))
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 
 
@@ -201,7 +202,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
-    totals = [torch.zeros_like(s, dtype=torch.float64) for s in statistics]
+    totals = [torch.zeros_like(s, dtype=widest_float(s.device)) for s in statistics]
     before = [s.clone() for s in statistics]
     seen = 0
     try:
@@ -213,7 +214,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
             if len(batch) == 1 and seen:
                 continue  # one image alone has no variance where it has shrunk to one pixel
             model(batch)
-            torch._foreach_add_(totals, [s.double() for s in statistics], alpha=len(batch))
+            torch._foreach_add_(totals, [s.to(total.dtype) for s, total in zip(statistics, totals, strict=True)], alpha=len(batch))
             seen += len(batch)
     finally:
         for module, training in modes:

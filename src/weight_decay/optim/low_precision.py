@@ -62,7 +62,7 @@ class RoundedOptimizer:
         self._scratch: list[Tensor] = list(self._wide.parameters)
         self._narrow: list[Tensor] = list(self.parameters)
         self._lost = [torch.zeros_like(p, requires_grad=False) for p in self._narrow] if rounding == "kahan" else []
-        self._generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed)
 
     @property
     def clip_norm(self) -> float | None:
@@ -133,8 +133,9 @@ def stochastic_bfloat16(values: Tensor, generator: torch.Generator) -> Tensor:
     """Round float32 to one of the two neighbouring bfloat16 numbers so that the mean is exact.
 
     Adding a uniform 16-bit integer to the bits and cutting the low 16 carries into the kept bits with
-    probability (distance to the lower neighbour) / (gap). Infinities and NaNs stay what they are.
+    probability (distance to the lower neighbour) / (gap). Infinities and NaNs stay what they are. Drawn on the CPU
+    and moved, so that a run rounds alike on every device; large models pay for it with the copy of an integer a weight.
     """
-    noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, device=values.device, generator=generator)
+    noise = torch.randint(0, 1 << 16, values.shape, dtype=torch.int32, generator=generator).to(values.device)
     rounded = (values.view(torch.int32) + noise).bitwise_and_(-(1 << 16)).view(torch.float32)
     return torch.where(values.isfinite(), rounded, values).bfloat16()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
 
@@ -88,7 +89,7 @@ class DecayedOptimizer:
 
         # On an accelerator the learning rate lives in device memory, so a captured graph can be replayed.
         self._lr_tensor: Tensor | None = None
-        if per_parameter_lr or (self.fused and self._device.type == "cuda"):
+        if per_parameter_lr or (self.fused and traits(self._device).learning_rate_on_device):
             self._use_lr_tensor(lr)
 
     def set_lr(self, lr: float | Tensor) -> None:
@@ -143,7 +144,7 @@ class DecayedOptimizer:
     @torch.no_grad()
     def parameter_norms(self) -> Tensor:
         """Return the 2-norm of every parameter, shape (len(names),), float32, on the device."""
-        return torch.stack(torch._foreach_norm(list[Tensor](self.parameters), 2, dtype=_sum_type(self._device))).float()
+        return torch.stack(torch._foreach_norm(list[Tensor](self.parameters), 2, dtype=traits(self._device).sums)).float()
 
     def second_moments(self) -> list[Tensor] | None:
         """Return Adam's running mean of squared gradients (no bias correction), one tensor per parameter.
@@ -234,13 +235,8 @@ class DecayedOptimizer:
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the 2-norm of all tensors seen as one vector: 0-d, float32, on their device."""
-    norms = torch._foreach_norm(list(tensors), 2, dtype=_sum_type(tensors[0].device))
+    norms = torch._foreach_norm(list(tensors), 2, dtype=traits(tensors[0].device).sums)
     return torch.linalg.vector_norm(torch.stack(norms)).float()
-
-
-def _sum_type(device: torch.device) -> torch.dtype:
-    # torch's float32 norm on the CPU adds up naively: 4e-5 off for a few million entries.
-    return torch.float64 if device.type == "cpu" else torch.float32
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weight_decay.device.traits import widest_float
+
 
 def total_variation(left: Tensor, right: Tensor) -> Tensor:
     """1/(2N) Σ_i Σ_j |p_ij - q_ij| of two sets of probabilities (N, classes): 0 if equal, 1 if disjoint."""
-    return (left.double() - right.double()).abs().sum(1).mean() / 2
+    return (_wide(left) - _wide(right)).abs().sum(1).mean() / 2
 
 
 def scores(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """`error` (a fraction) and `loss` (mean cross-entropy in nats) of probabilities (N, classes); labels (N,)."""
-    chosen = probabilities.double().gather(1, labels[:, None]).squeeze(1)
+    chosen = _wide(probabilities).gather(1, labels[:, None]).squeeze(1)
     smallest = torch.finfo(torch.float32).tiny  # a probability that rounded to 0 must not cost infinitely much
     return {
-        "error": (probabilities.argmax(1) != labels).double().mean(),
+        "error": _wide(probabilities.argmax(1) != labels).mean(),
         "loss": -chosen.clamp_min(smallest).log().mean(),
     }
 
@@ -35,7 +37,7 @@ class SnapshotEnsemble:
 
     def add(self, probabilities: Tensor) -> None:
         """Take in the probabilities (N, classes) of one more snapshot."""
-        wide = probabilities.double()
+        wide = _wide(probabilities)
         self._sum = wide if self._sum is None else self._sum + wide
         self.members += 1
 
@@ -45,6 +47,10 @@ class SnapshotEnsemble:
         assert self._sum is not None, "the ensemble has no members yet"
         return self._sum / self.members
 
+    def to(self, device: torch.device) -> None:
+        """Move the sum to `device`."""
+        self._sum = None if self._sum is None else self._sum.to(device)
+
     def state_dict(self) -> dict[str, Any]:
         """The sum and the number of members, for a checkpoint."""
         return {"members": self.members, "sum": self._sum}
@@ -52,3 +58,7 @@ class SnapshotEnsemble:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.members, self._sum = saved["members"], saved["sum"]
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(widest_float(values.device))

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from weight_decay.device.traits import traits
+
 
 def trainable_parameters(model: nn.Module) -> list[Tensor]:
     """The parameters that count in each norm: those with `requires_grad`, shared ones once, without graph."""
@@ -22,8 +24,7 @@ def trainable_parameters(model: nn.Module) -> list[Tensor]:
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     """‖·‖_2 of all the tensors as one vector: `weights/norm`, `weights/decayed_norm`, `grad/norm`."""
     # Half-precision squares overflow or vanish, and on a CPU torch's float32 sum is off by 1e-3 at 40M entries.
-    narrow = tensors[0].dtype.itemsize < 4
-    dtype = torch.float64 if tensors[0].device.type == "cpu" else torch.float32 if narrow else None
+    dtype = torch.promote_types(tensors[0].dtype, traits(tensors[0].device).sums)
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, dtype)))
 
 

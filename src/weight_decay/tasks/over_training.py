@@ -16,8 +16,10 @@ from weight_decay.config.measurements import CurvatureConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.data.images.image_set import ImageSet
 from weight_decay.data.images.load import load_images
+from weight_decay.data.images.resident import hold
 from weight_decay.data.images.stream import FixedImages, ImageStream
 from weight_decay.device.choose import autocast, weight_dtype
+from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.optim.averaging import reestimate_batch_norm
 from weight_decay.probes.curvature_report import measure_curvature
@@ -88,14 +90,17 @@ class Classification:
         return metrics
 
     def _evaluate_set(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        loss_sum, wrong, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64), 0
+        device = next(model.parameters()).device
+        wide, count = widest_float(device), 0
+        loss_sum = torch.zeros((), dtype=wide, device=device)
+        wrong = torch.zeros((), dtype=torch.int64, device=device)
         for images, labels in batches:
             with self._autocast():
                 logits = model(self.floats(images)).float()
-            loss_sum = loss_sum.to(logits.device) + F.cross_entropy(logits, labels, reduction="sum").double()
-            wrong = wrong.to(logits.device) + (logits.argmax(1) != labels).sum()
+            loss_sum += F.cross_entropy(logits, labels, reduction="sum").to(wide)
+            wrong += (logits.argmax(1) != labels).sum()
             count += len(labels)
-        return {"loss": loss_sum / count, "error": wrong.double() / count}
+        return {"loss": loss_sum / count, "error": wrong.to(wide) / count}
 
     def reestimate(self, model: nn.Module) -> None:
         """One pass over training data for the batch-norm statistics of an averaged model (PAPER §1)."""
@@ -116,7 +121,7 @@ class Classification:
             metrics["jacobian/mean_norm"] = norm.mean_norm
         else:
             # The same vectors at every step: what changes along a run is then the network.
-            draws = generator(self._seed, "jacobian", next(model.parameters()).device)
+            draws = generator(self._seed, "jacobian")
             estimate, error = jacobian_mean_square_estimate(model, images, draws, self._jacobian_draws)
             metrics["jacobian/mean_square"], metrics["jacobian/standard_error"] = estimate, error
         weight_norm = global_norm(trainable_parameters(model))
@@ -127,7 +132,7 @@ class Classification:
     def curvature(self, model: nn.Module) -> dict[str, Tensor]:
         """The curvature probes that the config asks for, in the precision of the weights, without autocast."""
         assert self._curvature is not None
-        draws = generator(self._seed, "curvature", next(model.parameters()).device)
+        draws = generator(self._seed, "curvature")
         return measure_curvature(model, list(self._labelled(self._curvature_images)), self._curvature, draws)
 
     @torch.no_grad()
@@ -190,6 +195,7 @@ def image_regime(config: RunConfig, device: torch.device) -> Regime:
     mean = std = None
     if data.normalise:
         mean, std = (torch.tensor(values, dtype=torch.float32) for values in train.channel_statistics())
+    hold([train, test], device)
     batch = probes.evaluation_batch
     limit = probes.evaluation_train_samples
     averages = config.averaging.reestimate_samples

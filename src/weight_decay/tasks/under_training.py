@@ -15,8 +15,9 @@ from weight_decay.config.text import GPTModel, TokenData
 from weight_decay.data.text.files import load_tokens
 from weight_decay.data.text.stream import FixedWindows, TokenStream, seen_windows
 from weight_decay.data.text.windows import hold_out_windows
-from weight_decay.device.choose import autocast, weight_dtype
+from weight_decay.device.choose import autocast, multiplied_in
 from weight_decay.device.distributed import Ranks, current
+from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.models.attention import check_attention_backend, resolve_attention
 from weight_decay.models.gpt import GPT
@@ -65,12 +66,12 @@ class LanguageModelling:
 
     def _mean_loss(self, model: nn.Module, batches: Iterable[Batch]) -> Tensor:
         device = next(model.parameters()).device
-        total, windows = torch.zeros((), dtype=torch.float64, device=device), 0
+        total, windows = torch.zeros((), dtype=widest_float(device), device=device), 0
         for index, (tokens, targets) in enumerate(batches):
             windows += len(tokens)
             if index % self._ranks.count == self._ranks.rank:
                 with self._autocast():
-                    total += self.forward(model)(tokens, targets).double() * len(tokens)
+                    total += self.forward(model)(tokens, targets).to(total.dtype) * len(tokens)
         return self._ranks.sum_(total) / windows
 
     def reestimate(self, model: nn.Module) -> None:
@@ -160,8 +161,7 @@ def attention_in_use(config: RunConfig, device: torch.device) -> dict[str, Any]:
     if not isinstance(config.model, GPTModel) or not isinstance(config.data, TokenData):
         return {}
     asked, head_width = config.model.attention, config.model.width // config.model.heads
-    types = {"bfloat16_autocast": torch.bfloat16, "float16_autocast": torch.float16}
-    dtype = types.get(config.precision.kind, weight_dtype(config.precision))
+    dtype = multiplied_in(config.precision)
     check_attention_backend(asked, device, dtype, head_width)
     resolved = resolve_attention(asked, device, dtype, head_width, config.data.context)
     return {"attention": {"asked": asked, "resolved": resolved}}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from weight_decay.device.choose import device_description
 from weight_decay.runs.fingerprint import PACKAGE, code_fingerprint
 
 
@@ -34,13 +35,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "torchvision", "numpy")},
     }
-
-
-def device_description(device: torch.device) -> str:
-    """The device in words: the GPU's name, or the processor's architecture and the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

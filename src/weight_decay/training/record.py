@@ -17,18 +17,25 @@ from tqdm import tqdm
 
 from weight_decay.config.groups import TrackingConfig
 from weight_decay.device.distributed import current
+from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_json
 from weight_decay.runs.folder import read_summary
 
 
 def to_host(metrics: Mapping[str, Any]) -> dict[str, float | int]:
-    """Metrics as Python numbers, with a single wait for the device however many tensors there are."""
-    tensors = {name: value for name, value in metrics.items() if isinstance(value, torch.Tensor)}
+    """Metrics as Python numbers, with a single wait for the device however many tensors there are.
+
+    Tensors may lie on several devices: what was already read back is stacked apart from what is still on the device.
+    """
+    together: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for name, value in metrics.items():
+        if isinstance(value, torch.Tensor):
+            together.setdefault(value.device, {})[name] = value.detach().reshape(())
     host: dict[str, float | int] = {k: v for k, v in metrics.items() if not isinstance(v, torch.Tensor)}
-    if tensors:
-        stacked = torch.stack([value.detach().double().reshape(()) for value in tensors.values()])
-        host.update(zip(tensors, stacked.tolist(), strict=True))
+    for device, tensors in together.items():
+        stacked = torch.stack([value.to(widest_float(device)) for value in tensors.values()])
+        host.update(zip(tensors, stacked.cpu().tolist(), strict=True))
     return {name: host[name] for name in metrics}
 
 

@@ -142,7 +142,7 @@ class Segment:
         steps = training.step - self._logged
         if steps == 0:
             return
-        losses, norms = training.history.double().cpu().unbind(1)
+        losses, norms = training.history.cpu().double().unbind(1)
         order = torch.arange(self._logged, training.step) % len(losses)
         losses, norms = losses[order], norms[order]
         elapsed = time.monotonic() - self._mark - self._aside
@@ -173,7 +173,7 @@ class Segment:
     def _sizes(self) -> dict[str, Any]:
         """Learning rate (of several: their mean), weight norms and effective learning rates (PAPER §1)."""
         optimizer, given = self.training.optimizer, self.training.lr
-        each = given.reshape(-1).tolist() if isinstance(given, torch.Tensor) else [given]
+        each = given.reshape(-1).cpu().tolist() if isinstance(given, torch.Tensor) else [given]
         lr = sum(each) / len(each)
         norms = optimizer.parameter_norms()
         norm = torch.linalg.vector_norm(norms)

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from weight_decay.data.images.image_set import ImageSet, chunks, seeded_order
+from weight_decay.data.images.image_set import ImageSet, seeded_order
+from weight_decay.data.images.resident import fits_on_device, resident_copy
+from weight_decay.device.memory import pinned, to_device
 from weight_decay.errors import UserError
 
 __all__ = ["FixedImages", "ImageSet", "ImageStream", "fits_on_device"]
 
-_CUDA_FREE_FRACTION = 0.4
-_HOST_TOTAL_FRACTION = 0.125
 _PREFETCH_DEPTH = 2
-
-
-def fits_on_device(image_set: ImageSet, device: torch.device) -> bool:
-    """Whether the images take at most 40 % of a GPU's free memory, or an eighth of the host's memory."""
-    if device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[0] * _CUDA_FREE_FRACTION
-    else:
-        budget = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _HOST_TOTAL_FRACTION
-    return image_set.images.nbytes <= budget
-
-
-def _to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
-    # Pinned memory lets the copy run beside the computation; from pageable memory the host would wait.
-    if device.type == "cuda":
-        return host.pin_memory().to(device, non_blocking=True)
-    return host.to(device)
-
-
-def _upload(image_set: ImageSet, device: torch.device) -> torch.Tensor:
-    images = torch.empty(image_set.images.shape, dtype=torch.uint8, device=device)
-    for start, stop in chunks(image_set.images):
-        images[start:stop].copy_(torch.from_numpy(np.array(image_set.images[start:stop])))
-    return images
 
 
 class ImageStream:
@@ -79,14 +55,14 @@ class ImageStream:
         if not 0 <= rank < ranks:
             raise ValueError(f"rank {rank} of {ranks}")
         self.image_set, self.batch_size, self.seed, self.device = image_set, batch_size, seed, device
-        self.resident = fits_on_device(image_set, device) if resident is None else resident
         self._share = batch_size // ranks
         self._offset = rank * self._share
         self._orders: dict[int, torch.Tensor] = {}
         self._labels = torch.from_numpy(image_set.labels)
-        if self.resident:
-            self._images = _upload(image_set, device)
-            self._labels = self._labels.to(device)
+        copy = None if resident is False else resident_copy(image_set, device)
+        self.resident = copy is not None
+        if copy is not None:
+            self._images, self._labels = copy.images, copy.labels
         else:
             self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
             self._ahead: dict[int, Future[tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -119,8 +95,8 @@ class ImageStream:
             if key not in self._ahead:
                 self._ahead[key] = self._worker.submit(self._gather, key)
         images, labels = self._ahead.pop(step).result()
-        images = images.to(self.device, non_blocking=True)
-        return images.permute(0, 3, 1, 2), labels.to(self.device, non_blocking=True)
+        images = images.to(self.device, non_blocking=images.is_pinned())
+        return images.permute(0, 3, 1, 2), labels.to(self.device, non_blocking=labels.is_pinned())
 
     def _rows(self, step: int) -> torch.Tensor:
         """Rows of the set for this rank's share of a step, int64, on the device if the images are there."""
@@ -141,15 +117,13 @@ class ImageStream:
             # The newest two suffice: a batch that straddles epochs needs both again at the next step.
             while len(self._orders) >= 2:
                 del self._orders[next(iter(self._orders))]
-            self._orders[epoch] = _to_device(order, self.device) if self.resident else order
+            self._orders[epoch] = to_device(order, self.device) if self.resident else order
         return self._orders[epoch]
 
     def _gather(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = self._rows(step)
         images, labels = torch.from_numpy(self.image_set.images[rows.numpy()]), self._labels[rows]
-        if self.device.type == "cuda":
-            return images.pin_memory(), labels.pin_memory()
-        return images, labels
+        return pinned(images, self.device), pinned(labels, self.device)
 
 
 class FixedImages:
@@ -168,8 +142,11 @@ class FixedImages:
         self.image_set = image_set if limit is None else image_set.first(limit)
         self.batch_size, self.device = batch_size, device
         self.samples = len(self.image_set)
-        self._labels = torch.from_numpy(self.image_set.labels).to(device)
-        self._images = _upload(self.image_set, device) if fits_on_device(self.image_set, device) else None
+        # The whole set is likely there already, for training; a part of it alone where the whole does not fit.
+        copy = resident_copy(image_set, device) or resident_copy(self.image_set, device)
+        self._images = None if copy is None else copy.images[: self.samples]
+        labels = torch.from_numpy(self.image_set.labels).to(device) if copy is None else copy.labels
+        self._labels = labels[: self.samples]
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
@@ -178,7 +155,7 @@ class FixedImages:
         for start in range(0, self.samples, self.batch_size):
             part = slice(start, min(start + self.batch_size, self.samples))
             if self._images is None:
-                images = _to_device(torch.from_numpy(np.array(self.image_set.images[part])), self.device)
+                images = to_device(torch.from_numpy(np.array(self.image_set.images[part])), self.device)
             else:
                 images = self._images[part]
             yield images.permute(0, 3, 1, 2), self._labels[part]

@@ -22,6 +22,7 @@ from weight_decay.data.text.windows import (
     WindowIndex,
     hold_out_windows,
 )
+from weight_decay.device.memory import pinned, to_device
 from weight_decay.errors import UserError
 
 __all__ = ["FixedWindows", "TokenSet", "TokenStream", "hold_out_windows", "load_tokens", "seen_windows"]
@@ -48,20 +49,20 @@ def _widen(windows: Tensor) -> tuple[Tensor, Tensor]:
 class _Prefetcher:
     """Builds the next steps in a thread. Only a cache keyed by step: what it returns never depends on it."""
 
-    def __init__(self, build: Callable[[int], Tensor]) -> None:
-        self._build = build
+    def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="token-windows")
         self._pending: dict[int, Future[Tensor]] = {}
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, step: int, build: Callable[[int], Tensor]) -> Tensor:
+        # `build` is not kept: it is the stream's own method, and a circle would keep the stream's data alive.
         future = self._pending.pop(step, None)
         upcoming = range(step + 1, step + 1 + _PREFETCHED_STEPS)
         for guessed in [guess for guess in self._pending if guess not in upcoming]:
             self._pending.pop(guessed).cancel()
         for ahead in upcoming:
             if ahead not in self._pending:
-                self._pending[ahead] = self._pool.submit(self._build, ahead)
-        return self._build(step) if future is None else future.result()
+                self._pending[ahead] = self._pool.submit(build, ahead)
+        return build(step) if future is None else future.result()
 
 
 class TokenStream:
@@ -111,12 +112,11 @@ class TokenStream:
         self.windows = self._index.disjoint
         self._order = SeededPermutation(max(self.windows, 1), seed, TRAINING_STREAM)
         self._chunk: tuple[int, np.ndarray] | None = None
-        self._pinned = self._device.type == "cuda"
         self._resident = None
         if token_set.tokens.nbytes <= resident_bytes:
             self._resident = _narrow(token_set.tokens).to(self._device)
             self._offsets = torch.arange(context + 1, device=self._device)
-        self._read = _Prefetcher(self._read_windows)
+        self._read = _Prefetcher()
 
     def check(self, steps: int) -> None:
         """Refuse more steps than the corpus has windows for.
@@ -176,16 +176,15 @@ class TokenStream:
             UserError: one_pass has no windows left for this step.
         """
         if self._resident is None:
-            return _widen(self._read(step).to(self._device, non_blocking=True))
-        starts = torch.from_numpy(self.starts(step))
-        if self._pinned:
-            starts = starts.pin_memory().to(self._device, non_blocking=True)
+            windows = self._read(step, self._read_windows)
+            return _widen(windows.to(self._device, non_blocking=windows.is_pinned()))
+        starts = to_device(torch.from_numpy(self.starts(step)), self._device)
         positions = (starts[:, None] + self._offsets).flatten()
         return _widen(self._resident.index_select(0, positions).view(-1, self.context + 1))
 
     def _read_windows(self, step: int) -> Tensor:
         windows = _narrow(self._tokens[self.starts(step)[:, None] + np.arange(self.context + 1)])
-        return windows.pin_memory() if self._pinned else windows
+        return pinned(windows, self._device)
 
 
 class FixedWindows:

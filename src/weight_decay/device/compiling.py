@@ -1,0 +1,48 @@
+"""Whether a forward pass is compiled, and the sentence where it cannot be."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+from weight_decay.device.traits import traits
+
+PAYS_AT = ("small", "paper")
+"""The scales whose runs are long enough to wait for a compiler."""
+
+
+def compiled(
+    forward: Callable[..., Any],
+    wanted: bool | Literal["auto"],
+    scale: str,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Callable[..., Any]:
+    """`forward` compiled if `wanted`; "auto" compiles on an accelerator that gains by it, at the scales `PAYS_AT`.
+
+    Where the compiler does not work it says so in one sentence and returns `forward` as it is.
+    """
+    if wanted is False or (wanted == "auto" and not (traits(device).compiled and scale in PAYS_AT)):
+        return forward
+    problem = compiler_problem(device.type)
+    if problem is not None:
+        say(f"execution.compile: not compiled, since the compiler does not work here ({problem}); the run is slower")
+        return forward
+    return torch.compile(forward)
+
+
+@functools.cache
+def compiler_problem(kind: str) -> str | None:
+    """Why nothing can be compiled for a kind of device, found by compiling one line for it; None if it works."""
+    try:
+        torch.compile(_one_line)(torch.ones(8, device=kind))
+    except Exception as error:  # a compiler fails in as many ways as there are toolchains
+        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
+    return None
+
+
+def _one_line(values: torch.Tensor) -> torch.Tensor:
+    return (2 * values).sin().sum()

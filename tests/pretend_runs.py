@@ -1,0 +1,240 @@
+"""Runs on the CPU and on the pretend device, to be compared: `python pretend_runs.py GROUP FOLDER DATA`.
+
+Registering a device is for the whole process, so the tests start this file in a process of its own. It prints one JSON
+object: for each run of the group what went wrong, null where both devices gave the same numbers bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pretend_device
+import torch
+from conftest import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary
+
+from weight_decay.cli import make_plan
+from weight_decay.config.identity import folder_name, to_dict
+from weight_decay.config.run import RunConfig, build
+from weight_decay.config.text import GPTModel
+from weight_decay.device import traits
+from weight_decay.runs.folder import Labels
+from weight_decay.training.loop import Training
+from weight_decay.training.matched import ReferenceMissingError
+from weight_decay.training.run import run
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# Everything a run can measure, average and branch off, in six steps.
+VISION = (
+    f"{TINY_VISION} {QUIET} probes.within_branches=false averaging.tail_start='2 steps' probes.reestimated=true "
+    "averaging.ensemble='{start: 1 steps, every: 2 steps, stop: 6 steps}' probes.curvature='{every: 6 steps, "
+    "per_class: 1, trace_draws: 2, top_steps: 1, similarity_draws: 2, spectrum_steps: 1, spectrum_draws: 1, "
+    "averages: false}' branches='[{name: finetuned, start: 3 steps, every: null, duration: 2 steps, lr: 0.01, "
+    "strength: 0.0, keep_optimizer_state: false}]'"
+)
+TEXT = (
+    f"{TINY_TEXT} {QUIET} model.attention=math averaging.ema=[0.9,0.5] averaging.tail_start='2 steps' "
+    "probes.stability_every='3 steps' probes.parameter_norms=true data.held_out=0.1 "
+    "branches='[{name: tiny_lr, start: 2 steps, every: 2 steps, duration: 2 steps, lr: 0.001, strength: 0.1, "
+    "keep_optimizer_state: true}]'"
+)
+MAIN = {
+    "vision": VISION,
+    "text": TEXT,
+    "vision with an estimated Jacobian norm": f"{TINY_VISION} {QUIET} probes.jacobian_draws=2",
+    "vision in micro-batches": f"{TINY_VISION} {QUIET} micro_batch_size=8",
+    "text with clipping in micro-batches": f"{TINY_TEXT} {QUIET} model.attention=math optimizer.clip_norm=0.5 "
+    "micro_batch_size=2",
+    "text with replacement": f"{TINY_TEXT} {QUIET} model.attention=math data.sampling=with_replacement",
+}
+RESUMED = {"vision": f"{VISION} probes.curvature=null probes.jacobian_every=null", "text": TEXT, "rounded text": f"{TEXT} precision=bfloat16 precision.rounding=stochastic "}
+
+
+def numerics() -> Iterator[tuple[str, str]]:
+    """Every precision that a CPU can emulate, and every optimizer with every kind of decay."""
+    vision, text = f"{TINY_VISION} {QUIET}", f"{TINY_TEXT} {QUIET} model.attention=math"
+    for precision in ("float32", "tf32", "bfloat16_autocast", "float16_autocast", "bfloat16"):
+        yield f"vision {precision}", f"{vision} precision={precision}"
+        yield f"text {precision}", f"{text} precision={precision}"
+    for rounding in ("nearest", "stochastic", "kahan"):
+        yield f"text bfloat16 {rounding}", f"{text} precision=bfloat16 precision.rounding={rounding}"
+    for optimizer in ("sgd", "sgd_momentum", "adamw"):
+        for decay in ("decoupled", "decoupled_except_norms", "l2_except_norms"):
+            for kernel in ("fused", "foreach"):
+                name = f"{optimizer} {decay} {kernel}"
+                words = f"optimizer={optimizer} optimizer.lr=0.01 decay={decay} decay.strength=0.1"
+                yield name, f"{vision} {words} optimizer.kernel={kernel} probes.jacobian_every=null"
+
+
+def experiments() -> Iterator[tuple[str, RunConfig]]:
+    """Of every experiment at micro one cell of each kind, cut to a few steps of a tiny net."""
+    for file in sorted((CONFIGS / "experiment").glob("*.yaml")):
+        if file.stem == "none":
+            continue
+        plan, _ = make_plan([f"experiment={file.stem}", *shlex.split(QUIET)])[:2]
+        kinds = set()
+        for cell in plan.cells:
+            config = cell.config
+            kind = (type(config.schedule), getattr(config.schedule, "norm", None), config.precision, config.model,
+                    config.optimizer.kind, config.optimizer.kernel, config.decay.kind)  # fmt: skip
+            if kind not in kinds and len(kinds) < 4:
+                kinds.add(kind)
+                yield f"{file.stem}:{cell.index}", cut(config)
+
+
+STEPS = 4
+
+
+def cut(config: RunConfig) -> RunConfig:
+    """The same run, its every length shortened in proportion, with a tiny net on little data."""
+    values = to_dict(config)
+    data, model = values["data"], values["model"]
+    images = "train_size" in data
+    if images:
+        data |= {"train_size": 16 * STEPS, "test_size": 32, "image_size": 32 if model["kind"] == "vgg" else 16}
+        values["batch_size"] = 16
+        model["width"] = 4
+    else:
+        data |= {"context": 8, "evaluation_windows": 16}
+        values["batch_size"] = 4
+        model |= {"width": 8, "heads": 2, "layers": 1, "attention": "math"}
+    if values["micro_batch_size"] is not None:
+        values["micro_batch_size"] = values["batch_size"] // 2
+    number, unit = str(values["duration"]).split(" ", 1)
+    factor = STEPS / float(re.sub(r"\D", "", number))
+    values = _shortened(values, unit.rstrip("s"), factor)
+    probes = values["probes"]
+    probes |= {"evaluation_batch": 16, "log_every": "2 steps"}
+    probes["evaluation_train_samples"] = probes["evaluation_train_samples"] and 16
+    if images:
+        values["averaging"]["reestimate_samples"] = 32
+        probes["jacobian_per_class"] = 1
+    else:
+        probes["stability_windows"] = 4
+    for name, most in (("per_class", 1), ("trace_draws", 2), ("top_steps", 2), ("similarity_draws", 2),
+                       ("spectrum_steps", 2), ("spectrum_draws", 1)):  # fmt: skip
+        if probes.get("curvature"):
+            probes["curvature"][name] = min(probes["curvature"][name], most)
+    return build(values)
+
+
+def _shortened(values: Any, unit: str, factor: float) -> Any:
+    if isinstance(values, dict):
+        return {key: _shortened(value, unit, factor) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_shortened(value, unit, factor) for value in values]
+    if isinstance(values, str) and (length := re.fullmatch(rf"([\d.]+)M? {unit}s?", values)):
+        return f"{max(1, round(float(length[1]) * factor))} steps"
+    return values
+
+
+def single(words: str) -> RunConfig:
+    return make_plan(shlex.split(words))[0].cells[0].config
+
+
+def placed(config: RunConfig, device: str, results: Path, data: Path) -> RunConfig:
+    """The run on a device, in a results folder of its own."""
+    execution = dataclasses.replace(config.execution, device=device, results=str(results), threads=1)
+    tracking = dataclasses.replace(config.tracking, mode="disabled")
+    checkpoint = dataclasses.replace(config.checkpoint, final=False)
+    return dataclasses.replace(
+        config, execution=execution, tracking=tracking, checkpoint=checkpoint,
+        data=dataclasses.replace(config.data, root=str(data)),
+    )  # fmt: skip
+
+
+def finish(config: RunConfig) -> Path:
+    """Run it, after the run that it takes its learning rates from; the folder."""
+    labels = Labels("pretend", "micro", "pretend")
+    try:
+        outcome = run(config, labels)
+    except ReferenceMissingError:
+        from weight_decay.training.matched import reference_config
+
+        finish(reference_config(config, config.schedule))
+        outcome = run(config, labels)
+    folder = Path(config.execution.results) / "runs" / folder_name(config)
+    if outcome not in ("completed", "diverged", "skipped"):
+        lines = (folder / "error.txt").read_text().strip().splitlines()
+        raise AssertionError(f"{outcome}: {lines[-1][:300]} ... {[line for line in lines if 'weight_decay/' in line][-1]}")
+    return folder
+
+
+def difference(left: Path, right: Path) -> str | None:
+    """The first number that differs between two runs or their branches; None if all are equal."""
+    if read_summary(left)["weights_sha256"] != read_summary(right)["weights_sha256"]:
+        first = "the weights at the end differ"
+    else:
+        first = None
+    for file in sorted(left.rglob("metrics.jsonl")):
+        other = right / file.relative_to(left)
+        lines = list(zip(read_metrics(file.parent), read_metrics(other.parent), strict=True))
+        for a, b in lines:
+            for name in a:
+                if a[name] != b[name]:
+                    return f"{file.parent.name}: {name} at step {a['step']}: {a[name]} and {b[name]}"
+    return first
+
+
+def interrupted(config: RunConfig, at: int) -> None:
+    """Run it until it fails in step `at`, with a checkpoint after every step."""
+    advance = Training.advance
+
+    def failing(self: Training, observe: bool) -> None:
+        if self.step == at:
+            raise RuntimeError("as asked for")
+        advance(self, observe)
+
+    Training.advance = failing  # type: ignore[method-assign]
+    try:
+        assert run(config, Labels("pretend", "micro", "pretend")) == "failed"
+    finally:
+        Training.advance = advance  # type: ignore[method-assign]
+
+
+def group(name: str) -> Iterator[tuple[str, RunConfig]]:
+    if name.startswith("experiments"):
+        part, parts = (int(word) for word in name.removeprefix("experiments").split("/"))
+        yield from [case for i, case in enumerate(experiments()) if i % parts == part]
+    else:
+        cases = {"main": MAIN, "resumed": RESUMED, "numerics": dict(numerics())}[name]
+        yield from ((title, single(words)) for title, words in cases.items())
+
+
+def compare(name: str, config: RunConfig, results: Path, data: Path) -> str | None:
+    """What goes wrong when the run is made on both devices."""
+    try:
+        on_cpu = finish(placed(config, "cpu", results / "cpu", data))
+        on_device = placed(config, "auto", results / "pretend", data)
+        if results.name == "resumed":
+            often = dataclasses.replace(on_device.checkpoint, every_seconds=0.0)
+            on_device = dataclasses.replace(on_device, checkpoint=often)
+            interrupted(on_device, 5)
+        folder = finish(on_device)
+        if read_summary(folder)["device"] != pretend_device.NAME:
+            return f"it ran on {read_summary(folder)['device']}"
+        return difference(on_cpu, folder)
+    except Exception:
+        return traceback.format_exc().strip().splitlines()[-1]
+
+
+def main() -> None:
+    name, results, data = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    device = pretend_device.install()
+    # An accelerator in all but its arithmetic, which is the CPU's; and the CPU that it is compared with likewise.
+    like = dataclasses.replace(traits.KNOWN["cpu"], host=False, learning_rate_on_device=True)
+    traits.KNOWN[device.type] = traits.KNOWN["cpu"] = like
+    only = sys.argv[4] if len(sys.argv) > 4 else ""
+    print(json.dumps({title: compare(name, config, results, data) for title, config in group(name) if only in title}))
+
+
+if __name__ == "__main__":
+    main()
