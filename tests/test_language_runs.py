@@ -239,7 +239,7 @@ LANGUAGE = {
     "fig20_layernorm_decay": (9, 3),
     "fig21_l2_penalty": (15, 3),
     "fig22_sgd_momentum": (12, 0),
-    "constant_lr": (9, 0),
+    "constant_lr": (12, 0),
     "slower_decay": (12, 6),
     "effective_lr_matching": (24, 6),
     "fig08_bfloat16_divergence": (54, 0),
