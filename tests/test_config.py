@@ -31,7 +31,7 @@ BAD_SETTINGS = {
     "averaging.ema=[0.9,0.9]": "averaging.ema: the same decay is listed twice",
     "averaging.ema=0.9": "averaging.ema: must be a list, got 0.9.",
     "decay.strength=-0.1": "decay.strength: weight decay must not be negative, got -0.1.",
-    "decay.kind=l3": "decay.kind: must be one of decoupled, l2, got 'l3'.",
+    "decay.kind=l3": "decay.kind: must be one of decoupled, torch, penalty, l2, got 'l3'.",
     "decay.rules=[]": "decay.rules: at least one rule is needed",
     "batch_size=0": "batch_size: must be positive, got 0.",
     "micro_batch_size=5": "micro_batch_size: must divide batch_size 128, got 5.",
@@ -89,6 +89,12 @@ def test_missing_and_unknown_keys_are_named(config: RunConfig) -> None:
 def test_a_config_survives_the_round_trip_through_plain_values(config: RunConfig) -> None:
     assert build(to_dict(config)) == config
     assert run_id(build(to_dict(config))) == run_id(config)
+
+
+def test_a_config_recorded_before_a_setting_existed_is_read_with_the_feature_off(config: RunConfig) -> None:
+    values = to_dict(config)
+    del values["optimizer"]["dampening"]
+    assert build(values) == config
 
 
 def test_the_identity_is_pinned() -> None:

@@ -62,14 +62,17 @@ def by_hand(
     for t in range(steps):
         eta = LEARNING_RATES[t]
         gradients = [v.numpy().copy() for v in values(t + 1)]
-        if decay_kind == "l2":
-            gradients = [g + s * w for g, s, w in zip(gradients, STRENGTHS, weights, strict=True)]
+        if decay_kind in ("l2", "penalty"):
+            factor = 1.0 if decay_kind == "l2" else 2.0
+            gradients = [g + factor * s * w for g, s, w in zip(gradients, STRENGTHS, weights, strict=True)]
         norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
         norms.append(norm)
         if clip is not None:
             gradients = [g * min(1.0, clip / (norm + 1e-6)) for g in gradients]
         for i, g in enumerate(gradients):
             old = weights[i]
+            if decay_kind == "torch" and kind == "sgd":
+                g = g + STRENGTHS[i] * old
             if kind == "sgd":
                 first[i] = momentum * first[i] + g
                 update = g + momentum * first[i] if nesterov else first[i]
@@ -79,7 +82,8 @@ def by_hand(
                 mean = first[i] / (1 - BETAS[0] ** (t + 1))
                 square = second[i] / (1 - BETAS[1] ** (t + 1))
                 update = mean / (np.sqrt(square) + EPS)
-            decay = STRENGTHS[i] * old if decay_kind == "decoupled" else 0.0
+            beside = decay_kind == "decoupled" or (decay_kind == "torch" and kind == "adamw")
+            decay = STRENGTHS[i] * old if beside else 0.0
             weights[i] = old - eta * update - eta * decay
     return weights, norms
 
@@ -88,7 +92,7 @@ CASES = [
     (kind, decay_kind, momentum, nesterov, clip, fused)
     for kind, decay_kind, (momentum, nesterov), clip, fused in itertools.product(
         ["sgd", "adamw"],
-        ["decoupled", "l2"],
+        ["decoupled", "torch", "penalty", "l2"],
         [(0.0, False), (0.9, False), (0.9, True)],
         [None, 0.5, 1000.0],
         [True, False],
@@ -127,13 +131,73 @@ def test_norm_is_returned_only_if_clipping_or_asked_for() -> None:
     assert clipping.step() is not None
 
 
-def test_l2_equals_the_penalty_in_the_loss() -> None:
-    optimizer = build(kind="adamw", decay_kind="l2", clip_norm=0.7)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    ("momentum", "dampening", "nesterov"), [(0.0, 0.0, False), (0.9, 0.0, False), (0.9, 0.0, True), (0.9, 0.3, False)]
+)
+def test_torch_decay_is_torch_sgd_to_the_bit(momentum: float, dampening: float, nesterov: bool, fused: bool) -> None:
+    ours = build(
+        torch.float32, momentum=momentum, dampening=dampening, nesterov=nesterov, decay_kind="torch", fused=fused
+    )
+    weights = [nn.Parameter(v) for v in values(0, torch.float32)]
+    groups = [
+        {"params": weights[:2], "weight_decay": STRENGTHS[0]},
+        {"params": weights[2:], "weight_decay": STRENGTHS[2]},
+    ]
+    engine = {"fused": True} if fused else {"foreach": True}
+    theirs = torch.optim.SGD(groups, 0.1, momentum, dampening, nesterov=nesterov, **engine)
+    for step in range(20):
+        feed(ours, step)
+        for weight, gradient in zip(weights, values(step), strict=True):
+            weight.grad = gradient.float()
+        for group in theirs.param_groups:
+            group["lr"] = 0.1 / (1 + step)
+        ours.set_lr(0.1 / (1 + step))
+        ours.step()
+        theirs.step()
+        for mine, weight in zip(ours.parameters, weights, strict=True):
+            assert torch.equal(mine, weight), step
+        if step == 9:  # and after a restart in between
+            fresh = build(
+                torch.float32,
+                momentum=momentum,
+                dampening=dampening,
+                nesterov=nesterov,
+                decay_kind="torch",
+                fused=fused,
+            )
+            with torch.no_grad():
+                for mine, weight in zip(fresh.parameters, ours.parameters, strict=True):
+                    mine.copy_(weight)
+            fresh.load_state_dict(ours.state_dict())
+            ours = fresh
+
+
+def test_momentum_makes_torch_decay_ten_times_the_decoupled_one() -> None:
+    """Fig 22: with no gradient but the decay's own, the norm falls by ηλ/(1-μ) a step in the long run."""
+    falls = {}
+    for kind in ("torch", "decoupled"):
+        optimizer = build(momentum=0.9, decay_kind=kind, strengths=[0.01] * 3)
+        for step in range(200):
+            if step == 100:
+                before = optimizer.parameter_norms().norm()
+            for parameter in optimizer.parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.set_lr(0.01)
+            optimizer.step()
+        falls[kind] = -(optimizer.parameter_norms().norm() / before).log().item() / 100
+    assert falls["decoupled"] == pytest.approx(1e-4, rel=1e-3)
+    assert falls["torch"] == pytest.approx(1e-3, rel=2e-2)
+
+
+@pytest.mark.parametrize(("decay_kind", "share"), [("l2", 0.5), ("penalty", 1.0)])
+def test_a_penalty_is_what_it_is_called_in_the_loss(decay_kind: str, share: float) -> None:
+    optimizer = build(kind="adamw", decay_kind=decay_kind, clip_norm=0.7)
     twin = build(kind="adamw", strengths=[0.0, 0.0, 0.0], clip_norm=0.7)
     for t in range(3):
         feed(optimizer, t + 1)
         feed(twin, t + 1)
-        penalty = sum(s / 2 * (p**2).sum() for s, p in zip(STRENGTHS, twin.parameters, strict=True))
+        penalty = sum(share * s * (p**2).sum() for s, p in zip(STRENGTHS, twin.parameters, strict=True))
         assert isinstance(penalty, torch.Tensor)
         penalty.backward()
         optimizer.step()
@@ -296,6 +360,8 @@ def test_parameter_norms() -> None:
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"eps": 0.0}, "eps"),
         ({"nesterov": True}, "nesterov"),
+        ({"dampening": 0.3}, "dampening"),
+        ({"dampening": 0.3, "momentum": 0.9, "nesterov": True}, "dampening"),
         ({"clip_norm": 0.0}, "clip_norm"),
         ({"fused": False, "per_parameter_lr": True}, "fused"),
     ],

@@ -86,12 +86,14 @@ class OptimizerConfig:
 
     kernel: torch's fused kernels or its foreach ones; with bfloat16 weights they round at different places, and
     the foreach AdamW then loses weight decay that the fused one keeps.
+    dampening: the gradient enters the momentum buffer times 1 - dampening, except at the first step, as in torch.
     """
 
     kind: Literal["sgd", "adamw"]
     kernel: Literal["fused", "foreach"] = field(metadata=off("fused"))
     lr: float
     momentum: float
+    dampening: float = field(metadata=off(0.0))
     nesterov: bool
     betas: tuple[float, float]
     eps: float
@@ -111,6 +113,9 @@ class OptimizerConfig:
             f"clip_norm: must be positive or null, got {self.clip_norm}",
         )
         require(not self.nesterov or self.momentum > 0, "nesterov: needs a momentum above 0")
+        require(0 <= self.dampening < 1, f"dampening: must be in [0, 1), got {self.dampening:g}")
+        require(self.dampening == 0 or self.momentum > 0, "dampening: needs a momentum above 0")
+        require(self.dampening == 0 or not self.nesterov, "dampening: must be 0 with nesterov, as torch demands")
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,16 @@ class DecayRuleConfig:
 
 @dataclass(frozen=True)
 class DecayConfig:
-    """λ and where it acts. `decoupled`: w <- w - ηλw. `l2`: λw joins the gradient before clipping (Fig 21)."""
+    """λ and where it acts.
 
-    kind: Literal["decoupled", "l2"]
+    decoupled: w <- w - ηλw beside the step (PAPER §1).
+    torch: what torch's own optimizers do. SGD: λw joins the gradient after clipping and before the momentum buffer, so
+        that with momentum μ the decay is ηλ/(1-μ) in the long run (Fig 22). AdamW: the same as decoupled.
+    penalty: λ‖w‖² is added to the loss, so 2λw joins the gradient before clipping (Fig 21).
+    l2: half of that penalty, (λ/2)‖w‖²: λw joins the gradient before clipping.
+    """
+
+    kind: Literal["decoupled", "torch", "penalty", "l2"]
     strength: float
     rules: tuple[DecayRuleConfig, ...]
 

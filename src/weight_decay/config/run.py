@@ -72,6 +72,11 @@ class RunConfig:
             self.duration.unit != "%" and self.duration.value > 0,
             f'duration: must be a positive length, got "{self.duration}"',
         )
+        require(
+            self.optimizer.dampening == 0 or self.precision.kind != "float16_autocast",
+            "optimizer.dampening: torch has no safe first step for it under a gradient scaler; "
+            "set it to 0 or choose another precision",
+        )
         images = isinstance(self.data, ImageData)
         wanted = "resnet or vgg" if images else "gpt"
         require(

@@ -24,7 +24,8 @@ EXECUTION = {"execution": True}
 def off(value: Any) -> dict[str, Any]:
     """Field metadata: at `value` the feature is off, and a run's identity is as if the field did not exist.
 
-    A field added after runs were published carries it, so that those runs keep their identity.
+    A field added after runs were published carries it, so that those runs keep their identity and their recorded
+    configs, which lack the field, can still be read.
     """
     return {"off": value}
 
@@ -48,6 +49,8 @@ def build_dataclass(cls: type, values: Any, path: str = "") -> Any:
                 f"; did you mean {_join(path, close[0])}?" if close else f"; known here: {', '.join(sorted(fields))}."
             )
             raise UserError(f"{_join(path, key)}: there is no such setting{hint}")
+    # A config recorded before a setting existed says nothing about it: the feature was off.
+    values = {name: f.metadata["off"] for name, f in fields.items() if "off" in f.metadata} | dict(values)
     missing = [name for name in fields if name not in values]
     if missing:
         raise UserError(f"{_join(path, missing[0])}: this setting is missing; give it a value.")

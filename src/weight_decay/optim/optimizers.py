@@ -13,17 +13,24 @@ from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
 
 OptimizerKind = Literal["sgd", "adamw"]
-DecayKind = Literal["decoupled", "l2"]
+DecayKind = Literal["decoupled", "torch", "penalty", "l2"]
+
+_PENALTY_GRADIENT = {"l2": 1.0, "penalty": 2.0}
+"""The gradient of a penalty of strength λ, in units of λ w."""
 
 
 class DecayedOptimizer:
-    """One optimizer step: unscale, ℓ2 term, clip, decoupled decay, torch's own update.
+    """One optimizer step: unscale, ℓ2 term, clip, decay, torch's own update.
 
     kind: "sgd" (momentum μ, optionally Nesterov) or "adamw" (β₁, β₂, eps).
     decay_kind:
       "decoupled": `w <- w - η λ w` beside the update (PAPER §1; for plain SGD this is also ℓ2);
-      "l2": λ w is added to the gradient before clipping, momentum and the adaptive step, which is what
-      the penalty (λ/2)‖w‖² in the loss does (Fig 21). The reported gradient norm then includes it.
+      "torch": left to torch. Its SGD adds λ w to the gradient after clipping and before the momentum buffer,
+      so with momentum μ the weights shrink by ηλ/(1-μ) a step in the long run (Fig 22); its AdamW is decoupled;
+      "penalty": 2λ w is added to the gradient before clipping, momentum and the adaptive step, which is what
+      the penalty λ‖w‖² in the loss does (Fig 21). The reported gradient norm then includes it;
+      "l2": the same with λ w, which is what (λ/2)‖w‖² does.
+    dampening: as in torch's SGD, 1 - dampening times the gradient enters the buffer, except at the first step.
     clip_norm: largest 2-norm of the whole gradient, as torch clips: g · min(1, clip / (‖g‖ + 1e-6)).
     fused: None or True uses torch's fused kernels, False its foreach ones.
     per_parameter_lr: give every parameter a learning rate of its own (Fig 7 per matrix); needs fused.
@@ -51,8 +58,13 @@ class DecayedOptimizer:
         clip_norm: float | None,
         fused: bool | None = None,
         per_parameter_lr: bool = False,
+        dampening: float = 0.0,
     ) -> None:
         _check(kind, lr, momentum, betas, eps, nesterov, decay_kind, clip_norm)
+        if dampening and (not 0 <= dampening < 1 or nesterov or momentum == 0):
+            raise UserError(
+                f"optimizer.dampening is {dampening}; use a number in [0, 1), with momentum and without nesterov."
+            )
         self.kind = kind
         self.decay_kind = decay_kind
         self.clip_norm = clip_norm
@@ -64,13 +76,15 @@ class DecayedOptimizer:
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group.parameters]
         if not self.parameters:
             raise UserError("the model has no trainable parameter; there is nothing to optimize.")
-        self._momentum = momentum
+        self._momentum, self._dampening = momentum, dampening
         self._device = self.parameters[0].device
 
-        # torch's SGD adds λ w to the gradient, so with momentum its decay is neither of our two kinds.
-        built_in = decay_kind == "decoupled" and (kind == "adamw" or momentum == 0)
-        self._shrunk = [] if built_in or decay_kind == "l2" else [g for g in groups if g.weight_decay > 0]
-        self._penalised = [g for g in groups if g.weight_decay > 0] if decay_kind == "l2" else []
+        # torch's SGD adds λ w to the gradient, so with momentum its decay is not the decoupled one.
+        decoupled = decay_kind == "decoupled"
+        built_in = decay_kind == "torch" or (decoupled and (kind == "adamw" or momentum == 0))
+        decayed = [g for g in groups if g.weight_decay > 0]
+        self._shrunk = decayed if decoupled and not built_in else []
+        self._penalised = decayed if decay_kind in _PENALTY_GRADIENT else []
         torch_groups: list[dict[str, Any]] = []
         for group in groups:
             parts = [[p] for p in group.parameters] if per_parameter_lr else [group.parameters]
@@ -80,7 +94,7 @@ class DecayedOptimizer:
         engine = {"fused": True} if self.fused else {"foreach": True}
         self._torch: torch.optim.Optimizer
         if kind == "sgd":
-            self._torch = torch.optim.SGD(torch_groups, lr, momentum=momentum, nesterov=nesterov, **engine)
+            self._torch = torch.optim.SGD(torch_groups, lr, momentum, dampening, nesterov=nesterov, **engine)
             self._fill_momentum()
         else:
             self._torch = torch.optim.AdamW(torch_groups, lr, betas=betas, eps=eps, **engine)
@@ -120,7 +134,8 @@ class DecayedOptimizer:
             scaler.unscale_(self._torch)
         for group in self._penalised:
             held: list[Tensor] = [p for p in group.parameters if p.grad is not None]
-            torch._foreach_add_([_gradient(p) for p in held], held, alpha=group.weight_decay)
+            alpha = _PENALTY_GRADIENT[self.decay_kind] * group.weight_decay
+            torch._foreach_add_([_gradient(p) for p in held], held, alpha=alpha)
 
         gradients = [_aligned_gradient(p) for p in self.parameters if p.grad is not None]
         norm = None
@@ -205,8 +220,9 @@ class DecayedOptimizer:
 
     def _fill_momentum(self) -> None:
         # torch leaves the first buffer uninitialised when a scaler skips the first step; zeros give the
-        # same first update (μ·0 + g) and are safe.
-        if self._momentum > 0:
+        # same first update (μ·0 + g) and are safe. Not with dampening, from which torch exempts the first step;
+        # the config refuses that together with a scaler.
+        if self._momentum > 0 and self._dampening == 0:
             for parameter in self.parameters:
                 buffer = torch.zeros_like(parameter, requires_grad=False)
                 self._torch.state[parameter]["momentum_buffer"] = buffer
@@ -268,8 +284,8 @@ def _check(
 ) -> None:
     if kind not in ("sgd", "adamw"):
         raise UserError(f"optimizer.kind is '{kind}'; use 'sgd' or 'adamw'.")
-    if decay_kind not in ("decoupled", "l2"):
-        raise UserError(f"decay.kind is '{decay_kind}'; use 'decoupled' or 'l2'.")
+    if decay_kind not in ("decoupled", "torch", *_PENALTY_GRADIENT):
+        raise UserError(f"decay.kind is '{decay_kind}'; use 'decoupled', 'torch', 'penalty' or 'l2'.")
     if not lr >= 0:
         raise UserError(f"optimizer.lr is {lr}; use a number that is 0 or more.")
     if not 0 <= momentum < 1:

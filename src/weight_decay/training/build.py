@@ -98,6 +98,7 @@ def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clip_n
         "betas": chosen.betas,
         "eps": chosen.eps,
         "nesterov": chosen.nesterov,
+        "dampening": chosen.dampening,
         "decay_kind": config.decay.kind,
         "clip_norm": clip_norm,
         "fused": chosen.kernel == "fused",
