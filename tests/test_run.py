@@ -255,7 +255,7 @@ def test_a_finished_run_keeps_its_final_weights_alone(tiny: Tiny, final: bool) -
     assert sorted(path.name for path in folder.iterdir()) == (["final.json", "final.pt"] if final else [])
     if final:
         state = checkpoint.read(folder / "final.pt", torch.device("cpu"))
-        assert set(state) == {"step", "model", "averages"}
+        assert set(state) == {"step", "model", "averages", "owner"}
         model = build_model(config)
         model.load_state_dict(state["model"])
         assert weights_digest(model) == read_summary(folder_of(config))["weights_sha256"]
