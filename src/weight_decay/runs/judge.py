@@ -58,6 +58,7 @@ def judge(folder: Path, run_id: str, coordinates: Mapping[str, Any] | None = Non
         return summary
     _check_finished(summary, run_id, coordinates or {})
     _checked_record(folder, summary)
+    _check_branches(folder, summary)
     for name in branches(folder):
         judge_branch(folder / "branches" / name, run_id)
     return summary
@@ -80,6 +81,7 @@ def read_run(cell: Cell) -> tuple[dict[str, Any], list[Record]]:
         return summary, []
     _check_finished(summary, cell.run_id, cell.coordinates)
     records = [Record(MAIN_BRANCH, summary, rows_of(_checked_record(cell.folder, summary)))]
+    _check_branches(cell.folder, summary)
     for name in branches(cell.folder):
         branch, record = _branch(cell.folder / "branches" / name, cell.run_id)
         if record is not None:
@@ -107,6 +109,16 @@ def branches(folder: Path) -> Iterator[str]:
     with_branches = folder / "branches"
     if with_branches.is_dir():
         yield from sorted(entry.name for entry in os.scandir(with_branches) if entry.is_dir())
+
+
+def _check_branches(folder: Path, summary: Mapping[str, Any]) -> None:
+    """DamagedRunError unless the branches are those that the run had when it was sealed."""
+    if not is_sealed(summary):
+        return
+    there, wanted = set(branches(folder)), set(summary["branch_folders"])
+    for names, what in ((wanted - there, "is missing"), (there - wanted, "is none of this run's")):
+        if names:
+            raise DamagedRunError(f"branch {min(names)} {what}")
 
 
 def _branch(folder: Path, run_id: str) -> tuple[dict[str, Any], bytes | None]:

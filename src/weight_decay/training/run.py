@@ -23,6 +23,7 @@ from weight_decay.errors import UserError
 from weight_decay.runs.files import write_atomically
 from weight_decay.runs.fingerprint import code_fingerprint
 from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
+from weight_decay.runs.judge import branches
 from weight_decay.runs.lock import claimed
 from weight_decay.runs.read import MAIN_BRANCH
 from weight_decay.tasks.choose import build_regime
@@ -149,6 +150,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     final = {k: v for k, v in segment.recorder.latest.items() if k != "step"}
     summary |= {"status": status, "divergence_step": divergence_step, "step": training.step, "final": final}
     summary["record"] = segment.recorder.seal()
+    summary["branch_folders"] = list(branches(folder))
     summary["weights_sha256"] = weights_digest(training.model)
     summary["seconds"] = round(segment.recorder.seconds, 3)
     segment.recorder.close()
