@@ -55,35 +55,41 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(Training, "advance", advance_then_signal)
 
 
-# Measured once with this code on x86-64 and torch 2.15; a change here means that training changed.
+# Measured once with this code on x86-64 and torch 2.15; a change here means that training changed. One step: after it
+# kernels of AVX2 and of AVX-512 agree to 1e-6, where six steps of a fresh net had pulled them half a percent apart.
 GOLDEN: dict[str, dict[str, float]] = {
     "vision": {
-        "train/loss": 2.3122957944869995,
-        "test/loss": 2.3169695138931274,
-        "test/error": 0.9375,
-        "ema/test/loss": 2.3176790475845337,
-        "ema_0.5/test/loss": 2.3028799295425415,
-        "jacobian/mean_square": 21.43337631225586,
-        "ema/jacobian/mean_norm": 72.25827026367188,
-        "noise/scale": 0.9493647813796997,
-        "batch/loss": 2.3240162134170532,
-        "weights/norm": 18.668926239013672,
-        "grad/norm": 3.0286710262298584,
-        "effective_lr/rotation": 0.00016223079001065344,
+        "train/loss": 2.3190739154815674,
+        "test/loss": 2.317654013633728,
+        "test/error": 0.8984375,
+        "ema/test/loss": 2.3279097080230713,
+        "ema_0.5/test/loss": 2.3278965950012207,
+        "jacobian/mean_square": 12.077981948852539,
+        "ema/jacobian/mean_norm": 77.0968017578125,
+        "noise/scale": 0.9490336179733276,
+        "batch/loss": 2.3711748123168945,
+        "weights/norm": 18.71919059753418,
+        "grad/norm": 3.5574135780334473,
+        "update/norm": 0.3562754348689741,
+        "effective_lr/rotation": 0.019005197083149742,
     },
     "text": {
-        "train/loss": 10.425830841064453,
-        "val/loss": 10.406069278717041,
-        "ema/val/loss": 10.82573652267456,
-        "batch/loss": 10.492741584777832,
-        "weights/norm": 28.122234344482422,
-        "weights/decayed_norm": 26.6480770111084,
-        "effective_lr/adamw": 8.242657349910587e-05,
-        "effective_lr/adam_coordinate": 563.2919311523438,
-        "grad/norm": 0.9889316558837891,
-        "grad/clipped": 0.5,
-        "effective_lr/rotation": 0.04450767859816551,
+        "train/loss": 10.796154499053955,
+        "val/loss": 10.792150974273682,
+        "ema/val/loss": 10.832178115844727,
+        "batch/loss": 10.832749366760254,
+        "weights/norm": 21.223745346069336,
+        "weights/decayed_norm": 19.250958153401534,
+        "effective_lr/adamw": 0.0004711703513748944,
+        "effective_lr/adam_coordinate": 44499.0703125,
+        "grad/norm": 0.7926225662231445,
+        "update/norm": 8.901111545845602,
+        "effective_lr/rotation": 0.43090087286114565,
     },
+}
+ONE_STEP = {
+    "vision": "schedule.drop_at='1 step' probes.jacobian_every='1 step'",
+    "text": "schedule.warmup='0 steps'",
 }
 
 
@@ -101,12 +107,13 @@ def frozen_text(folder: Path) -> str:
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_golden_metrics(tiny: Tiny, regime: str, tmp_path: Path) -> None:
-    config = tiny(regime, frozen_text(tmp_path / "text") if regime == "text" else "")
+    data = frozen_text(tmp_path / "text") if regime == "text" else ""
+    config = tiny(regime, f"{data} {ONE_STEP[regime]} duration='1 step' probes.log_every='1 step'")
     assert run(config, LABELS) == "completed"
     final = read_summary(folder_of(config))["final"]
     assert GOLDEN[regime].keys() <= final.keys()
     for name, value in GOLDEN[regime].items():
-        assert final[name] == pytest.approx(value, rel=1e-3), name
+        assert final[name] == pytest.approx(value, rel=1e-4), name
 
 
 @pytest.mark.parametrize("regime", REGIMES)
@@ -248,7 +255,7 @@ def test_a_finished_run_keeps_its_final_weights_alone(tiny: Tiny, final: bool) -
     assert sorted(path.name for path in folder.iterdir()) == (["final.json", "final.pt"] if final else [])
     if final:
         state = checkpoint.read(folder / "final.pt", torch.device("cpu"))
-        assert set(state) == {"step", "model", "averages"}
+        assert set(state) == {"step", "model", "averages", "owner"}
         model = build_model(config)
         model.load_state_dict(state["model"])
         assert weights_digest(model) == read_summary(folder_of(config))["weights_sha256"]

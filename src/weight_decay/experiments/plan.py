@@ -19,6 +19,7 @@ from weight_decay.config.identity import folder_name, is_execution_setting, run_
 from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_json
+from weight_decay.runs.seal import sealed
 
 REGIMES = ("over_training", "under_training")
 _SECTIONS = {"name", "title", "figure", "regime", "choose", "set", "scales"}
@@ -203,15 +204,17 @@ def write_plan(results: Path, plan: Plan) -> Path:
     ]
     write_json(
         path,
-        {
-            "experiment": plan.name,
-            "scale": plan.scale,
-            "title": plan.title,
-            "figure": plan.figure,
-            "regime": data.regime,
-            "data": data.kind,
-            "command": plan.command,
-            "cells": cells,
-        },
+        sealed(
+            {
+                "experiment": plan.name,
+                "scale": plan.scale,
+                "title": plan.title,
+                "figure": plan.figure,
+                "regime": data.regime,
+                "data": data.kind,
+                "command": plan.command,
+                "cells": cells,
+            }
+        ),
     )
     return path

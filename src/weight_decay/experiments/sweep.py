@@ -13,12 +13,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from weight_decay.config.identity import folder_name
+from weight_decay.config.identity import folder_name, run_id
 from weight_decay.device.distributed import current, join
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import Cell, Plan, write_plan
 from weight_decay.runs.fingerprint import code_fingerprint
-from weight_decay.runs.folder import Labels, put_aside, read_status, read_summary, stale_fingerprint
+from weight_decay.runs.folder import (
+    Labels,
+    Standing,
+    put_aside,
+    read_status,
+    read_summary,
+    stale_fingerprint,
+    standing,
+)
 from weight_decay.runs.lock import claimed
 from weight_decay.tasks.choose import data_fingerprint
 from weight_decay.training.build import check
@@ -115,12 +123,20 @@ def run_folder(cell: Cell) -> Path:
 
 def unfinished(plan: Plan) -> list[Cell]:
     """The cells that have not completed or diverged."""
-    return [cell for cell in plan.cells if read_status(run_folder(cell)) not in FINISHED]
+    return [cell for cell in plan.cells if _standing(cell).status != "finished"]
+
+
+def _standing(cell: Cell) -> Standing:
+    return standing(run_folder(cell), run_id(cell.config))
 
 
 def report_from_folders(plan: Plan, logs: Path) -> int:
     """Print how a sweep of many jobs ended, from its run folders alone; 0 if every cell is finished, else 1."""
-    states = {cell.index: read_status(run_folder(cell)) or "not started" for cell in plan.cells}
+    states = {}
+    for cell in plan.cells:
+        stands = _standing(cell).status
+        believed = stands in ("finished", "unfinished")
+        states[cell.index] = (read_status(run_folder(cell)) or "not started") if believed else stands
     # Nobody is at work any more when this is asked, or at work on behalf of another command.
     states = {index: "not finished" if state == "running" else state for index, state in states.items()}
     told = ", ".join(f"{count} {state}" for state, count in Counter(states.values()).most_common())

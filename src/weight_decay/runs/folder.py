@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_decay.config.identity import folder_name, run_id
+from weight_decay.config.identity import folder_name, run_id, to_dict
 from weight_decay.config.run import RunConfig
+from weight_decay.errors import UserError
 from weight_decay.runs.fingerprint import code_fingerprint
+from weight_decay.runs.judge import ForeignRunError, judge, judge_branch
 from weight_decay.runs.lock import claimed
+from weight_decay.runs.read import FINISHED, MAIN_BRANCH, UNREADABLE, DamagedRunError
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ def identity(config: RunConfig, labels: Labels) -> dict[str, Any]:
     return {
         "run_id": run_id(config),
         "folder": folder_name(config),
+        "branch": MAIN_BRANCH,
+        "identity": to_dict(config, identity_only=True),
         "experiment": labels.experiment,
         "scale": labels.scale,
         "regime": config.data.regime,
@@ -37,6 +42,58 @@ def identity(config: RunConfig, labels: Labels) -> dict[str, Any]:
         "divergence_step": None,
         "final": {},
     }
+
+
+class ForeignFolderError(UserError):
+    """A folder holds another run than its name says, so nothing may be read from it or written to it."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(
+            f"{folder}: {reason}; the folder was renamed or copied: put it back under its own name, or move it away."
+        )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run or branch stands: `status` "finished", "unfinished", "damaged" or "foreign", and `reason` for these."""
+
+    status: str
+    reason: str = ""
+
+
+def standing(folder: Path, run_id: str, branch: bool = False) -> Standing:
+    """Whether the folder holds run `run_id` (or a branch of it), finished; a folder that holds nothing is unfinished.
+
+    "damaged" is a finished run that cannot be believed, "foreign" another run's folder, finished or not.
+    """
+    try:
+        found = judge_branch(folder, run_id) if branch else judge(folder, run_id)
+    except ForeignRunError as error:
+        return Standing("foreign", str(error))
+    except DamagedRunError as error:
+        other = _other_owner(folder, run_id)
+        if other:
+            return Standing("foreign", other)
+        # Without a summary there is nothing to believe or to doubt: the run has not come that far.
+        return Standing("damaged", str(error)) if (folder / "summary.json").exists() else Standing("unfinished")
+    if found["status"] in FINISHED:
+        return Standing("finished")
+    other = _other_owner(folder, run_id)
+    return Standing("foreign", other) if other else Standing("unfinished")
+
+
+def _other_owner(folder: Path, run_id: str) -> str | None:
+    """Whose checkpoints lie in the folder, if they are another run's or branch's."""
+    branch = folder.name if folder.parent.name == "branches" else MAIN_BRANCH
+    for path in sorted((folder / "checkpoints").glob("step-*.json")):
+        try:
+            owner = json.loads(path.read_bytes())["owner"]
+            found = (owner["run_id"], owner["branch"])
+        except UNREADABLE:
+            continue  # damaged, or older than owners: whoever loads it will see
+        if found != (run_id, branch):
+            return f"checkpoint {path.name} belongs to {found[1]} of run {found[0]}, not to {branch} of {run_id}"
+    return None
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

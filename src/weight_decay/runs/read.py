@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weight_decay.errors import UserError
+from weight_decay.runs.seal import BrokenSealError, is_sealed
 
 STATUSES = ("completed", "diverged", "failed", "interrupted", "running")
 FINISHED = ("completed", "diverged")
@@ -80,8 +79,10 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Overflow
 def read_experiment(path: Path, results: Path) -> Experiment:
     """One experiment file. Folders in it are taken relative to `results`/runs when only a name."""
     try:
-        return experiment_of(json.loads(path.read_text(encoding="utf-8")), results)
-    except UNREADABLE as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        is_sealed(record)
+        return experiment_of(record, results)
+    except (*UNREADABLE, BrokenSealError) as error:
         raise UserError(
             f"The experiment file {path} cannot be read ({type(error).__name__}: {error}); "
             "delete it and launch the experiment again, finished runs are kept."
@@ -141,6 +142,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
         raise DamagedRunError(f"summary.json cannot be read ({error})") from error
     if not isinstance(summary, dict) or summary.get("status") not in STATUSES:
         raise DamagedRunError("summary.json has no known status")
+    try:
+        is_sealed(summary)
+    except BrokenSealError as error:
+        raise DamagedRunError(f"summary.json was changed after it was written ({error})") from error
     return summary
 
 
@@ -150,22 +155,31 @@ def read_metrics(path: Path) -> list[Row]:
     After a resume, steps can be recorded a second time: the later record stands. Raises
     DamagedRunError when a line is not a flat JSON object of numbers with a step.
     """
+    return rows_of(read_record(path), path.name)
+
+
+def read_record(path: Path) -> bytes:
+    """The bytes of metrics.jsonl. Raises DamagedRunError if it is not there or cannot be read."""
     try:
-        lines = path.read_bytes().splitlines()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise DamagedRunError(f"{path.name} is missing") from error
     except OSError as error:
         raise DamagedRunError(f"{path.name} cannot be read ({error})") from error
+
+
+def rows_of(content: bytes, name: str = "metrics.jsonl") -> list[Row]:
+    """The rows in the bytes of the file `name`; see `read_metrics`."""
     rows: list[Row] = []
-    for number, line in enumerate(_parsed(lines), start=1):
+    for number, line in enumerate(_parsed(content.splitlines()), start=1):
         try:
             measured = json.loads(line) if isinstance(line, bytes) else line
             step = measured["step"]
-            row = {name: float("nan") if value is None else value for name, value in measured.items()}
+            row = {metric: float("nan") if value is None else value for metric, value in measured.items()}
         except UNREADABLE as error:
-            raise DamagedRunError(f"line {number} of {path.name} is not a record of metrics") from error
+            raise DamagedRunError(f"line {number} of {name} is not a record of metrics") from error
         if not all(isinstance(value, (int, float)) for value in row.values()):
-            raise DamagedRunError(f"line {number} of {path.name} holds a value that is not a number")
+            raise DamagedRunError(f"line {number} of {name} holds a value that is not a number")
         while rows and rows[-1]["step"] > step:
             rows.pop()
         if rows and rows[-1]["step"] == step:
@@ -182,55 +196,3 @@ def _parsed(lines: list[bytes]) -> list[Any]:
     except (ValueError, RecursionError):
         return lines
     return found if len(found) == len(lines) else lines
-
-
-@dataclass(frozen=True)
-class Record:
-    """A run, or one of its branches, as read: its summary and its rows."""
-
-    branch: str
-    summary: dict[str, Any]
-    rows: list[Row]
-
-
-def read_run(cell: Cell) -> tuple[dict[str, Any], list[Record]]:
-    """The summary of a finished run and the records of the run and its finished branches.
-
-    The records are empty when the run has not finished. Raises DamagedRunError when something in the
-    folder contradicts what a finished run must have.
-    """
-    summary = read_summary(cell.folder)
-    if summary["status"] not in FINISHED:
-        return summary, []
-    for name in ("run_id", "seed", "scale", "data", "regime", "git_commit", "seconds"):
-        if name not in summary:
-            raise DamagedRunError(f"summary.json lacks {name}")
-    if summary["run_id"] != cell.run_id:
-        raise DamagedRunError(f"summary.json belongs to run {summary['run_id']}, not {cell.run_id}")
-    records = [Record(MAIN_BRANCH, summary, _rows(cell.folder, summary))]
-    for name in _branches(cell.folder):
-        folder = cell.folder / "branches" / name
-        try:
-            branch = read_summary(folder)
-            if branch["status"] in FINISHED:
-                records.append(Record(name, branch, _rows(folder, branch)))
-        except DamagedRunError as error:
-            raise DamagedRunError(f"branch {name}: {error}") from error
-    return summary, records
-
-
-def _rows(folder: Path, summary: dict[str, Any]) -> list[Row]:
-    rows = read_metrics(folder / "metrics.jsonl")
-    if not rows:
-        raise DamagedRunError("metrics.jsonl is empty")
-    if not isinstance(summary.get("final"), dict):
-        raise DamagedRunError("summary.json has no final metrics")
-    if "divergence_step" not in summary:
-        raise DamagedRunError("summary.json lacks divergence_step")
-    return rows
-
-
-def _branches(folder: Path) -> Iterator[str]:
-    with_branches = folder / "branches"
-    if with_branches.is_dir():
-        yield from sorted(entry.name for entry in os.scandir(with_branches) if entry.is_dir())

@@ -19,13 +19,12 @@ from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
-from weight_decay.runs.fingerprint import code_fingerprint
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups
 from weight_decay.training.loop import Training
 from weight_decay.training.measure import Measurements
 from weight_decay.training.record import Mirror, NoRecord, Progress, Recorder
-from weight_decay.training.stretch import Cadence, Every, Segment
+from weight_decay.training.stretch import Cadence, Every, Origin, Segment
 
 
 def build_training(config: RunConfig, regime: Regime, device: torch.device) -> Training:
@@ -103,7 +102,7 @@ def build_segment(
     mirror: Mirror | None,
     progress: Progress,
     say: Callable[[str], None],
-    data_fingerprint: str,
+    origin: Origin,
 ) -> Segment:
     """The stretch of training from step `first` to `last`, of a run or of one of its branches, kept in `folder`."""
     probes, divergence = config.probes, config.divergence
@@ -123,8 +122,7 @@ def build_segment(
         progress,
         config.batch_size,
         say,
-        code_fingerprint(),
-        data_fingerprint,
+        origin,
     )
 
 

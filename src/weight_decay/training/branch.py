@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from weight_decay.config.groups import BranchConfig
+from weight_decay.config.identity import run_id
 from weight_decay.config.run import RunConfig
 from weight_decay.device.distributed import current
-from weight_decay.runs.folder import Labels, identity, read_status
+from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.assemble import branched_training, build_segment
+from weight_decay.training.checkpoint import Owner
 from weight_decay.training.loop import Event
 from weight_decay.training.record import Progress, speaker, write_summary
 from weight_decay.training.stretch import BranchInterruptedError, Segment, Status
@@ -48,25 +51,31 @@ def _run_branch(
     first = parent.step
     folder = trunk.folder / "branches" / f"{branch.name}-{first:09d}"
     ranks = current()
-    if ranks.agree(int(read_status(folder) in ("completed", "diverged"))):
+    stands = standing(folder, run_id(config), branch=True) if ranks.writes else Standing("unfinished")
+    words = ("unfinished", "damaged", "finished", "foreign")
+    status_there = words[ranks.agree(words.index(stands.status))]
+    if status_there == "finished":
         return
+    if status_there == "foreign":
+        raise ForeignFolderError(folder, stands.reason)
     if stop():
         raise BranchInterruptedError
     folder.mkdir(parents=True, exist_ok=True)
-    data = regime.data["fingerprint"]
+    origin = dataclasses.replace(trunk.origin, owner=Owner(run_id(config), folder.name))
     title = f"{labels.title} {branch.name}@{first}"
     last = first + branch.duration.steps(regime.clock)
     training = branched_training(config, branch, parent, regime)
     progress = Progress(last - first, title, config.execution.progress and ranks.writes, labels.position)
-    segment = build_segment(
-        config, training, folder, first, last, regime.clock, True, None, progress, speaker(title), data
-    )
+    say = speaker(title)
+    if status_there == "damaged":
+        say(f"is damaged ({stands.reason}) and is made again")
+    segment = build_segment(config, training, folder, first, last, regime.clock, True, None, progress, say, origin)
     segment.resume()
     status, divergence_step = segment.train(stop)
     progress.close()
-    segment.recorder.close()
     if ranks.writes:
         _finish(folder, config, branch, labels, status, first, last, divergence_step, segment)
+    segment.recorder.close()
     if status == "interrupted":
         raise BranchInterruptedError
 
@@ -90,6 +99,8 @@ def _finish(
         "total_steps": last,
         "divergence_step": divergence_step,
         "final": {k: v for k, v in segment.recorder.latest.items() if k != "step"},
+        "step": segment.training.step,
+        "record": segment.recorder.seal(),
         "seconds": round(segment.recorder.seconds, 3),
     }
     write_summary(folder, summary)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,26 @@ import torch
 
 from weight_decay.runs.files import write_atomically, write_json
 
-FORMAT = 1
+FORMAT = 2
+"""The format that names the owner; a checkpoint of format 1 could be any run's and is not taken."""
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+@dataclass(frozen=True)
+class Owner:
+    """Whose state a checkpoint holds: the run's id, and "main" or the name of the branch's folder."""
+
+    run_id: str
+    branch: str
+
+
+class ForeignCheckpointError(Exception):
+    """A whole checkpoint of another run: nothing that could be passed over."""
+
+
+def save(folder: Path, step: int, state: dict[str, Any], keep: int, owner: Owner) -> Path:
     """Save `state` (tensors and plain values) as the checkpoint of `step`; keep the newest `keep` ones."""
     path = folder / f"step-{step:09d}.pt"
-    write(path, step, state)
+    write(path, step, state, owner)
     for old in _steps(folder)[keep:]:
         # The JSON goes first: without it the other file no longer counts as a checkpoint.
         (folder / f"step-{old:09d}.json").unlink(missing_ok=True)
@@ -31,11 +45,12 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     return path
 
 
-def write(path: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `state` to `path` and then its checksum beside it."""
+def write(path: Path, step: int, state: dict[str, Any], owner: Owner) -> None:
+    """Write `state`, with its owner, to `path` and then its checksum beside it."""
+    state = {**state, "owner": asdict(owner)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: _write(temporary, state))
-    write_json(path.with_suffix(".json"), {"format": FORMAT, "step": step, **_digest(path)})
+    write_json(path.with_suffix(".json"), {"format": FORMAT, "step": step, "owner": asdict(owner), **_digest(path)})
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
@@ -43,6 +58,8 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     expected = json.loads(path.with_suffix(".json").read_text())
     if expected["format"] != FORMAT:
         raise ValueError(f"format {expected['format']} is not {FORMAT}")
+    if path.stem.startswith("step-") and path.stem != f"step-{expected['step']:09d}":
+        raise ValueError(f"it holds step {expected['step']}")
     if {key: expected[key] for key in ("bytes", "sha256")} != _digest(path):
         raise ValueError("its content does not match its checksum")
     return torch.load(path, map_location=device, weights_only=True)
@@ -59,15 +76,26 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         raise
 
 
-def load_latest(folder: Path, device: torch.device, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest whole checkpoint, or None. Damaged ones are named through `say` and passed over."""
+def load_latest(folder: Path, device: torch.device, say: Callable[[str], None], owner: Owner) -> dict[str, Any] | None:
+    """The newest whole checkpoint, or None. Damaged ones are named through `say` and passed over.
+
+    Raises ForeignCheckpointError if it is another owner's.
+    """
     for step in _steps(folder):
         path = folder / f"step-{step:09d}.pt"
         try:
-            return read(path, device)
+            state = read(path, device)
         except Exception as error:  # torch raises many kinds on a file that is not what it should be
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             say(f"checkpoint {path.name} is damaged ({reason}); using the one before it")
+            continue
+        found = Owner(**state["owner"])
+        if found != owner:
+            raise ForeignCheckpointError(
+                f"checkpoint {path.name} belongs to {found.branch} of run {found.run_id}, "
+                f"not to {owner.branch} of {owner.run_id}"
+            )
+        return state
     return None
 
 

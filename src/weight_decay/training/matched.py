@@ -16,7 +16,7 @@ from weight_decay.config.run import RunConfig, build
 from weight_decay.config.text import MatchedSchedule
 from weight_decay.errors import UserError
 from weight_decay.optim.schedules import MatchedEffectiveLR
-from weight_decay.runs.folder import read_status
+from weight_decay.runs.folder import read_status, standing
 from weight_decay.training.loop import Optimizer, Schedule
 
 
@@ -51,14 +51,19 @@ def find_reference(config: RunConfig, schedule: MatchedSchedule) -> tuple[Path, 
         stem = folder_name(wanted).removesuffix(run_id(wanted))
         folders = sorted(runs.glob(f"{stem}*"))
         said = f"a run like this one with decay.strength={schedule.reference_strength:g} and its own schedule"
+    damaged: list[str] = []
     for folder in folders:
         found = _read_config(folder)
         if found is None or read_status(folder) != "completed":
             continue
         if wanted is None or _weights_id(found, wanted) == _weights_id(wanted, wanted):
-            return folder, found
+            stands = standing(folder, run_id(found))
+            if stands.status == "finished":
+                return folder, found
+            damaged.append(f"; {folder} is {stands.status} ({stands.reason})")
     raise ReferenceMissingError(
-        f"schedule.reference: {said} has not been completed in {runs}; run it first (its experiment does so)."
+        f"schedule.reference: {said} has not been completed in {runs}{''.join(damaged)}; "
+        "run it first (its experiment does so)."
     )
 
 

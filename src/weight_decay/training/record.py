@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_json
 from weight_decay.runs.folder import read_summary
+from weight_decay.runs.seal import sealed, without_seal
 
 
 def to_host(metrics: Mapping[str, Any]) -> dict[str, float | int]:
@@ -54,6 +56,7 @@ class Recorder:
         self._mirror = mirror
         # Unbuffered: what a full disk has refused must not be written later, when somebody else may hold the folder.
         self._file = (folder / "metrics.jsonl").open("ab", buffering=0)
+        self._hash = hashlib.sha256((folder / "metrics.jsonl").read_bytes())
         self._started = time.monotonic() - start_seconds
 
     @property
@@ -66,7 +69,9 @@ class Recorder:
         line = finite({"step": step, **to_host(metrics)})
         left = (json.dumps(line, separators=(",", ":")) + "\n").encode()
         while left:
-            left = left[self._file.write(left) :]
+            written = self._file.write(left)
+            self._hash.update(left[:written])
+            left = left[written:]
         self.latest.update(line)
         if self._mirror is not None:
             self._mirror.log(line)
@@ -75,13 +80,27 @@ class Recorder:
     def position(self) -> dict[str, Any]:
         """Where the record stands, for the checkpoint; call `rewind` with it on resume."""
         os.fsync(self._file.fileno())
-        return {"offset": self._file.tell(), "seconds": self.seconds, "latest": self.latest}
+        return {"offset": self._file.tell(), **self.seal(), "seconds": self.seconds, "latest": self.latest}
+
+    def seal(self) -> dict[str, Any]:
+        """Length and SHA-256 of all that was written, for the summary: as written, whatever the file holds by now."""
+        return {"bytes": self._file.tell(), "sha256": self._hash.hexdigest()}
 
     def rewind(self, position: Mapping[str, Any]) -> None:
-        """Drop the lines written after the checkpoint: the resumed run writes them again."""
+        """Drop the lines written after the checkpoint: the resumed run writes them again.
+
+        UserError if the lines before it are not those that were there when it was made.
+        """
         if os.fstat(self._file.fileno()).st_size < position["offset"]:
             raise UserError(
                 f"{self.folder / 'metrics.jsonl'} is shorter than the checkpoint says, so lines were lost; "
+                "delete the run's folder to start it again."
+            )
+        with (self.folder / "metrics.jsonl").open("rb") as file:
+            self._hash = hashlib.sha256(file.read(position["offset"]))
+        if position["offset"] and position["sha256"] != self._hash.hexdigest():
+            raise UserError(
+                f"{self.folder / 'metrics.jsonl'} was changed after it was written, so its numbers are not this run's; "
                 "delete the run's folder to start it again."
             )
         self._file.truncate(position["offset"])
@@ -110,6 +129,10 @@ class NoRecord(Recorder):
 
     def position(self) -> dict[str, Any]:
         """Nothing to come back to."""
+        return {}
+
+    def seal(self) -> dict[str, Any]:
+        """Nothing was written."""
         return {}
 
     def rewind(self, position: Mapping[str, Any]) -> None:
@@ -185,7 +208,7 @@ class Mirror:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is not a run's matter
                 record = json.loads(path.read_text(encoding="utf-8"))
                 if any(cell["run_id"] == self._id for cell in record["cells"]):
-                    found.append(record)
+                    found.append(without_seal(record))
         return found
 
     def _fail(self, error: Exception) -> None:
@@ -229,8 +252,8 @@ class Progress:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write summary.json atomically."""
-    write_json(folder / "summary.json", dict(summary))
+    """Write summary.json, sealed, atomically."""
+    write_json(folder / "summary.json", sealed(summary))
 
 
 def speaker(title: str) -> Callable[[str], None]:

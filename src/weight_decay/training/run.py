@@ -21,16 +21,21 @@ from weight_decay.device.choose import apply_precision, choose_device
 from weight_decay.device.distributed import current, lost_contact
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_atomically
-from weight_decay.runs.folder import Labels, identity, read_status
+from weight_decay.runs.fingerprint import code_fingerprint
+from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
+from weight_decay.runs.judge import branches
 from weight_decay.runs.lock import claimed
+from weight_decay.runs.read import MAIN_BRANCH
 from weight_decay.tasks.choose import build_regime
 from weight_decay.tasks.under_training import attention_in_use
 from weight_decay.training.assemble import build_segment, build_training
 from weight_decay.training.branch import branch_event
+from weight_decay.training.checkpoint import Owner
 from weight_decay.training.matched import ReferenceMissingError, find_reference
 from weight_decay.training.provenance import provenance
 from weight_decay.training.record import Mirror, Progress, speaker, write_summary
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
+from weight_decay.training.stretch import Origin
 
 Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
 
@@ -51,17 +56,21 @@ def run(config: RunConfig, labels: Labels) -> Outcome:
     ranks = current()
     with claimed(folder) if ranks.writes else contextlib.nullcontext(True) as mine:
         # Rank 0 decides for all: the others must not look at files that it is about to change.
-        met: Outcome | None = "busy" if not mine else None
-        if met is None and read_status(folder) in ("completed", "diverged"):
-            met = "skipped"
-        met = (None, "busy", "skipped")[ranks.agree((None, "busy", "skipped").index(met))]
-        if met is not None:
-            return met
+        stands = standing(folder, run_id(config)) if mine and ranks.writes else Standing("unfinished")
+        met = "busy" if not mine else stands.status
+        words = ("unfinished", "damaged", "finished", "foreign", "busy")
+        met = words[ranks.agree(words.index(met))]
+        if met == "foreign":
+            raise ForeignFolderError(folder, stands.reason)
+        if met in ("busy", "finished"):
+            return "busy" if met == "busy" else "skipped"
+        if met == "damaged":
+            speaker(labels.title)(f"is damaged ({stands.reason}) and is made again")
         try:
             if isinstance(config.schedule, MatchedSchedule):
                 find_reference(config, config.schedule)
             return _run_claimed(config, labels, folder)
-        except ReferenceMissingError:
+        except (ReferenceMissingError, ForeignFolderError):
             raise
         except StopAtOnceError:
             return "interrupted"  # while the data were made: nothing is half done
@@ -114,8 +123,9 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     tracking = config.tracking if ranks.writes else replace(config.tracking, mode="disabled")
     mirror = Mirror(tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
     progress = Progress(last, labels.title, config.execution.progress and ranks.writes, labels.position)
-    say, data = speaker(labels.title), regime.data["fingerprint"]
-    segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say, data)
+    say = speaker(labels.title)
+    origin = Origin(Owner(run_id(config), MAIN_BRANCH), code_fingerprint(), regime.data["fingerprint"])
+    segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say, origin)
     summary = {
         **identity(config, labels),
         "data": regime.data,
@@ -137,11 +147,13 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         segment.branches = [branch_event(config, branch, segment, regime, labels, stop) for branch in config.branches]
         status, divergence_step = segment.train(stop)
     progress.close()
-    segment.recorder.close()
     final = {k: v for k, v in segment.recorder.latest.items() if k != "step"}
     summary |= {"status": status, "divergence_step": divergence_step, "step": training.step, "final": final}
+    summary["record"] = segment.recorder.seal()
+    summary["branch_folders"] = list(branches(folder))
     summary["weights_sha256"] = weights_digest(training.model)
     summary["seconds"] = round(segment.recorder.seconds, 3)
+    segment.recorder.close()
     if status == "diverged":
         say(f"diverged at step {divergence_step}")
     if ranks.writes:

@@ -18,6 +18,7 @@ from weight_decay.probes import weights
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.probes.spikes import SpikeScore
 from weight_decay.probes.stabilisation import StabilisationLevel
+from weight_decay.runs.folder import ForeignFolderError
 from weight_decay.training import checkpoint
 from weight_decay.training.loop import Event, Training, train
 from weight_decay.training.measure import Measurements
@@ -56,6 +57,15 @@ class Cadence:
     parameter_norms: bool
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the numbers of a stretch come from: whose they are, and the fingerprints of code and data."""
+
+    owner: checkpoint.Owner
+    code: str
+    data: str
+
+
 class Segment:
     """Trains from `first` to `last` with logging, evaluation, probes, checkpoints and divergence watch.
 
@@ -77,8 +87,7 @@ class Segment:
         progress: Progress,
         batch_size: int,
         say: Callable[[str], None],
-        fingerprint: str,
-        data_fingerprint: str,
+        origin: Origin,
     ) -> None:
         self.training, self.folder, self.first, self.last = training, folder, first, last
         self.recorder, self.progress, self.monitor = recorder, progress, monitor
@@ -88,7 +97,7 @@ class Segment:
             self._spikes["stability/grad_spike_score"] = SpikeScore()
         self._cadence, self._ranks = cadence, current()
         self._checkpoints, self._batch_size = checkpoints, batch_size
-        self._say, self._fingerprint, self._data_fingerprint = say, fingerprint, data_fingerprint
+        self._say, self.origin = say, origin
         self._resumed = False
         self._logged = first
         self._mark = self._saved_at = time.monotonic()
@@ -231,8 +240,8 @@ class Segment:
             return
         training = self.training
         state = {
-            "fingerprint": self._fingerprint,
-            "data": self._data_fingerprint,
+            "fingerprint": self.origin.code,
+            "data": self.origin.data,
             "step": training.step,
             "model": training.model.state_dict(),
             "optimizer": training.optimizer.state_dict(),
@@ -249,7 +258,7 @@ class Segment:
             "record": self.recorder.position(),
             "random": torch.get_rng_state(),
         }
-        checkpoint.save(self.folder / "checkpoints", training.step, state, self._checkpoints.keep)
+        checkpoint.save(self.folder / "checkpoints", training.step, state, self._checkpoints.keep, self.origin.owner)
         self._saved_at = time.monotonic()
 
     def tidy(self, completed: bool) -> None:
@@ -263,14 +272,19 @@ class Segment:
                 "model": training.model.state_dict(),
                 "averages": training.averages.state_dict(),
             }
-            checkpoint.write(folder / "final.pt", training.step, state)
+            checkpoint.write(folder / "final.pt", training.step, state, self.origin.owner)
         for file in folder.glob("step-*"):
             file.unlink()
 
     def resume(self) -> bool:
         """Go back to the newest whole checkpoint; False if there is none, and then the record starts afresh."""
         training = self.training
-        state = checkpoint.load_latest(self.folder / "checkpoints", training.history.device, self._say)
+        try:
+            state = checkpoint.load_latest(
+                self.folder / "checkpoints", training.history.device, self._say, self.origin.owner
+            )
+        except checkpoint.ForeignCheckpointError as error:
+            raise ForeignFolderError(self.folder, str(error)) from None
         step = -1 if state is None else state["step"]
         if self._ranks.any(step != self._ranks.agree(step)):
             raise UserError(
@@ -280,12 +294,12 @@ class Segment:
         if state is None:
             self.recorder.rewind({"offset": 0, "seconds": 0.0, "latest": {}})
             return False
-        if state["data"] != self._data_fingerprint:
+        if state["data"] != self.origin.data:
             raise UserError(
                 f"data.root: {self.folder} began on other data ({state['data'][:12]}, now "
-                f"{self._data_fingerprint[:12]}); give it that data again, or choose another execution.results."
+                f"{self.origin.data[:12]}); give it that data again, or choose another execution.results."
             )
-        if state["fingerprint"] != self._fingerprint:
+        if state["fingerprint"] != self.origin.code:
             self._say("the code that computes has changed since this run began; it goes on with the new code")
         training.step = state["step"]
         training.model.load_state_dict(state["model"])

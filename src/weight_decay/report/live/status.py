@@ -15,6 +15,7 @@ from typing import Any
 from weight_decay.errors import UserError
 from weight_decay.report.tables.text_table import text_table
 from weight_decay.runs.fingerprint import code_fingerprint
+from weight_decay.runs.judge import judge
 from weight_decay.runs.read import (
     FINISHED,
     UNREADABLE,
@@ -23,7 +24,6 @@ from weight_decay.runs.read import (
     Experiment,
     finite,
     read_experiments,
-    read_summary,
 )
 
 ORDER = ("running", "waiting", "interrupted", "failed", "damaged", "stale", "diverged", "completed")
@@ -84,7 +84,7 @@ def cell_name(cell: Cell) -> str:
 def cell_state(cell: Cell) -> tuple[str, str]:
     """Status of the run that fills `cell`, and what is worth knowing about it."""
     try:
-        summary = read_summary(cell.folder)
+        summary = judge(cell.folder, cell.run_id, cell.coordinates)
     except DamagedRunError as error:
         begun = (cell.folder / "metrics.jsonl").exists() or (cell.folder / "summary.json").exists()
         return ("damaged", str(error)) if begun else ("waiting", "")

@@ -14,7 +14,9 @@ from weight_decay.errors import UserError
 from weight_decay.report.tables.merge import Stored, csv_line, differing, stored, write_merged
 from weight_decay.runs.files import replacing
 from weight_decay.runs.fingerprint import code_fingerprint
-from weight_decay.runs.read import MAIN_BRANCH, Cell, DamagedRunError, Experiment, Record, read_experiments, read_run
+from weight_decay.runs.judge import Record, read_run
+from weight_decay.runs.read import MAIN_BRANCH, Cell, DamagedRunError, Experiment, read_experiments
+from weight_decay.runs.seal import is_sealed
 
 NOT_IN_TABLES = ("time/", "throughput/", "stage/")
 """Metrics of the machine, not of the run: they would change the tables at every repetition."""
@@ -49,6 +51,7 @@ class Collected:
     finished: int = 0
     unfinished: int = 0
     stale: int = 0
+    unsealed: int = 0
     damaged: list[Damaged] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
     kept: dict[str, list[str]] = field(default_factory=dict)
@@ -65,6 +68,10 @@ class Collected:
         lines = [f"{len(self.tables)} tables from {self.finished} finished runs; {self.unfinished} not finished"]
         if self.stale:
             lines.append(f"{self.stale} of them hold numbers of other code than the present one's; see `status`")
+        if self.unsealed:
+            lines.append(
+                f"{self.unsealed} of them are not sealed (from W&B or an older version), so changes go unnoticed"
+            )
         lines += [f"{stem}: no finished run, so no table is written or replaced" for stem in self.without]
         for groups, words in (
             (self.kept, "kept though no finished run folder here holds them; drop=yes would remove them"),
@@ -158,6 +165,7 @@ def _collect_one(experiment: Experiment, target: _Target, collected: Collected) 
                 collected.unfinished += 1
                 continue
             collected.finished += 1
+            collected.unsealed += not is_sealed(run)
             collected.stale += run.get("code_fingerprint") not in (None, code_fingerprint())
             for record in records:
                 named = _identity(experiment, cell, run, record, coordinates)

@@ -28,6 +28,7 @@ from weight_decay.runs.read import (
     read_experiment,
     read_experiments,
 )
+from weight_decay.runs.seal import without_seal
 
 PAGE = 10_000
 """Steps of a history that are asked for at once."""
@@ -146,13 +147,14 @@ def _told_experiments(records: Any, copy: Path) -> dict[str, Any]:
                 "its config tells of an experiment that cannot be one "
                 f"({experiment.name!r} at scale {experiment.scale!r})"
             )
-        told[f"{experiment.name}-{experiment.scale}.json"] = record
+        told[f"{experiment.name}-{experiment.scale}.json"] = without_seal(record)
     return told
 
 
 def _write_run(run: Any, cell: Cell, experiment: Experiment) -> None:
     """The run folder of a finished run; none for another. DamagedRunError, with nothing written, for odd content."""
-    told = dict(run.summary_metrics)
+    # The seal was of the run's own files; what W&B gives back is written another way.
+    told = without_seal(dict(run.summary_metrics))
     if told.get("status") not in FINISHED:
         return
     at_least = {
@@ -180,7 +182,7 @@ def _write_run(run: Any, cell: Cell, experiment: Experiment) -> None:
             step = summary.get("divergence_step") or summary.get("total_steps", summary.get("start_step"))
             folder = cell.folder / "branches" / name
             _write_metrics(folder, [{"step": step, **summary.get("final", {})}])
-            _write_summary(folder, summary)
+            _write_summary(folder, without_seal(summary))
 
 
 def _rows(run: Any) -> Iterable[dict[str, Any]]:

@@ -1,0 +1,202 @@
+"""Whether a run folder can be believed: the one judge for training, sweeps, `status`, `collect` and `matched`.
+
+A folder is judged for the run that it should hold. Found out are: a folder under another run's name, a summary or a
+record that was changed after it was written, a record that ends too early, and coordinates that the run does not have.
+Older folders without a seal are judged by what they have; `is_sealed` tells them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weight_decay.runs.read import (
+    FINISHED,
+    MAIN_BRANCH,
+    UNREADABLE,
+    Cell,
+    DamagedRunError,
+    Row,
+    finite,
+    read_record,
+    read_summary,
+    rows_of,
+)
+from weight_decay.runs.seal import canonical, digest, is_sealed
+
+NEEDED = ("run_id", "seed", "scale", "data", "regime", "git_commit", "seconds")
+_ABSENT = object()
+
+
+class ForeignRunError(DamagedRunError):
+    """The folder holds another run than its name says: nothing in it may be used, and nothing overwritten."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run, or one of its branches, as read: its summary and its rows."""
+
+    branch: str
+    summary: dict[str, Any]
+    rows: list[Row]
+
+
+def judge(folder: Path, run_id: str, coordinates: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The summary of run `run_id` in `folder`, finished or not, after all that it says was checked.
+
+    Of a finished run and its finished branches the record is checked too, against its seal, without parsing it.
+    Raises ForeignRunError if the folder holds another run, DamagedRunError for everything else that is wrong.
+    """
+    summary = read_summary(folder)
+    check_owner(folder, summary, run_id)
+    if summary["status"] not in FINISHED:
+        return summary
+    _check_finished(summary, run_id, coordinates or {})
+    _checked_record(folder, summary)
+    _check_branches(folder, summary)
+    for name in branches(folder):
+        judge_branch(folder / "branches" / name, run_id)
+    return summary
+
+
+def judge_branch(folder: Path, run_id: str) -> dict[str, Any]:
+    """The summary of the branch in `folder` of the run `run_id`, checked like that of a run."""
+    return _branch(folder, run_id)[0]
+
+
+def read_run(cell: Cell) -> tuple[dict[str, Any], list[Record]]:
+    """The summary of a finished run and the records of the run and its finished branches.
+
+    The records are empty when the run has not finished. Raises DamagedRunError as `judge` does, and when a record
+    cannot be parsed.
+    """
+    summary = read_summary(cell.folder)
+    check_owner(cell.folder, summary, cell.run_id)
+    if summary["status"] not in FINISHED:
+        return summary, []
+    _check_finished(summary, cell.run_id, cell.coordinates)
+    records = [Record(MAIN_BRANCH, summary, rows_of(_checked_record(cell.folder, summary)))]
+    _check_branches(cell.folder, summary)
+    for name in branches(cell.folder):
+        branch, record = _branch(cell.folder / "branches" / name, cell.run_id)
+        if record is not None:
+            records.append(Record(name, branch, rows_of(record)))
+    return summary, records
+
+
+def check_owner(folder: Path, summary: Mapping[str, Any], run_id: str, branch: str | None = None) -> None:
+    """ForeignRunError unless `summary` is that of run `run_id`, or of its branch, in the folder that it names."""
+    found = summary.get("run_id", run_id)
+    if found != run_id:
+        raise ForeignRunError(f"summary.json belongs to run {found}, not {run_id}")
+    if not is_sealed(summary):
+        return
+    if branch is None:
+        named = summary.get("folder") if summary.get("branch") == MAIN_BRANCH else summary.get("branch")
+    else:
+        named = f"{summary.get('branch')}-{int(summary.get('start_step') or 0):09d}"
+    if named != folder.name:
+        raise ForeignRunError(f"summary.json belongs to {named}, not {folder.name}")
+
+
+def branches(folder: Path) -> Iterator[str]:
+    """The names of the folders of a run's branches, sorted."""
+    with_branches = folder / "branches"
+    if with_branches.is_dir():
+        yield from sorted(entry.name for entry in os.scandir(with_branches) if entry.is_dir())
+
+
+def _check_branches(folder: Path, summary: Mapping[str, Any]) -> None:
+    """DamagedRunError unless the branches are those that the run had when it was sealed."""
+    if not is_sealed(summary):
+        return
+    there, wanted = set(branches(folder)), set(summary["branch_folders"])
+    for names, what in ((wanted - there, "is missing"), (there - wanted, "is none of this run's")):
+        if names:
+            raise DamagedRunError(f"branch {min(names)} {what}")
+
+
+def _branch(folder: Path, run_id: str) -> tuple[dict[str, Any], bytes | None]:
+    """Summary and record of a branch; no record if it has not finished."""
+    try:
+        summary = read_summary(folder)
+        check_owner(folder, summary, run_id, folder.name)
+        if summary["status"] not in FINISHED:
+            return summary, None
+        return summary, _checked_record(folder, summary)
+    except ForeignRunError as error:
+        raise ForeignRunError(f"branch {folder.name}: {error}") from error
+    except DamagedRunError as error:
+        raise DamagedRunError(f"branch {folder.name}: {error}") from error
+
+
+def _check_finished(summary: Mapping[str, Any], run_id: str, coordinates: Mapping[str, Any]) -> None:
+    for name in NEEDED:
+        if name not in summary:
+            raise DamagedRunError(f"summary.json lacks {name}")
+    if not is_sealed(summary):
+        return
+    settings = summary.get("identity")
+    # As config/identity.py makes a run's id; the report side does not know that module.
+    if hashlib.sha256(canonical(settings)).hexdigest()[:12] != run_id:
+        raise DamagedRunError("the settings in summary.json are not those of the run's id")
+    for key, value in coordinates.items():
+        found: Any = settings
+        for part in key.split("."):
+            found = found.get(part, _ABSENT) if isinstance(found, dict) else _ABSENT
+        if found is not _ABSENT and not _same(value, found):
+            raise DamagedRunError(f"the experiment's file says {key}={value}, but the run has {found}")
+
+
+def _same(said: Any, found: Any) -> bool:
+    """Whether a coordinate is the setting; lengths ("0.5k steps") and choices of groups are written in many ways."""
+    if isinstance(found, bool) or found is None or isinstance(said, bool) or said is None:
+        return said is found
+    if isinstance(found, int | float):
+        try:
+            return float(said) == float(found)
+        except UNREADABLE:
+            return False
+    return True
+
+
+def _checked_record(folder: Path, summary: Mapping[str, Any]) -> bytes:
+    """The bytes of a finished run's or branch's record, after the checks of everything but its lines' content."""
+    content = read_record(folder / "metrics.jsonl")
+    if not content.strip():
+        raise DamagedRunError("metrics.jsonl is empty")
+    if not isinstance(summary.get("final"), dict):
+        raise DamagedRunError("summary.json has no final metrics")
+    if "divergence_step" not in summary:
+        raise DamagedRunError("summary.json lacks divergence_step")
+    total = finite(summary.get("total_steps"))
+    if is_sealed(summary):
+        said = summary.get("record")
+        if said != (found := digest(content)):
+            length = said.get("bytes") if isinstance(said, dict) else None
+            raise DamagedRunError(
+                f"metrics.jsonl was changed after it was written ({found['bytes']} bytes, sealed with {length})"
+                if length != found["bytes"]
+                else "metrics.jsonl was changed after it was written (its SHA-256 differs from the sealed one)"
+            )
+        last = _last_step(content)
+        if last != finite(summary.get("step")) or (summary["status"] == "completed" and last != total):
+            raise DamagedRunError(f"metrics.jsonl ends at step {last}, not at the run's last one")
+    else:
+        # Nobody vouches for it: at least every line must make sense, for every command alike.
+        rows = rows_of(content)
+        if summary["status"] == "completed" and total is not None and rows[-1]["step"] != total:
+            raise DamagedRunError(f"metrics.jsonl ends at step {rows[-1]['step']}, not at {total:g}")
+    return content
+
+
+def _last_step(content: bytes) -> float | None:
+    try:
+        return finite(json.loads(content.rstrip().rpartition(b"\n")[2])["step"])
+    except UNREADABLE:
+        return None
