@@ -231,7 +231,7 @@ class _Speaker:
 
 
 _TRANSITION = np.stack([np.bincount(line, minlength=len(grammar.NEXT)) for line in grammar.NEXT]) / 256
-_NAMED = np.array([(grammar.NAME_CHOICE == j).sum() for j in (*range(grammar.CAST), -1)])
+_NAMED = np.array([(j == grammar.NAME_CHOICE).sum() for j in (*range(grammar.CAST), -1)])
 
 
 def _draw(key: np.ndarray, number: int) -> np.ndarray:
