@@ -17,9 +17,12 @@ class TokenData:
     held_out: share of the training text, in blocks of `held_out_block` tokens, that is kept from training (Fig 19).
     `train/loss` is then measured on windows that the run trains on, `unseen/loss` on held-out windows of the same
     documents, and `val/loss` as ever on documents of their own.
+    train_tokens: of the synthetic text, which is endless: how many tokens of it to make for training (whole
+    documents, so a little more). A longer text starts with a shorter one.
+    seed: chooses evaluation windows and held-out blocks, and which documents the synthetic text has.
     """
 
-    kind: Literal["python_text", "openwebtext", "text", "nanogpt"]
+    kind: Literal["python_text", "synthetic_text", "openwebtext", "text", "nanogpt"]
     context: int
     vocabulary: int
     sampling: Literal["with_replacement", "one_pass"]
@@ -27,6 +30,7 @@ class TokenData:
     held_out: float = field(metadata=off(0.0))
     held_out_block: int
     seed: int
+    train_tokens: int | None = field(metadata=off(None))
     root: str = field(metadata=EXECUTION)
     regime: ClassVar[str] = "under_training"
 
@@ -38,6 +42,16 @@ class TokenData:
             self.evaluation_windows > 0,
             f"evaluation_windows: must be positive, got {self.evaluation_windows}",
         )
+        if self.kind == "synthetic_text":
+            require(
+                self.train_tokens is not None and self.train_tokens > 0,
+                f"train_tokens: the synthetic text is endless, so say how many tokens, got {self.train_tokens}",
+            )
+        else:
+            require(
+                self.train_tokens is None,
+                f"train_tokens: only the synthetic text is made to a size; set it to null, got {self.train_tokens}",
+            )
         require(0 <= self.held_out < 1, f"held_out: must be a share of the text in [0, 1), got {self.held_out:g}")
         require(
             self.held_out_block > self.context,

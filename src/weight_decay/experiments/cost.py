@@ -134,7 +134,7 @@ def _clock(config: RunConfig) -> Clock | None:
             return None
         clock = Clock(config.batch_size, sizes[0], 1)
     else:
-        windows = int(WINDOWS_TOKENS.get(data.kind, 0.0) / data.context)
+        windows = int((data.train_tokens or WINDOWS_TOKENS.get(data.kind, 0.0)) / data.context)
         if windows == 0 and config.duration.unit == "epochs":
             return None
         clock = Clock(config.batch_size, windows, data.context)

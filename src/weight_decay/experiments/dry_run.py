@@ -83,6 +83,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 def _data_needed(config: RunConfig) -> str:
     needed = {
         "procedural": "made on the spot",
+        "synthetic_text": "made on the spot",
         "python_text": "made on the spot from this Python's own library",
         "cifar5m": "CIFAR-5m's six parts, 18.4 GB: make data-cifar5m FROM=FOLDER",
         "cifar10": "CIFAR-10, unpacked as torchvision does it",

@@ -33,7 +33,7 @@ def build_regime(config: RunConfig, device: torch.device) -> Regime:
 @functools.cache
 def data_fingerprint(data: ImageData | TokenData) -> str | None:
     """What names the training data's content; None if the config determines it anyway, or the data are not here."""
-    if data.kind == "procedural":
+    if data.kind in ("procedural", "synthetic_text"):
         return None
     try:
         if isinstance(data, ImageData):

@@ -51,14 +51,51 @@ class TokenSet:
 
 
 class SplitWriter:
-    """Appends documents to the two files of one split; nothing has its final name before `finish`."""
+    """Appends documents to the two files of one split; nothing has its final name before `finish`.
 
-    def __init__(self, folder: Path, split: str, dtype: np.dtype) -> None:
+    resume: keep the whole documents that a writer which was killed has left; `documents` and `tokens` count them.
+    """
+
+    def __init__(self, folder: Path, split: str, dtype: np.dtype, resume: bool = False) -> None:
         self._targets = [folder / f"{split}.bin", folder / f"{split}.documents.bin"]
-        self._files: list[BinaryIO] = [self._temporary(path).open("wb") for path in self._targets]
         self._dtype = dtype
         self.tokens = 0
         self.documents = 0
+        temporary = [self._temporary(path) for path in self._targets]
+        kept = resume and all(path.is_file() for path in temporary)
+        self._files: list[BinaryIO] = [path.open("r+b" if kept else "w+b") for path in temporary]
+        if kept:
+            self._keep_whole_documents(temporary)
+
+    def _keep_whole_documents(self, temporary: list[Path]) -> None:
+        written = temporary[0].stat().st_size // self._dtype.itemsize
+        starts = np.fromfile(temporary[1], dtype="<i8")
+        # A document is whole when the start of the next one is in both files.
+        self.documents = max(int(np.searchsorted(starts, written, side="right")) - 1, 0)
+        self.tokens = int(starts[self.documents]) if len(starts) else 0
+        self._cut()
+
+    def _cut(self) -> None:
+        for file, size in zip(self._files, (self.tokens * self._dtype.itemsize, self.documents * 8), strict=True):
+            file.truncate(size)
+            file.seek(0, os.SEEK_END)
+
+    def starts_with(self, tokens: np.ndarray) -> bool:
+        """Whether the tokens written so far begin with these."""
+        self._files[0].seek(0)
+        found = self._files[0].read(tokens.nbytes)
+        self._files[0].seek(0, os.SEEK_END)
+        return found == tokens.astype(self._dtype).tobytes()
+
+    def ends_with(self, tokens: np.ndarray) -> bool:
+        """Whether the tokens written so far end with these."""
+        self._files[0].seek(max(self.tokens * self._dtype.itemsize - tokens.nbytes, 0))
+        return self._files[0].read() == tokens.astype(self._dtype).tobytes()
+
+    def start_over(self) -> None:
+        """Forget what was kept."""
+        self.tokens = self.documents = 0
+        self._cut()
 
     @staticmethod
     def _temporary(path: Path) -> Path:
@@ -104,21 +141,25 @@ def finish_folder(
 
 
 def load_tokens(
-    kind: Literal["python_text", "openwebtext", "text", "nanogpt"],
+    kind: Literal["python_text", "synthetic_text", "openwebtext", "text", "nanogpt"],
     split: Literal["train", "val"],
     root: Path,
     verify: Literal["size", "sha256"] = "size",
+    seed: int = 0,
+    train_tokens: int | None = None,
 ) -> TokenSet:
     """Open one split of a corpus as memory maps.
 
     Args:
-        kind: "python_text" (made below `root` when it is not there yet), "openwebtext" (the folder
+        kind: "python_text" and "synthetic_text" (made below `root` when not there yet), "openwebtext" (the folder
             `root/openwebtext`), "text" (`root` is any prepared folder) or "nanogpt" (`root` holds
             nanoGPT's bare `train.bin` and `val.bin`: uint16, GPT-2 tokens, no manifest).
         split: "train" or "val"; documents are never shared between the two.
         root: see `kind`.
         verify: "size" checks file lengths, "sha256" reads every byte. For nanogpt there is nothing
             to check against.
+        seed: of the synthetic text.
+        train_tokens: of the synthetic text, which is endless: the least size of its train split.
 
     Raises:
         UserError: the folder is missing, unfinished, damaged or of another kind.
@@ -133,6 +174,12 @@ def load_tokens(
         from weight_decay.data.text.python_text import ensure_python_text
 
         folder = ensure_python_text(root)
+    elif kind == "synthetic_text":
+        from weight_decay.data.text.synthetic_text import ensure_synthetic_text
+
+        if train_tokens is None:
+            raise UserError("data.train_tokens: the synthetic text is endless, so say how many tokens.")
+        folder = ensure_synthetic_text(root, seed, train_tokens)
     elif kind == "openwebtext":
         folder = root / "openwebtext"
         if not folder.is_dir():
@@ -140,7 +187,7 @@ def load_tokens(
     elif kind == "text":
         folder = root
     else:
-        raise UserError(f"unknown text {kind!r}: choose python_text, openwebtext, text or nanogpt.")
+        raise UserError(f"unknown text {kind!r}: choose python_text, synthetic_text, openwebtext, text or nanogpt.")
     return _load_folder(folder, split, verify)
 
 

@@ -1,0 +1,309 @@
+"""An unlimited synthetic text: the same bytes on every Python and machine, generated from (seed, document) alone.
+
+Words have Zipf's tail, are spelled in syllables and follow a grammar whose verbs agree with a subject several words
+back; nouns, verbs and adjectives depend on the paragraph's topic and on the content word before; the names of a
+document recur in it, and a pronoun agrees with the name last said. Nothing but integers is computed. The entropy is
+known to a few percent (`entropy_bounds`). `GENERATOR_VERSION` must rise with any change of the bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from weight_decay.data.manifest import exclusive_lock, read_manifest
+from weight_decay.data.text import synthetic_language as grammar
+from weight_decay.data.text.files import KIND, SPLITS, SplitWriter, finish_folder
+from weight_decay.data.text.synthetic_language import Language, language, mix
+from weight_decay.errors import UserError
+
+NAME = "synthetic_text"
+GENERATOR_VERSION = 1
+VOCABULARY = 256
+END_OF_TEXT = 0
+# Held-out documents begin far beyond any training document, and are the same for every training size.
+VALIDATION_START = 2**40
+VALIDATION_TOKENS = 1 << 21
+_GAMMA_INT = 0x9E3779B97F4A7C15
+_GAMMA = np.uint64(_GAMMA_INT)
+_CHUNK = 1024
+_BYTE = np.uint64(0xFF)
+
+
+def synthetic_documents(seed: int, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of these documents joined, uint8 (sum of lengths,), and the length of each, int64 (D,).
+
+    A pure function of (seed, document), alike in any chunking. Each document ends with byte 0, which is nowhere else.
+
+    Raises:
+        UserError: a negative seed.
+    """
+    if seed < 0:
+        raise UserError(f"Synthetic text needs a seed ≥ 0, not {seed}.")
+    parts = [_Paragraphs(seed, documents[i : i + _CHUNK]).write() for i in range(0, len(documents), _CHUNK)]
+    if not parts:
+        return np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.int64)
+    return np.concatenate([text for text, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+
+
+def entropy_bounds(seed: int, documents: np.ndarray) -> tuple[float, float]:
+    """Lower and upper bound of the entropy rate in nats per byte, estimated on these documents.
+
+    Lower: the entropy of the words given each document's topics, cast, and lengths; the spelling determines the
+    words, the words the states of the grammar, and the probability of each is known, so this is exact but for the
+    sampling of documents. Upper: with the entropy of topics, cast and lengths added, as if nothing in the text
+    repaid it.
+    """
+    bits, hidden, size = 0.0, 0.0, 0
+    for i in range(0, len(documents), _CHUNK):
+        paragraphs = _Paragraphs(seed, documents[i : i + _CHUNK])
+        bits += float(paragraphs.surprise(language()).sum())
+        hidden += paragraphs.hidden_bits()
+        size += len(paragraphs.write()[0])
+    nats = float(np.log(2)) / size
+    return bits * nats, (bits + hidden) * nats
+
+
+class _Paragraphs:
+    """The paragraphs of some documents, which are generated side by side, one word of each at a time."""
+
+    def __init__(self, seed: int, documents: np.ndarray) -> None:
+        start = mix(np.array([seed], dtype=np.uint64) + _GAMMA)
+        key = mix(start ^ mix((documents.astype(np.uint64) + np.uint64(1)) * _GAMMA))
+        drawn = [_draw(key, j) for j in range(2 + grammar.CAST)]
+        self.documents = len(documents)
+        self.per_document = grammar.PARAGRAPHS[(drawn[0] & _BYTE).astype(np.int64)]
+        self.document = np.repeat(np.arange(len(documents)), self.per_document)
+        ends = np.cumsum(self.per_document)
+        number = np.arange(len(self.document)) - (ends - self.per_document)[self.document]
+        self.last = number == self.per_document[self.document] - 1
+        names = [(word & np.uint64(1023)).astype(np.int64) + 1024 * j for j, word in enumerate(drawn[2:])]
+        self.cast = np.stack(names, axis=1)[self.document]
+        self.key = mix(key[self.document] ^ mix((number.astype(np.uint64) + np.uint64(1000)) * _GAMMA))
+        own = _draw(self.key, 0)
+        self.sentences = grammar.SENTENCES[(own & _BYTE).astype(np.int64)]
+        second = (own >> np.uint64(8) & _BYTE) < grammar.SECOND_TOPIC
+        topics = [(drawn[1] >> np.uint64(shift) & np.uint64(31)).astype(np.int64) for shift in (0, 8)]
+        self.topic = np.where(second, topics[1][self.document], topics[0][self.document])
+
+    def hidden_bits(self) -> float:
+        """Entropy in bits of what the documents were made from besides their words: topics, cast and lengths."""
+        second = _entropy(np.array([grammar.SECOND_TOPIC, 256 - grammar.SECOND_TOPIC]))
+        counts = [np.unique(table, return_counts=True)[1] for table in (grammar.PARAGRAPHS, grammar.SENTENCES)]
+        document = _entropy(counts[0]) + 2 * np.log2(grammar.TOPICS) + 10 * grammar.CAST
+        return float(self.documents * document + len(self.document) * (second + _entropy(counts[1])))
+
+    def write(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes and lengths, as `synthetic_documents` returns them."""
+        lexicon = language()
+        columns = self._speak(lexicon, None)
+        columns.append(np.where(self.last, grammar.END_OF_DOCUMENT, grammar.NOTHING).astype(np.uint16))
+        tokens = np.stack(columns, axis=1)
+        length = lexicon.length[tokens].sum(axis=1)
+        flat = tokens[tokens != grammar.NOTHING]
+        text = lexicon.spelling[flat][np.arange(16) < lexicon.length[flat][:, None]]
+        text[np.cumsum(length) - length] = ord("\n")  # in the place of the first word's space
+        lengths = np.bincount(self.document, weights=length, minlength=self.documents).astype(np.int64)
+        return text, lengths
+
+    def surprise(self, lexicon: Language) -> np.ndarray:
+        """-log2 of the probability of each paragraph's words, given its topic, cast and number of sentences."""
+        bits = np.zeros(len(self.document))
+        self._speak(lexicon, bits)
+        return bits
+
+    def _speak(self, lexicon: Language, bits: np.ndarray | None) -> list[np.ndarray]:
+        """Token numbers, one array (paragraphs,) for each place in a paragraph; adds to `bits` if given."""
+        speaker = _Speaker(self, lexicon, bits)
+        columns = []
+        while speaker.speaking:
+            columns.append(speaker.say())
+        return columns
+
+
+class _Speaker:
+    """Where each paragraph is in its grammar; `say` takes all of them one word further."""
+
+    def __init__(self, paragraphs: _Paragraphs, lexicon: Language, bits: np.ndarray | None) -> None:
+        count = len(paragraphs.key)
+        self.lexicon, self.bits, self.count, self.place = lexicon, bits, count, 0
+        self.live: dict[str, np.ndarray] = {
+            "unit": np.arange(count),
+            "key": paragraphs.key,
+            "cast": paragraphs.cast,
+            "topic": paragraphs.topic,
+            "left": paragraphs.sentences.copy(),
+            "state": np.full(count, grammar.START),
+            "subject": np.zeros(count, dtype=np.int64),  # 1: plural
+            "phrase": np.zeros(count, dtype=np.int64),
+            "named": np.zeros(count, dtype=np.int64),
+            "previous": np.zeros(count, dtype=np.int64),
+        }
+
+    @property
+    def speaking(self) -> bool:
+        """Whether any paragraph goes on."""
+        return len(self.live["unit"]) > 0
+
+    def say(self) -> np.ndarray:
+        """The next token of each paragraph, uint16 (paragraphs,); `NOTHING` for those that are over."""
+        live, lexicon = self.live, self.lexicon
+        self.place += 1
+        drawn = _draw(live["key"], self.place)
+        before = live["state"]
+        state = grammar.NEXT[before, (drawn & _BYTE).astype(np.int64)]
+        word_class = grammar.STATE_CLASS[state]
+        number = (drawn >> np.uint64(32) & _BYTE).astype(np.int64)
+
+        determined = word_class == grammar.DETERMINER
+        phrase = np.where(determined, number < grammar.PLURALS, live["phrase"]).astype(np.int64)
+        name, pronoun, determiner = grammar.SUBJECT_STATES
+        subject = np.where(state == determiner, phrase, live["subject"])
+        subject[(state == name) | (state == pronoun)] = 0
+
+        row = lexicon.row[word_class, live["topic"]]
+        word = lexicon.words[row, (drawn >> np.uint64(8) & np.uint64(0xFFFF)).astype(np.int64)].astype(np.int64)
+        share = grammar.COLLOCATION[word_class]
+        collocated = (drawn >> np.uint64(24) & _BYTE).astype(np.int64) < share
+        expected = grammar.partner(live["previous"], word_class)
+        word = np.where(collocated, expected, word)
+
+        names = np.flatnonzero(word_class == grammar.NAME)
+        choice = grammar.NAME_CHOICE[number[names]]
+        said_before = live["named"].copy()
+        live["named"][names] = np.where(choice < 0, live["named"][names], choice)
+        word[names] = live["cast"][names, live["named"][names]]
+        pronouns = np.flatnonzero(word_class == grammar.PRONOUN)
+        word[pronouns] = live["cast"][pronouns, live["named"][pronouns]] & 1
+
+        opening = (before == grammar.START).astype(np.int64)
+        form = np.where(word_class == grammar.NOUN, phrase, 0)
+        form = np.where(word_class == grammar.VERB, 1 - subject, form)
+        form = np.where(determined, phrase + 2 * opening, form)
+        form = np.where(word_class == grammar.PRONOUN, opening, form)
+        token = grammar.BASES[word_class] + form * grammar.SIZES[word_class] + word
+        if self.bits is not None:
+            self.bits[live["unit"]] += self._bits(before, state, row, word, share * (word == expected), said_before)
+
+        column = np.full(self.count, grammar.NOTHING, dtype=np.uint16)
+        column[live["unit"]] = token
+        content = share > 0
+        live["previous"] = np.where(content, grammar.BASES[word_class] + word, live["previous"])
+        stopped = word_class == grammar.STOP
+        live["left"] = live["left"] - stopped
+        live["state"] = np.where(stopped, grammar.START, state)
+        live["phrase"], live["subject"] = phrase, subject
+        over = live["left"] == 0
+        if over.any():
+            self.live = {key: values[~over] for key, values in live.items()}
+        return column
+
+    def _bits(
+        self,
+        before: np.ndarray,
+        state: np.ndarray,
+        row: np.ndarray,
+        word: np.ndarray,
+        collocated: np.ndarray,
+        said_before: np.ndarray,
+    ) -> np.ndarray:
+        """-log2 of the probability of what was just said, given all before it."""
+        word_class = grammar.STATE_CLASS[state]
+        chance = _TRANSITION[before, state].copy()
+        share = grammar.COLLOCATION[word_class]
+        drawn = self.lexicon.counts[row, np.minimum(word, self.lexicon.counts.shape[1] - 1)] / grammar.DRAWS
+        from_table = np.isin(word_class, (grammar.NAME, grammar.PRONOUN), invert=True)
+        chance *= np.where(from_table, ((256 - share) * drawn + collocated) / 256, 1)
+        named = self.live["named"]
+        of_name = (_NAMED[named] + _NAMED[-1] * (named == said_before)) / 256
+        chance *= np.where(word_class == grammar.NAME, of_name, 1)
+        plural = self._was_plural(state)
+        of_number = np.where(plural, grammar.PLURALS, 256 - grammar.PLURALS) / 256
+        chance *= np.where(word_class == grammar.DETERMINER, of_number, 1)
+        return -np.log2(chance)
+
+    def _was_plural(self, state: np.ndarray) -> np.ndarray:
+        number = _draw(self.live["key"], self.place) >> np.uint64(32) & _BYTE
+        return number < grammar.PLURALS
+
+
+_TRANSITION = np.stack([np.bincount(line, minlength=len(grammar.NEXT)) for line in grammar.NEXT]) / 256
+_NAMED = np.array([(j == grammar.NAME_CHOICE).sum() for j in (*range(grammar.CAST), -1)])
+
+
+def _draw(key: np.ndarray, number: int) -> np.ndarray:
+    """Draw `number` of each key: 64 hashed bits."""
+    return mix(key + np.uint64((number + 1) * _GAMMA_INT % 2**64))
+
+
+def _entropy(counts: np.ndarray) -> float:
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def ensure_synthetic_text(root: Path, seed: int, train_tokens: int) -> Path:
+    """The prepared folder below `root` with the synthetic text of this seed and size, made if absent.
+
+    `train` holds documents 0, 1, 2, ... until there are `train_tokens`; `val` documents of its own, the same for every
+    size. Processes that start at once wait for the first to finish; what a killed one has written is kept; a damaged
+    folder is made again. Memory is flat.
+
+    Raises:
+        UserError: a negative seed, no tokens, or a folder that cannot hold them.
+    """
+    if train_tokens < 1:
+        raise UserError(f"Synthetic text needs at least 1 token, not {train_tokens}.")
+    folder = Path(root) / f"{NAME}-v{GENERATOR_VERSION}-seed{seed}-tokens{train_tokens}"
+    with exclusive_lock(folder.with_name(f".{folder.name}.lock")):
+        if folder.exists():
+            try:
+                read_manifest(folder, KIND)
+                return folder
+            except UserError as error:
+                warnings.warn(f"making {folder} again: {error}", stacklevel=2)
+                shutil.rmtree(folder)
+        free = shutil.disk_usage(folder.parent).free
+        if train_tokens + VALIDATION_TOKENS > free:
+            raise UserError(
+                f"data.train_tokens: {train_tokens / 1e9:.1f} GB are needed in {root} and {free / 1e9:.1f} GB are "
+                "free; ask for fewer, or choose another folder."
+            )
+        partial = folder.with_name(f".{folder.name}.partial")
+        partial.mkdir(exist_ok=True)
+        _write_folder(partial, seed, train_tokens)
+        partial.replace(folder)
+    return folder
+
+
+def _write_folder(folder: Path, seed: int, train_tokens: int) -> None:
+    dtype = np.dtype("uint8")
+    writers = {split: SplitWriter(folder, split, dtype, resume=True) for split in SPLITS}
+    _write_split(writers["val"], seed, VALIDATION_START, VALIDATION_TOKENS)
+    _write_split(writers["train"], seed, 0, train_tokens)
+    fields = {
+        "name": NAME,
+        "generator_version": GENERATOR_VERSION,
+        "seed": seed,
+        "end_of_text": END_OF_TEXT,
+        "encoding": "bytes",
+    }
+    finish_folder(folder, writers, VOCABULARY, dtype, fields)
+
+
+def _write_split(writer: SplitWriter, seed: int, first: int, wanted: int) -> None:
+    """Append documents `first`, `first + 1`, ... until there are `wanted` tokens, after those already there."""
+    if writer.documents:
+        # After a power cut a file may hold zeros where nothing reached the disk: its ends tell.
+        head, _ = synthetic_documents(seed, np.array([first]))
+        tail, _ = synthetic_documents(seed, np.array([first + writer.documents - 1]))
+        if not (writer.starts_with(head) and writer.ends_with(tail)):
+            writer.start_over()
+    while writer.tokens < wanted:
+        begin = first + writer.documents
+        tokens, lengths = synthetic_documents(seed, np.arange(begin, begin + _CHUNK))
+        enough = int(np.searchsorted(np.cumsum(lengths), wanted - writer.tokens)) + 1
+        lengths = lengths[:enough]
+        writer.append(tokens[: int(lengths.sum())], lengths)
