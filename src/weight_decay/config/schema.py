@@ -12,6 +12,7 @@ import functools
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from weight_decay.config.span import Span
@@ -24,7 +25,8 @@ EXECUTION = {"execution": True}
 def off(value: Any) -> dict[str, Any]:
     """Field metadata: at `value` the feature is off, and a run's identity is as if the field did not exist.
 
-    A field added after runs were published carries it, so that those runs keep their identity.
+    A field added after runs were published carries it, so that those runs keep their identity; and their stored
+    configs, in which it is absent, are read as having `value`.
     """
     return {"off": value}
 
@@ -33,6 +35,16 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def check_name(name: str | None, kind: str, named: tuple[str, ...]) -> None:
+    """ValueError unless `name` is null, or a folder below `root` for a data set whose kind may have another one."""
+    require(name is None or kind in named, f"name: {kind} data have a folder of their own; set it to null")
+    parts = () if name is None else PurePath(name).parts
+    require(
+        name is None or (bool(parts) and not PurePath(name).is_absolute() and ".." not in parts),
+        f"name: must be a folder below data.root, such as mine, got {name!r}",
+    )
 
 
 def build_dataclass(cls: type, values: Any, path: str = "") -> Any:
@@ -48,6 +60,8 @@ def build_dataclass(cls: type, values: Any, path: str = "") -> Any:
                 f"; did you mean {_join(path, close[0])}?" if close else f"; known here: {', '.join(sorted(fields))}."
             )
             raise UserError(f"{_join(path, key)}: there is no such setting{hint}")
+    later = {name: f.metadata["off"] for name, f in fields.items() if "off" in f.metadata}
+    values = {**later, **values}
     missing = [name for name in fields if name not in values]
     if missing:
         raise UserError(f"{_join(path, missing[0])}: this setting is missing; give it a value.")
