@@ -187,7 +187,11 @@ def is_coordinate(key: str, value: Any) -> bool:
 
     Nor is the data's own seed, which goes with the run's: cells that differ in it are draws of the same cell.
     """
-    return key != "data.seed" and key.partition(".")[0] not in ("averaging", "branches") and not isinstance(value, list | dict)
+    return (
+        key != "data.seed"
+        and key.partition(".")[0] not in ("averaging", "branches")
+        and not isinstance(value, list | dict)
+    )
 
 
 def write_plan(results: Path, plan: Plan) -> Path:

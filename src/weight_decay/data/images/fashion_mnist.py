@@ -26,7 +26,7 @@ SIZES = (8, 14, 16, 28, 32)
 _PREFIXES = {"train": "train", "test": "t10k"}
 _MOST_DEFLATE_SAVES = 1032
 _GET = (
-    'get it with python -c "from torchvision.datasets import FashionMNIST as F; F(\'data\', download=True)", or put any'
+    "get it with python -c \"from torchvision.datasets import FashionMNIST as F; F('data', download=True)\", or put any"
     " copy of its four idx files (raw or .gz) there"
 )
 
