@@ -80,7 +80,7 @@ clean-demo:
 # Figures 1-5, 10-18 and Tables 2, 3. A cell that several figures need is run once; a finished one is not run again.
 # Every experiment is tried even if one before it fails, and the failure is the exit status.
 SCALE ?= micro
-OVER_TRAINING := fig01_cifar5m_size fig02_cifar10 fig02d_tiny_imagenet fig11b_resnet18 fig16_spectra \
+OVER_TRAINING := fig01_cifar5m_size fig02_cifar10 fig02_real_images fig02d_tiny_imagenet fig11b_resnet18 fig16_spectra \
   fig03_grid_tiny_imagenet fig10_grid_cifar10 fig05_finetune tab02_ensemble fig15_sphere fig13_similarity \
   fig11a_vgg fig11c_resnet34
 

@@ -63,7 +63,7 @@ def load_fashion_mnist(split: str, root: Path, size: int, name: str | None = Non
 
 
 def find_fashion_mnist(root: Path, name: str | None) -> Path:
-    """The folder with the idx files; UserError, with where they were looked for and how to get them, if there is none."""
+    """The folder with the idx files; UserError, saying where they were looked for and how to get them, if none has."""
     tops = [root / name] if name is not None else [root / KIND, root / "FashionMNIST"]
     folders = [top / below for top in tops for below in ("", "raw", "FashionMNIST/raw")]
     for folder in folders:
