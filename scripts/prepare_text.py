@@ -57,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     for split, counts in manifest["fields"]["splits"].items():
         print(f"{split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
     print(f"{options.target}: fingerprint {manifest['fingerprint'][:12]}")
+    target = options.target
+    data = f"data={'text_bytes' if options.encoding == 'bytes' else 'text'} data.root={target.parent}"
+    print("what decay does to a small model on it: weight-decay experiment=demo_under_training scale=micro", end=" ")
+    print(data if target.name == "text" else f"{data} data.name={target.name}")
     return 0
 
 

@@ -17,7 +17,7 @@ import pytest
 import tiktoken
 from transformers import GPT2TokenizerFast
 
-from text_helpers import write_jsonl
+from text_helpers import beside, write_jsonl
 from weight_decay.data.text.encodings import BYTES_VOCABULARY, bytes_encoding, gpt2_encoding
 from weight_decay.data.text.files import SPLITS, TokenSet, load_tokens
 from weight_decay.data.text.openwebtext import encode, prepare
@@ -72,7 +72,7 @@ def test_prepared_python_sources_have_the_tokens_of_transformers(files: Path, tm
     assert manifest["fields"]["empty_documents"] == 1
     found = {}
     for split in SPLITS:
-        token_set = load_tokens("text", split, tmp_path / "out", verify="sha256")
+        token_set = load_tokens("text", split, **beside(tmp_path / "out"), verify="sha256")
         assert token_set.vocabulary == 50_257
         for document in split_documents(token_set):
             assert document[-1] == 50_256
@@ -139,7 +139,7 @@ def test_kill_9_with_the_real_bpe_and_the_same_command_again(files: Path, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     encoding = gpt2_encoding(files)
-    sets = [load_tokens("text", split, target, verify="sha256") for split in SPLITS]
+    sets = [load_tokens("text", split, **beside(target), verify="sha256") for split in SPLITS]
     decoded = [encoding.decode(document[:-1].tolist()) for one in sets for document in split_documents(one)]
     assert sorted(decoded) == sorted(text for text in texts if text)
 
@@ -185,6 +185,6 @@ def test_a_byte_text_is_prepared_without_any_bpe(tmp_path: Path) -> None:
     command = script(source, tmp_path / "text", "--encoding", "bytes")
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    train = load_tokens("text", "train", tmp_path / "text", verify="sha256")
+    train = load_tokens("text", "train", **beside(tmp_path / "text"), verify="sha256")
     assert train.vocabulary == BYTES_VOCABULARY
     assert bytes(split_documents(train)[0][:-1].tolist()).decode().endswith(": naïve <|endoftext|>")

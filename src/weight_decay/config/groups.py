@@ -20,7 +20,9 @@ class ImageData:
     root: the folder in which all data sets lie; name: this one's folder there, null for the usual one.
     """
 
-    kind: Literal["procedural", "cifar5m", "cifar10", "cifar100", "tiny_imagenet", "fashion_mnist"]
+    kind: Literal[
+        "procedural", "cifar5m", "cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "image_folder", "npz"
+    ]
     name: str | None = field(metadata=off(None))
     image_size: int
     classes: int
@@ -38,7 +40,7 @@ class ImageData:
             "test_size: CIFAR-5m's test part has 1,000,448 images and papers differ in how many they use; say how many",
         )
         require(self.image_size >= 8, f"image_size: must be at least 8 pixels, got {self.image_size}")
-        check_name(self.name, self.kind, ("fashion_mnist",))
+        check_name(self.name, self.kind, ("fashion_mnist", "image_folder", "npz"))
         require(self.classes >= 2, f"classes: must be at least 2, got {self.classes}")
         for name in ("train_size", "test_size"):
             size = getattr(self, name)

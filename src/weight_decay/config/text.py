@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from weight_decay.config.groups import PrecisionConfig
-from weight_decay.config.schema import EXECUTION, off, require
+from weight_decay.config.schema import EXECUTION, check_name, off, require
 from weight_decay.config.span import Span
 
 
@@ -17,9 +17,11 @@ class TokenData:
     held_out: share of the training text, in blocks of `held_out_block` tokens, that is kept from training (Fig 19).
     `train/loss` is then measured on windows that the run trains on, `unseen/loss` on held-out windows of the same
     documents, and `val/loss` as ever on documents of their own.
+    root: the folder in which all data sets lie; name: this one's folder there, null for the usual one.
     """
 
     kind: Literal["python_text", "openwebtext", "text", "nanogpt"]
+    name: str | None = field(metadata=off(None))
     context: int
     vocabulary: int
     sampling: Literal["with_replacement", "one_pass"]
@@ -31,6 +33,7 @@ class TokenData:
     regime: ClassVar[str] = "under_training"
 
     def __post_init__(self) -> None:
+        check_name(self.name, self.kind, ("text", "nanogpt"))
         require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
         require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
         require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")

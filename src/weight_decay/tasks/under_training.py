@@ -109,7 +109,7 @@ def token_regime(config: RunConfig, device: torch.device) -> Regime:
     """Text and the language-modelling task; UserError if the text cannot serve the run."""
     data, probes, ranks = config.data, config.probes, current()
     assert isinstance(data, TokenData)
-    train, val = (load_tokens(data.kind, split, Path(data.root)) for split in ("train", "val"))
+    train, val = (load_tokens(data.kind, split, Path(data.root), name=data.name) for split in ("train", "val"))
     if train.vocabulary > data.vocabulary:
         raise UserError(
             f"data.vocabulary: must be at least the {train.vocabulary} of {data.kind}, got {data.vocabulary}."
