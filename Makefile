@@ -19,7 +19,8 @@ help:
 	@echo "make data-cifar5m FROM=FOLDER        CIFAR-5m's part0..5.npz -> data/cifar5m"
 	@echo "make data-tiny-imagenet FROM=FOLDER  tiny-imagenet-200 -> data/tiny_imagenet"
 	@echo "make data-openwebtext [FROM=FOLDER]  OpenWebText -> data/openwebtext"
-	@echo "make data-text FROM=PATH [NAME=text] .txt, .jsonl, .parquet -> data/NAME"
+	@echo "make data-text FROM=PATH [NAME=text] [ENCODING=bytes]  .txt, .jsonl, .parquet -> data/NAME"
+	@echo "                          (both texts: BPE=FOLDER with any copy of GPT-2's vocab.bpe and encoder.json)"
 	@echo "make sweep EXP=NAME [SCALE=micro LAUNCHER=local|slurm]   run all cells of an experiment; docs/cluster.md"
 	@echo "make status [EXP=NAME]    waiting, running, completed, diverged, failed, stale"
 	@echo "make watch [EXP=NAME]     the same, live: sparklines of loss, effective LR, Jacobian norm; q quits"
@@ -66,11 +67,12 @@ data-tiny-imagenet: install
 	$(BIN)/python scripts/prepare_tiny_imagenet.py "$(FROM)" data/tiny_imagenet
 
 data-openwebtext: install
-	$(BIN)/python scripts/prepare_openwebtext.py --root data $(if $(FROM),--source "$(FROM)")
+	$(BIN)/python scripts/prepare_openwebtext.py --root data $(if $(FROM),--source "$(FROM)") $(if $(BPE),--bpe "$(BPE)")
 
 data-text: install
 	@test -n "$(FROM)" || { echo "make data-text: say which text: FROM=PATH" >&2; exit 2; }
-	$(BIN)/python scripts/prepare_text.py --from "$(FROM)" --target data/$(or $(NAME),text)
+	$(BIN)/python scripts/prepare_text.py --from "$(FROM)" --target data/$(or $(NAME),text) \
+	  $(if $(BPE),--bpe "$(BPE)") $(if $(ENCODING),--encoding "$(ENCODING)")
 
 clean-demo:
 	rm -rf $(DEMO)
@@ -78,7 +80,7 @@ clean-demo:
 # Figures 1-5, 10-18 and Tables 2, 3. A cell that several figures need is run once; a finished one is not run again.
 # Every experiment is tried even if one before it fails, and the failure is the exit status.
 SCALE ?= micro
-OVER_TRAINING := fig01_cifar5m_size fig02_cifar10 fig02d_tiny_imagenet fig11b_resnet18 fig16_spectra \
+OVER_TRAINING := fig01_cifar5m_size fig02_cifar10 fig02_real_images fig02d_tiny_imagenet fig11b_resnet18 fig16_spectra \
   fig03_grid_tiny_imagenet fig10_grid_cifar10 fig05_finetune tab02_ensemble fig15_sphere fig13_similarity \
   fig11a_vgg fig11c_resnet34
 

@@ -77,7 +77,9 @@ def compare(size: str, folder: Path, arguments: argparse.Namespace) -> None:
     device = choose_device(plainest)
     apply_precision(plainest.precision)
     if size == "micro":
-        load_tokens("python_text", "train", folder).tokens.astype(np.uint16).tofile(folder / "train.bin")
+        (folder / "nanogpt").mkdir()
+        tokens = load_tokens("python_text", "train", folder).tokens
+        tokens.astype(np.uint16).tofile(folder / "nanogpt" / "train.bin")
     else:
         write_tokens(folder)
     regime = build_regime(plainest, device)
@@ -153,7 +155,7 @@ def bare(training: Training, steps: int) -> None:
 def batches(folder: Path, batch_size: int, context: int, device: torch.device) -> Iterator[tuple[Any, Any]]:
     """Windows at random places, one slice of a memory map after the other."""
     while True:
-        tokens = np.memmap(folder / "train.bin", dtype=np.uint16, mode="r")
+        tokens = np.memmap(folder / "nanogpt" / "train.bin", dtype=np.uint16, mode="r")
         places = torch.randint(len(tokens) - context, (batch_size,)).tolist()
         shifted = [
             torch.stack([torch.from_numpy(tokens[i + s : i + s + context].astype(np.int64)) for i in places])

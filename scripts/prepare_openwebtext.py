@@ -4,7 +4,7 @@
 
 Needs about 25 GB for the fetched files, 20 GB for the tokens and as much again while it works. Interrupted
 or killed, the same command goes on where it was. Without a network: `--source FOLDER` names the dataset's
-parquet files (or any local copy of the documents), TIKTOKEN_CACHE_DIR the folder with the BPE.
+parquet files (or any local copy of the documents), `--bpe FOLDER` the folder with GPT-2's two BPE files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 import sys
 from pathlib import Path
 
-from weight_decay.data.text.fetch import fetch_dataset, load_gpt2_encoding
+from weight_decay.data.text.encodings import gpt2_encoding
+from weight_decay.data.text.fetch import fetch_dataset
 from weight_decay.data.text.openwebtext import prepare
 from weight_decay.data.text.sources import find_text
 from weight_decay.errors import UserError
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="data folder; openwebtext is made in it")
     parser.add_argument("--source", type=Path, help="local documents, instead of fetching them")
+    parser.add_argument("--bpe", type=Path, help="folder with GPT-2's vocab.bpe and encoder.json (default: fetched)")
     parser.add_argument("--revision", help=f"branch, tag or commit of {DATASET} to fetch")
     parser.add_argument("--text-column", default="text", help="of the documents (default: %(default)s)")
     parser.add_argument(
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     target = options.root / "openwebtext"
     try:
         # First, because it fails at once without a network, and fetching the documents takes long.
-        encoding = load_gpt2_encoding()
+        encoding = gpt2_encoding(options.bpe)
         if options.source is None:
             source = fetch_dataset(DATASET, options.text_column, options.revision)
         else:

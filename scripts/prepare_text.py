@@ -1,4 +1,4 @@
-"""Tokenise any local text with the GPT-2 BPE into a folder that `data=text` reads.
+"""Tokenise any local text, with the GPT-2 BPE or as bytes, into a folder that `data=text` reads.
 
 `python scripts/prepare_text.py --from my_texts --target data/my_texts`
 
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from weight_decay.data.text.fetch import load_gpt2_encoding
+from weight_decay.data.text.encodings import bytes_encoding, gpt2_encoding
 from weight_decay.data.text.openwebtext import prepare
 from weight_decay.data.text.sources import find_text
 from weight_decay.errors import UserError
@@ -24,6 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="source", type=Path, required=True, help="where the documents are")
     parser.add_argument("--target", type=Path, required=True, help="folder to create")
+    parser.add_argument(
+        "--encoding", choices=("gpt2", "bytes"), default="gpt2", help="GPT-2's 50,257 ids, or 257: bytes, end-of-text"
+    )
+    parser.add_argument("--bpe", type=Path, help="folder with GPT-2's vocab.bpe and encoder.json (default: fetched)")
     parser.add_argument("--text-column", default="text", help="of .jsonl, .parquet, dataset (default: %(default)s)")
     parser.add_argument(
         "--validation-fraction",
@@ -38,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         manifest = prepare(
             find_text(options.source, options.text_column),
             options.target,
-            load_gpt2_encoding(),
+            bytes_encoding() if options.encoding == "bytes" else gpt2_encoding(options.bpe),
             options.validation_fraction,
             options.seed,
             options.workers,
@@ -53,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     for split, counts in manifest["fields"]["splits"].items():
         print(f"{split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
     print(f"{options.target}: fingerprint {manifest['fingerprint'][:12]}")
+    target = options.target
+    data = f"data={'text_bytes' if options.encoding == 'bytes' else 'text'} data.root={target.parent}"
+    print("what decay does to a small model on it: weight-decay experiment=demo_under_training scale=micro", end=" ")
+    print(data if target.name == "text" else f"{data} data.name={target.name}")
     return 0
 
 

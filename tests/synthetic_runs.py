@@ -217,6 +217,7 @@ def write_vision_suite(results: Path, seeds: tuple[int, ...] = (0, 1)) -> None:
     suite = {
         "fig01_cifar5m_size": sizes,
         "fig02_cifar10": epochs,
+        "fig02_real_images": epochs,
         "fig02d_tiny_imagenet": epochs,
         "fig03_grid_tiny_imagenet": grid,
         "fig05_finetune": tuned,

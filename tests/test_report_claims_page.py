@@ -197,8 +197,9 @@ def test_the_page_needs_nothing_but_itself(page: HtmlPage, source: str) -> None:
 
 def test_the_papers_order() -> None:
     order = in_paper_order()
-    assert order[:5] == [
-        "fig01_cifar5m_size", "fig02_cifar10", "fig02d_tiny_imagenet", "fig03_grid_tiny_imagenet", "fig05_finetune",
+    assert order[:6] == [
+        "fig01_cifar5m_size", "fig02_cifar10", "fig02_real_images", "fig02d_tiny_imagenet", "fig03_grid_tiny_imagenet",
+        "fig05_finetune",
     ]  # fmt: skip
     assert order.index("fig23_averaging") < order.index("tab02_ensemble") < order.index("bfloat16_decay_lost")
     names = ["2", "Fig. 2d", "figure 3, 4", "11a", "26", "Table 2", "tables 3", "project's own"]

@@ -58,7 +58,7 @@ def _line(figure: Figure, axis: int, label: str) -> dict[float, float]:
 def test_every_experiment_with_tables_has_its_figures(built: dict[str, Figure]) -> None:
     missing = {name for name in OVER_TRAINING if not any(stem.startswith(name) for stem in built)}
     assert missing == {"fig11b_resnet18", "fig11c_resnet34"}  # the suite has no such runs
-    assert len(built) == 13
+    assert len(built) == 14
     for name, figure in built.items():
         assert figure._supxlabel.get_text().startswith("scale micro · data "), name  # type: ignore[attr-defined]
         assert all(axis.get_xlabel() or not axis.axison or axis.get_label() == "<colorbar>" for axis in figure.axes)

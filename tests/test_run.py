@@ -95,13 +95,13 @@ ONE_STEP = {
 
 def frozen_text(folder: Path) -> str:
     """nanoGPT's files with the same tokens on every machine; python_text differs between Python versions."""
-    folder.mkdir()
+    (folder / "nanogpt").mkdir(parents=True)
     positions = np.arange(20_000, dtype=np.uint64)
     tokens = ((positions * np.uint64(2654435761) >> np.uint64(9)) % np.uint64(97) + positions % np.uint64(5)).astype(
         "<u2"
     )
-    tokens[:16_000].tofile(folder / "train.bin")
-    tokens[16_000:].tofile(folder / "val.bin")
+    tokens[:16_000].tofile(folder / "nanogpt" / "train.bin")
+    tokens[16_000:].tofile(folder / "nanogpt" / "val.bin")
     return f"data=nanogpt data.context=16 data.evaluation_windows=32 data.root={folder}"
 
 

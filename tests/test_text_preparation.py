@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from text_helpers import content, decoded, run, small_encoding, some_texts, write_jsonl
+from text_helpers import beside, content, decoded, run, small_encoding, some_texts, write_jsonl
 from weight_decay.data.text.files import SPLITS, load_tokens
 from weight_decay.data.text.openwebtext import encode
 from weight_decay.data.text.sources import TXT_DOCUMENT_BYTES, find_text
@@ -69,7 +69,7 @@ def test_tokens_are_those_of_encode_ordinary_with_end_of_text_between(tmp_path: 
     found = decoded(tmp_path / "out")
     for split in SPLITS:
         expected = [token for text in found[split] for token in [*encoding.encode_ordinary(text), encoding.eot_token]]
-        assert load_tokens("text", split, tmp_path / "out").tokens.tolist() == expected
+        assert load_tokens("text", split, **beside(tmp_path / "out")).tokens.tolist() == expected
     # A lone surrogate is no text; encode_ordinary puts the replacement character in its place.
     assert encode(encoding, "a\ud800b").tolist() == encoding.encode_ordinary("a\ufffdb")
 
@@ -174,7 +174,7 @@ def test_finished_shards_are_used_as_they_are_and_damaged_ones_done_again(tmp_pa
     with pytest.raises(UserError, match=rf"{other.name} was damaged .* run the same command again"):
         run(source, target, piece_bytes=1000)
     run(source, target, piece_bytes=1000)
-    assert load_tokens("text", "train", target).tokens[:5].tolist() == [1, 2, 3, 4, 5]
+    assert load_tokens("text", "train", **beside(target)).tokens[:5].tolist() == [1, 2, 3, 4, 5]
     shutil.rmtree(target)
     with pytest.raises(UserError, match="line 100"):
         source.write_bytes(whole[:-3] + b"??\n")

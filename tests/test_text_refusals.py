@@ -14,7 +14,8 @@ import pytest
 import tiktoken
 
 from text_helpers import run, small_encoding, some_texts, write_jsonl
-from weight_decay.data.text.fetch import fetch_dataset, load_gpt2_encoding
+from weight_decay.data.text.encodings import gpt2_encoding
+from weight_decay.data.text.fetch import fetch_dataset
 from weight_decay.data.text.openwebtext import prepare
 from weight_decay.data.text.sources import find_text
 from weight_decay.errors import UserError
@@ -106,8 +107,10 @@ def test_without_a_network_the_user_learns_what_to_fetch(tmp_path: Path, monkeyp
     # Nothing listens on port 9, so each connection is refused at once.
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     tiktoken.registry.ENCODINGS.pop("gpt2", None)
-    with pytest.raises(UserError, match=r"copy the folder bpe .* set TIKTOKEN_CACHE_DIR to it") as caught:
-        load_gpt2_encoding()
+    with pytest.raises(
+        UserError, match=r"any copy of its two files, vocab\.bpe .* encoder\.json .* BPE=FOLDER"
+    ) as caught:
+        gpt2_encoding()
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"hf download Skylion007/openwebtext .*--source") as caught:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from text_helpers import beside
 from weight_decay.data.text.files import SPLITS, SplitWriter, finish_folder
 from weight_decay.data.text.python_text import ensure_python_text
 from weight_decay.data.text.stream import FixedWindows, TokenSet, TokenStream, hold_out_windows, load_tokens
@@ -209,7 +210,7 @@ def test_two_processes_may_make_the_python_text_at_once(tmp_path: Path) -> None:
         folders = pool.map(ensure_python_text, [tmp_path, tmp_path], chunksize=1)
     assert folders[0] == folders[1]
     assert list(tmp_path.iterdir()) == [folders[0]]
-    assert load_tokens("text", "train", folders[0], verify="sha256").fingerprint
+    assert load_tokens("text", "train", **beside(folders[0]), verify="sha256").fingerprint
 
 
 def test_nanogpt_files_are_read_as_they_are(tmp_path: Path) -> None:
@@ -217,31 +218,31 @@ def test_nanogpt_files_are_read_as_they_are(tmp_path: Path) -> None:
     train = rng.integers(0, 50257, 300_000).astype("<u2")
     train.tofile(tmp_path / "train.bin")
     train[:1000].tofile(tmp_path / "val.bin")
-    read = load_tokens("nanogpt", "train", tmp_path)
+    read = load_tokens("nanogpt", "train", **beside(tmp_path))
     assert np.array_equal(read.tokens, train) and read.vocabulary == 50257 and read.document_starts is None
     assert read.fingerprint.startswith("sampled-")
-    assert load_tokens("nanogpt", "val", tmp_path).fingerprint != read.fingerprint
+    assert load_tokens("nanogpt", "val", **beside(tmp_path)).fingerprint != read.fingerprint
     train[150_000] ^= 1
     train.tofile(tmp_path / "train.bin")
-    assert load_tokens("nanogpt", "train", tmp_path).fingerprint != read.fingerprint
+    assert load_tokens("nanogpt", "train", **beside(tmp_path)).fingerprint != read.fingerprint
     with pytest.raises(UserError, match="read it as nanogpt"):
-        load_tokens("text", "train", tmp_path)
+        load_tokens("text", "train", **beside(tmp_path))
     train[0] = 60_000
     train.tofile(tmp_path / "train.bin")
     with pytest.raises(UserError, match="holds token 60000"):
-        load_tokens("nanogpt", "train", tmp_path)
+        load_tokens("nanogpt", "train", **beside(tmp_path))
     (tmp_path / "val.bin").write_bytes(b"abc")
     with pytest.raises(UserError, match="3 bytes"):
-        load_tokens("nanogpt", "val", tmp_path)
+        load_tokens("nanogpt", "val", **beside(tmp_path))
     with pytest.raises(UserError, match=r"train\.bin and val\.bin"):
-        load_tokens("nanogpt", "train", tmp_path / "nowhere")
+        load_tokens("nanogpt", "train", **beside(tmp_path / "nowhere"))
 
 
 def test_damaged_or_missing_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="make data-openwebtext"):
         load_tokens("openwebtext", "train", tmp_path)
     with pytest.raises(UserError, match="splits train and val"):
-        load_tokens("text", "test", tmp_path)  # type: ignore[arg-type]
+        load_tokens("text", "test", **beside(tmp_path))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="unknown text"):
         load_tokens("prose", "train", tmp_path)  # type: ignore[arg-type]
     folder = tmp_path / "openwebtext"

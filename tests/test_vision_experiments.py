@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -78,6 +79,20 @@ def test_scale_paper_has_the_papers_settings(experiment: str) -> None:
             assert config.schedule.drop_at.steps(clock) == pytest.approx(
                 float(final[1].split()[0]) * 50_000 / 128, abs=1
             )
+
+
+def test_every_seed_of_figure_2_on_real_images_draws_its_own_training_set() -> None:
+    for scale, seeds in (("micro", 10), ("small", 3), ("paper", 3)):
+        cells = plan("fig02_real_images", scale).cells
+        assert len(cells) == 4 * seeds
+        for cell in cells:
+            assert cell.config.data.kind == "fashion_mnist"
+            assert cell.config.data.seed == cell.config.seed
+            # A draw is no axis of figures.
+            assert set(cell.coordinates) == {"seed", "optimizer.lr", "decay.strength"}
+    demo = plan("demo_over_training", "micro").cells[0].config
+    ours = plan("fig02_real_images", "micro").cells[0].config
+    assert dataclasses.replace(ours, data=demo.data) == demo
 
 
 def test_figure_1_shows_the_same_number_of_images_to_every_size() -> None:

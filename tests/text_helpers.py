@@ -53,11 +53,16 @@ def run(source: Path, target: Path, workers: int = 1, piece_bytes: int = 4096, s
     )
 
 
+def beside(folder: Path) -> dict[str, Any]:
+    """Where a folder lies, as `load_tokens` takes it."""
+    return {"root": folder.parent, "name": folder.name}
+
+
 def decoded(folder: Path) -> dict[str, list[str]]:
     """The documents of a prepared folder, decoded; each must end with end-of-text."""
     encoding, texts = small_encoding(), {}
     for split in SPLITS:
-        token_set = load_tokens("text", split, folder, verify="sha256")
+        token_set = load_tokens("text", split, **beside(folder), verify="sha256")
         assert token_set.document_starts is not None and token_set.vocabulary == encoding.n_vocab
         documents = np.split(token_set.tokens, token_set.document_starts[1:])
         assert all(document[-1] == encoding.eot_token for document in documents)

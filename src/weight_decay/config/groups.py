@@ -9,15 +9,21 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from weight_decay.config.measurements import CurvatureConfig
-from weight_decay.config.schema import EXECUTION, off, require
+from weight_decay.config.schema import EXECUTION, check_name, off, require
 from weight_decay.config.span import Span
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Labelled images. `seed` drives the procedural generator and the nested choice of a subset."""
+    """Labelled images. `seed` drives the procedural generator and the nested choice of a subset.
 
-    kind: Literal["procedural", "cifar5m", "cifar10", "cifar100", "tiny_imagenet"]
+    root: the folder in which all data sets lie; name: this one's folder there, null for the usual one.
+    """
+
+    kind: Literal[
+        "procedural", "cifar5m", "cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "image_folder", "npz"
+    ]
+    name: str | None = field(metadata=off(None))
     image_size: int
     classes: int
     train_size: int | None
@@ -34,6 +40,7 @@ class ImageData:
             "test_size: CIFAR-5m's test part has 1,000,448 images and papers differ in how many they use; say how many",
         )
         require(self.image_size >= 8, f"image_size: must be at least 8 pixels, got {self.image_size}")
+        check_name(self.name, self.kind, ("fashion_mnist", "image_folder", "npz"))
         require(self.classes >= 2, f"classes: must be at least 2, got {self.classes}")
         for name in ("train_size", "test_size"):
             size = getattr(self, name)

@@ -12,6 +12,7 @@ import functools
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from weight_decay.config.span import Span
@@ -34,6 +35,16 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def check_name(name: str | None, kind: str, named: tuple[str, ...]) -> None:
+    """ValueError unless `name` is null, or a folder below `root` for a data set whose kind may have another one."""
+    require(name is None or kind in named, f"name: {kind} data have a folder of their own; set it to null")
+    parts = () if name is None else PurePath(name).parts
+    require(
+        name is None or (bool(parts) and not PurePath(name).is_absolute() and ".." not in parts),
+        f"name: must be a folder below data.root, such as mine, got {name!r}",
+    )
 
 
 def build_dataclass(cls: type, values: Any, path: str = "") -> Any:

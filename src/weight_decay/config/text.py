@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from weight_decay.config.groups import PrecisionConfig
-from weight_decay.config.schema import EXECUTION, off, require
+from weight_decay.config.schema import EXECUTION, check_name, off, require
 from weight_decay.config.span import Span
 
 
@@ -20,9 +20,11 @@ class TokenData:
     train_tokens: of the synthetic text, which is endless: how many tokens of it to make for training (whole
     documents, so a little more). A longer text starts with a shorter one.
     seed: chooses evaluation windows and held-out blocks, and which documents the synthetic text has.
+    root: the folder in which all data sets lie; name: this one's folder there, null for the usual one.
     """
 
     kind: Literal["python_text", "synthetic_text", "openwebtext", "text", "nanogpt"]
+    name: str | None = field(metadata=off(None))
     context: int
     vocabulary: int
     sampling: Literal["with_replacement", "one_pass"]
@@ -35,6 +37,7 @@ class TokenData:
     regime: ClassVar[str] = "under_training"
 
     def __post_init__(self) -> None:
+        check_name(self.name, self.kind, ("text", "nanogpt"))
         require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
         require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
         require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from weight_decay.config.identity import folder_name, to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
+from weight_decay.data.where import HOMES, folder_of, how_to_make, is_there
 from weight_decay.experiments.cost import Cost, Throughput, estimate, forward_operations, throughput_at
 from weight_decay.experiments.plan import Plan
 from weight_decay.training.build import check
@@ -81,16 +83,12 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _data_needed(config: RunConfig) -> str:
-    needed = {
-        "procedural": "made on the spot",
-        "synthetic_text": "made on the spot",
-        "python_text": "made on the spot from this Python's own library",
-        "cifar5m": "CIFAR-5m's six parts, 18.4 GB: make data-cifar5m FROM=FOLDER",
-        "cifar10": "CIFAR-10, unpacked as torchvision does it",
-        "cifar100": "CIFAR-100, unpacked as torchvision does it",
-        "tiny_imagenet": "tiny-imagenet-200: make data-tiny-imagenet FROM=FOLDER",
-        "openwebtext": "OpenWebText, 18 GB of tokens: make data-openwebtext",
-        "text": "a text of your own: make data-text FROM=PATH",
-        "nanogpt": "nanoGPT's train.bin and val.bin",
-    }
-    return f"{needed.get(config.data.kind, 'data of your own')}, in {config.data.root}"
+    """What the runs need, whether it is there, and how it is made."""
+    data = config.data
+    if data.kind not in HOMES:
+        return f"{data.kind}, made on the spot, in {data.root}"
+    root = Path(data.root)
+    what = f"{HOMES[data.kind].what} in {folder_of(data.kind, root, data.name)}"
+    if is_there(data.kind, root, data.name):
+        return f"{what}: there"
+    return f"{what}: not there, make it with `{how_to_make(data.kind, root, data.name)}`"

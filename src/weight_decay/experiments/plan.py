@@ -184,8 +184,15 @@ def expand(grid: Sequence[Mapping[str, Sequence[Any]]], overridden: Mapping[str,
 
 
 def is_coordinate(key: str, value: Any) -> bool:
-    """Whether a grid key is an axis of figures: what is only averaged or branched off is none, nor are lists."""
-    return key.partition(".")[0] not in ("averaging", "branches") and not isinstance(value, list | dict)
+    """Whether a grid key is an axis of figures: what is only averaged or branched off is none, nor are lists.
+
+    Nor is the data's own seed, which goes with the run's: cells that differ in it are draws of the same cell.
+    """
+    return (
+        key != "data.seed"
+        and key.partition(".")[0] not in ("averaging", "branches")
+        and not isinstance(value, list | dict)
+    )
 
 
 def write_plan(results: Path, plan: Plan) -> Path:

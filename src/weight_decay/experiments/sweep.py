@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from weight_decay.config.identity import folder_name, run_id
+from weight_decay.data.where import require_data
 from weight_decay.device.distributed import current, join
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import Cell, Plan, write_plan
@@ -85,6 +86,9 @@ def prepare(plan: Plan, stale: str, record: bool = True) -> None:
         )
     for cell in plan.cells:
         _refuse_other_data(cell)
+    # Once, and before any cell starts: the data of what is still to be run.
+    for data in dict.fromkeys(cell.config.data for cell in unfinished(plan)):
+        require_data(data.kind, Path(data.root), data.name)
     results = folders[0].parent.parent
     try:
         if stale == "rerun":

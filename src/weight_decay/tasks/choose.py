@@ -38,6 +38,6 @@ def data_fingerprint(data: ImageData | TokenData) -> str | None:
     try:
         if isinstance(data, ImageData):
             return load_image_sets(data)[0].fingerprint
-        return load_tokens(data.kind, "train", Path(data.root)).fingerprint
+        return load_tokens(data.kind, "train", Path(data.root), name=data.name).fingerprint
     except UserError:
         return None

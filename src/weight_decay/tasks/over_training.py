@@ -174,6 +174,8 @@ def load_image_sets(data: ImageData) -> tuple[ImageSet, ImageSet]:
         options = {"train_parts": (0, 1, 2, 3, 4), "test_part": 5, "test_images": data.test_size}
     elif data.kind in ("cifar10", "cifar100"):
         options = {"download": False}
+    elif data.kind in ("fashion_mnist", "image_folder", "npz"):
+        options = {"name": data.name, "size": data.image_size}
     train, test = (load_images(data.kind, split, Path(data.root), **options) for split in ("train", "test"))
     if data.train_size is not None and data.train_size != len(train):
         train = train.subset(data.train_size, data.seed)

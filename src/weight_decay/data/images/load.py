@@ -7,7 +7,9 @@ from pathlib import Path
 
 from weight_decay.data.images.cifar import load_cifar
 from weight_decay.data.images.cifar5m import load_cifar5m
+from weight_decay.data.images.fashion_mnist import load_fashion_mnist
 from weight_decay.data.images.image_set import ImageSet
+from weight_decay.data.images.own import load_image_folder, load_npz, npz_file
 from weight_decay.data.images.procedural import ensure_procedural
 from weight_decay.data.images.tiny_imagenet import load_tiny_imagenet
 from weight_decay.errors import UserError
@@ -19,6 +21,9 @@ KINDS: dict[str, frozenset[str]] = {
     "cifar10": frozenset({"download"}),
     "cifar100": frozenset({"download"}),
     "tiny_imagenet": frozenset(),
+    "fashion_mnist": frozenset({"size"}),
+    "image_folder": frozenset({"size"}),
+    "npz": frozenset({"size"}),
 }
 
 
@@ -27,6 +32,7 @@ def load_images(
     split: str,
     root: Path,
     *,
+    name: str | None = None,
     seed: int | None = None,
     size: int | None = None,
     train_images: int | None = None,
@@ -39,10 +45,13 @@ def load_images(
 
     Args:
         kind: "procedural" (made in `root` on first use), "cifar5m" and "tiny_imagenet" (prepared
-            folders `root/cifar5m`, `root/tiny_imagenet`), "cifar10", "cifar100" (torchvision's folders).
+            folders `root/cifar5m`, `root/tiny_imagenet`), "cifar10", "cifar100", "fashion_mnist" (torchvision's
+            folders), "image_folder" (pictures by class in `root/name`), "npz" (`root/name.npz`).
         split: "train" or "test".
         root: the folder of all data sets.
+        name: the folder below `root` of a set of one's own; None for the kind's usual one.
         seed, size, train_images, test_images: the procedural set; "train" is its first `train_images`.
+            `size` is also that of Fashion-MNIST and of one's own images.
         train_parts, test_part, test_images: how CIFAR-5m is split.
         download: whether CIFAR-10/100 may be fetched.
 
@@ -70,6 +79,13 @@ def load_images(
         )
     if kind == "tiny_imagenet":
         return load_tiny_imagenet(root / kind, split)
+    if kind == "fashion_mnist":
+        assert size is not None
+        return load_fashion_mnist(split, root, size, name)
+    if kind in ("image_folder", "npz"):
+        assert size is not None
+        folder = root / (name or kind)
+        return load_image_folder(folder, split, size) if kind != "npz" else load_npz(npz_file(folder), split, size)
     if kind == "cifar5m":
         assert train_parts is not None and test_part is not None and test_images is not None
         return load_cifar5m(root / kind, split, test_images, train_parts, test_part)

@@ -1,33 +1,11 @@
-"""What text preparation needs from the network: the GPT-2 BPE, and a dataset's own files."""
+"""A dataset's own files from the network."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import tiktoken
-
 from weight_decay.data.text.sources import SUFFIXES, TextSource
 from weight_decay.errors import UserError
-
-# The names tiktoken gives to GPT-2's two BPE files in its cache folder.
-_BPE_CACHE_NAMES = ("6d1cbeee0f20b3d9449abfede4726ed8212e3aee", "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6")
-
-
-def load_gpt2_encoding() -> tiktoken.Encoding:
-    """The GPT-2 BPE (50,257 ids), from tiktoken's cache or the network.
-
-    Raises:
-        UserError: it is in neither.
-    """
-    try:
-        return tiktoken.get_encoding("gpt2")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "the GPT-2 BPE is not on this machine and could not be fetched (no network?): on one with a network "
-            "run TIKTOKEN_CACHE_DIR=bpe python -c \"import tiktoken; tiktoken.get_encoding('gpt2')\", copy the "
-            f"folder bpe (with {_BPE_CACHE_NAMES[0]} and {_BPE_CACHE_NAMES[1]}) here, and set "
-            "TIKTOKEN_CACHE_DIR to it."
-        ) from error
 
 
 def fetch_dataset(name: str, text_column: str, revision: str | None = None) -> TextSource:

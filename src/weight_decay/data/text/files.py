@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from weight_decay.data.manifest import read_manifest, write_manifest
+from weight_decay.data.where import folder_of, require_data
 from weight_decay.errors import UserError
 
 KIND = "tokens"
@@ -145,19 +146,21 @@ def load_tokens(
     split: Literal["train", "val"],
     root: Path,
     verify: Literal["size", "sha256"] = "size",
+    name: str | None = None,
     seed: int = 0,
     train_tokens: int | None = None,
 ) -> TokenSet:
     """Open one split of a corpus as memory maps.
 
     Args:
-        kind: "python_text" and "synthetic_text" (made below `root` when not there yet), "openwebtext" (the folder
-            `root/openwebtext`), "text" (`root` is any prepared folder) or "nanogpt" (`root` holds
-            nanoGPT's bare `train.bin` and `val.bin`: uint16, GPT-2 tokens, no manifest).
+        kind: "python_text" and "synthetic_text" (made below `root` when not there yet), "openwebtext", "text"
+            (any prepared folder) or "nanogpt" (a folder with nanoGPT's bare `train.bin` and `val.bin`:
+            uint16, GPT-2 tokens, no manifest).
         split: "train" or "val"; documents are never shared between the two.
-        root: see `kind`.
+        root: the folder in which all data sets lie.
         verify: "size" checks file lengths, "sha256" reads every byte. For nanogpt there is nothing
             to check against.
+        name: the folder below `root`; None for the kind's own name.
         seed: of the synthetic text.
         train_tokens: of the synthetic text, which is endless: the least size of its train split.
 
@@ -167,28 +170,23 @@ def load_tokens(
     if split not in SPLITS:
         raise UserError(f"a text has the splits train and val, not {split!r}.")
     root = Path(root)
-    if kind == "nanogpt":
-        return _load_nanogpt(root, split)
+    if kind not in ("python_text", "openwebtext", "text", "nanogpt"):
+        raise UserError(f"unknown text {kind!r}: choose python_text, openwebtext, text or nanogpt.")
     if kind == "python_text":
         # Imported here because python_text writes with this module's SplitWriter.
         from weight_decay.data.text.python_text import ensure_python_text
 
-        folder = ensure_python_text(root)
-    elif kind == "synthetic_text":
+        return _load_folder(ensure_python_text(root), split, verify)
+    if kind == "synthetic_text":
         from weight_decay.data.text.synthetic_text import ensure_synthetic_text
 
         if train_tokens is None:
             raise UserError("data.train_tokens: the synthetic text is endless, so say how many tokens.")
-        folder = ensure_synthetic_text(root, seed, train_tokens)
-    elif kind == "openwebtext":
-        folder = root / "openwebtext"
-        if not folder.is_dir():
-            raise UserError(f"{folder} does not exist: run `make data-openwebtext` first.")
-    elif kind == "text":
-        folder = root
-    else:
-        raise UserError(f"unknown text {kind!r}: choose python_text, synthetic_text, openwebtext, text or nanogpt.")
-    return _load_folder(folder, split, verify)
+        return _load_folder(ensure_synthetic_text(root, seed, train_tokens), split, verify)
+    folder = folder_of(kind, root, name)
+    if not folder.is_dir():
+        require_data(kind, root, name)
+    return _load_nanogpt(folder, split) if kind == "nanogpt" else _load_folder(folder, split, verify)
 
 
 def _load_folder(folder: Path, split: str, verify: Literal["size", "sha256"]) -> TokenSet:

@@ -57,6 +57,22 @@ OVER_TRAINING: tuple[Claim, ...] = (
         "5c", "fig02_cifar10", vision.jacobian_before_the_drop, LOGARITHM,
     ),
     Claim(
+        "decay_wins_real", "On real images, too, a large learning rate with weight decay, then a drop, ends lowest.",
+        "2a", "fig02_real_images", vision.decay_wins, POINTS,
+    ),
+    Claim(
+        "average_sees_it_real", "On real images, too, the moving average is better with decay before the drop.",
+        "2a", "fig02_real_images", vision.average_sees_it, POINTS,
+    ),
+    Claim(
+        "loss_stabilises_real", "On real images, too, the training loss settles at a higher level with decay.",
+        "2b", "fig02_real_images", vision.loss_stabilises, NATS,
+    ),
+    Claim(
+        "jacobian_real", "On real images, too, the average's Jacobian norm is smaller with decay before the drop.",
+        "5c", "fig02_real_images", vision.jacobian_before_the_drop, LOGARITHM,
+    ),
+    Claim(
         "constant_along_product", "The average's test error changes less along a product η·λ than across products.",
         "4", "fig03_grid_tiny_imagenet", vision.constant_along_product, POINTS,
     ),

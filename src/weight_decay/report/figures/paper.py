@@ -63,6 +63,9 @@ def _steps(
 OVER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
     "fig01_cifar5m_size": lambda results, tables: [dataset_size(results, tables)],
     "fig02_cifar10": _epochs(FIGURE_2, "Learning rate and decay", _LEVELS),
+    "fig02_real_images": _epochs(
+        FIGURE_2, "Learning rate and decay on real images", f"Fashion-MNIST, beside the paper's CIFAR-10. {_LEVELS}"
+    ),
     "fig02d_tiny_imagenet": _epochs(FIGURE_2D, "The same on Tiny-ImageNet", _LEVELS),
     "fig03_grid_tiny_imagenet": lambda results, tables: [
         heatmaps(results, tables, "3"),

@@ -1,0 +1,116 @@
+"""`data.root` is the folder of all data sets; what is missing is found once, before any cell starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weight_decay import cli
+from weight_decay.cli import make_plan
+from weight_decay.config.identity import run_id, to_dict
+from weight_decay.config.run import RunConfig
+from weight_decay.data.text.files import load_tokens
+from weight_decay.data.where import HOMES, is_there, require_data
+from weight_decay.errors import UserError
+from weight_decay.experiments.dry_run import describe
+from weight_decay.experiments.help import groups
+from weight_decay.experiments.sweep import prepare, run_cells
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_text.py"
+
+
+def exit_code(words: list[str]) -> int:
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    return int(left.value.code or 0)
+
+
+def test_every_data_set_is_made_on_the_spot_or_has_a_home() -> None:
+    assert set(groups()["data"]) - {"procedural", "python_text", "text_bytes"} == set(HOMES)
+
+
+@pytest.mark.parametrize("kind", sorted(HOMES))
+def test_absent_data_are_named_with_the_command_that_makes_them(kind: str, tmp_path: Path) -> None:
+    assert not is_there(kind, tmp_path, None)
+    with pytest.raises(
+        UserError, match=r"data\.root: .* is not in .*; make it with `[^`]+`, or set data\.root"
+    ) as caught:
+        require_data(kind, tmp_path, None)
+    assert "\n" not in str(caught.value) and "{" not in str(caught.value)
+
+
+def test_a_sweep_without_its_data_starts_no_cell_and_says_so_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["experiment=fig02_real_images", "scale=micro", f"data.root={tmp_path}", "jobs=2", "tracking=disabled"]
+    assert exit_code([*words, f"execution.results={tmp_path / 'results'}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Fashion-MNIST" in said and "download=True" in said
+    assert not (tmp_path / "results").exists()
+
+
+def test_data_that_went_away_are_missed_before_the_run_starts(
+    words: Callable[[str, str], list[str]], tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    (root / "nanogpt").mkdir(parents=True)
+    for split in ("train", "val"):
+        (np.arange(4000) % 50).astype("<u2").tofile(root / "nanogpt" / f"{split}.bin")
+    plan = make_plan(words("text", f"data=nanogpt data.context=16 data.evaluation_windows=8 data.root={root}"))[0]
+    prepare(plan, "refuse")
+    (root / "nanogpt").rename(root / "elsewhere")
+    with pytest.raises(UserError, match=r"train\.bin and val\.bin \(nanogpt\) is not in"):
+        prepare(plan, "refuse")
+
+
+@pytest.mark.parametrize("kind", ["text", "nanogpt"])
+def test_the_folder_itself_as_root_is_answered_with_the_right_settings(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / ("train.bin" if kind == "nanogpt" else "manifest.json")).write_text("{}")
+    with pytest.raises(UserError, match=rf"set data\.root={tmp_path} data\.name=mine"):
+        load_tokens(kind, "train", folder)  # type: ignore[arg-type]
+
+
+def test_the_dry_run_says_whether_the_data_are_there(tmp_path: Path) -> None:
+    plan = make_plan(["experiment=fig02_real_images", "scale=micro", f"data.root={tmp_path}"])[0]
+    assert "not there, make it with `python -c" in describe(plan)
+    (tmp_path / "FashionMNIST" / "raw").mkdir(parents=True)
+    (tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(b"")
+    assert describe(plan).splitlines()[-1].endswith(": there")
+
+
+@pytest.mark.parametrize("name", ["/etc", "../up", "a/../../b"])
+def test_a_name_stays_below_the_root(name: str, tiny: Callable[[str, str], RunConfig]) -> None:
+    with pytest.raises(UserError, match=r"data\.name: must be a folder below data\.root"):
+        tiny("text", f"data=text data.name={name}")
+    with pytest.raises(UserError, match=r"data\.name: cifar10 data have a folder of their own"):
+        tiny("vision", "data=cifar10 data.name=mine")
+
+
+def test_a_name_is_part_of_what_a_run_is_and_none_leaves_old_runs_alone(tiny: Callable[[str, str], RunConfig]) -> None:
+    plain, named = tiny("text", "data=text"), tiny("text", "data=text data.name=mine")
+    assert run_id(plain) != run_id(named)
+    assert "name" not in to_dict(plain, identity_only=True)["data"]
+
+
+def test_a_byte_text_of_ones_own_trains_with_one_choice(words: Callable[[str, str], list[str]], tmp_path: Path) -> None:
+    source = tmp_path / "mine.txt"
+    source.write_text("".join(f"line {number}: the quick brown fox\n" for number in range(60_000)))
+    target = tmp_path / "data" / "fox"
+    command = [sys.executable, str(SCRIPT), "--from", str(source), "--target", str(target), "--encoding", "bytes"]
+    more = ["--workers", "1", "--validation-fraction", "0.3"]
+    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    # The script ends with the command that trains on what it made, complete.
+    assert f"data=text_bytes data.root={tmp_path / 'data'} data.name=fox" in done.stdout
+    shown = done.stdout.rsplit("weight-decay ", 1)[1].split()
+    assert make_plan(shown)[0].cells[0].config.data.vocabulary == 257  # type: ignore[union-attr]
+    settings = f"data=text_bytes data.root={tmp_path / 'data'} data.name=fox data.context=16 data.evaluation_windows=8"
+    assert run_cells(make_plan(words("text", settings))[0], 1, "refuse") == 0
