@@ -53,7 +53,7 @@ def jacobian_norm(
     Raises UserError, naming the module, when a trainable parameter is not in a Conv2d, Linear, LayerNorm, Embedding
     or BatchNorm2d that is used exactly once in a forward pass, and when there is nothing to measure.
     """
-    squares = _squares(model, inputs_batches, samples_at_once, _one_per_class)
+    squares = squares_of(model, inputs_batches, samples_at_once, _one_per_class)
     per_sample = torch.cat([piece.sum(0) for piece in squares])
     return JacobianNorm(per_sample.mean(), per_sample.sqrt().mean(), per_sample)
 
@@ -80,7 +80,7 @@ def jacobian_mean_square_estimate(
         signs = torch.randint(0, 2, shape, generator=generator, device=generator.device)
         return list((2 * signs - 1).to(logits))
 
-    squares = _squares(model, inputs_batches, samples_at_once, random_signs)
+    squares = squares_of(model, inputs_batches, samples_at_once, random_signs)
     per_sample = torch.cat([piece.mean(0) for piece in squares])
     if len(per_sample) < 2:
         raise UserError("The Jacobian estimate needs at least 2 samples to give a standard error.")
@@ -102,7 +102,7 @@ def _one_per_class(logits: Tensor) -> list[Tensor]:
     return [row.expand_as(logits) for row in one_hot]
 
 
-def _squares(
+def squares_of(
     model: nn.Module,
     inputs_batches: Iterable[Tensor],
     samples_at_once: int,
