@@ -77,7 +77,45 @@ def resnet18() -> nn.Module:
     return PreActResNet(depth=18, width=2, classes=CLASSES)
 
 
-MODELS = {"pre_activation": PreActivationNet, "vgg": vgg_like, "tokens": tokens_net, "resnet18": resnet18}
+def grouped_net() -> nn.Module:
+    """Two, then as many groups as channels; padding by reflection and round the edge; strides and dilation."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, padding_mode="reflect"),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, padding=(1, 2), padding_mode="circular", groups=2, stride=(2, 1)),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 16, 3, padding="same", dilation=2, groups=8, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 4 * 10, CLASSES),
+    )
+
+
+class WordsNet(nn.Module):
+    """Tokens, each looked up more than once and one of them padding; norms over one and two dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 6, padding_idx=0)
+        self.norm = nn.LayerNorm(6)
+        self.mix = nn.Linear(6, 4)
+        self.norm2 = nn.LayerNorm((12, 4), bias=False)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = (inputs.flatten(1)[:, :12] * 2).round().long().clamp(-2, 2) + 2
+        hidden = self.norm2(self.mix(self.norm(self.table(tokens))).tanh())
+        return self.head(hidden.mean(1))
+
+
+MODELS = {
+    "pre_activation": PreActivationNet,
+    "vgg": vgg_like,
+    "tokens": tokens_net,
+    "resnet18": resnet18,
+    "grouped": grouped_net,
+    "words": WordsNet,
+}
 
 
 def build(name: str, dtype: torch.dtype) -> nn.Module:
@@ -90,6 +128,8 @@ def build(name: str, dtype: torch.dtype) -> nn.Module:
             if module.affine:
                 nn.init.normal_(module.weight, 1.0, 0.4)
                 nn.init.normal_(module.bias, 0.0, 0.4)
+        if isinstance(module, nn.LayerNorm):
+            nn.init.normal_(module.weight, 1.0, 0.4)
     return model
 
 
@@ -268,9 +308,10 @@ class HalfUsed(SharedLayer):
         (SharedLayer(), "'first'"),
         (TiedWeights(), "'first'"),
         (HalfUsed(), "'second'"),
-        (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), "'1' (LayerNorm)"),
+        (nn.Sequential(nn.Linear(4, 4), nn.RMSNorm(4)), "'1' (RMSNorm)"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "ParametrizedLinear"),
-        (nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 4, 1, groups=2)), "'1' (Conv2d)"),
+        (nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1, groups=2)), "'1' (Conv1d)"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Embedding(4, 4, max_norm=1.0)), "'1' (Embedding)"),
         (
             nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.BatchNorm2d(4, track_running_stats=False)),
             "'1' (BatchNorm2d)",

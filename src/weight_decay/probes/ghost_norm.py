@@ -33,12 +33,16 @@ KERNEL_COLUMNS, TILE, WINDOW = 3, 4, 6
 def gradient_square(layer: nn.Module, inputs: Tensor, uses: int) -> SquareFunction:
     """A function from the gradient of the layer's output (B, ...) to Σ ‖parameter gradient‖², shape (B,).
 
-    `layer` is a Conv2d with groups=1 and zero padding, a Linear, or a BatchNorm2d in eval mode; `inputs` is
+    `layer` is a Conv2d, a Linear, a LayerNorm, an Embedding, or a BatchNorm2d in eval mode; `inputs` is
     what it was given, (B, ...). Only parameters with `requires_grad` count. `uses` is how often the function
     will be called, which decides what is worth preparing once.
     """
     if isinstance(layer, nn.BatchNorm2d):
         return _norm_square(layer, inputs)
+    if isinstance(layer, nn.LayerNorm):
+        return _layer_norm_square(layer, inputs)
+    if isinstance(layer, nn.Embedding):
+        return _embedding_square(layer, inputs)
     weight: SquareFunction = _zero
     if isinstance(layer, nn.Conv2d):
         if layer.weight.requires_grad:
@@ -82,9 +86,53 @@ def _norm_square(norm: nn.BatchNorm2d, inputs: Tensor) -> SquareFunction:
     return square
 
 
+def _layer_norm_square(norm: nn.LayerNorm, inputs: Tensor) -> SquareFunction:
+    """y = γ x̂ + β over the trailing dimensions: ∂γ = Σ_p g x̂ and ∂β = Σ_p g over the positions p before them."""
+    per_position = tuple(norm.normalized_shape)
+    shape = (len(inputs), -1, *per_position)
+    normalised = F.layer_norm(inputs, per_position, eps=norm.eps).reshape(shape)
+    scale_counts = norm.weight is not None and norm.weight.requires_grad
+    shift_counts = norm.bias is not None and norm.bias.requires_grad
+
+    def square(gradient: Tensor) -> Tensor:
+        flat = gradient.reshape(shape)
+        scale = _square_sum((flat * normalised).sum(1)) if scale_counts else _zero(flat)
+        return scale + _square_sum(flat.sum(1)) if shift_counts else scale
+
+    return square
+
+
+def _embedding_square(embedding: nn.Embedding, indices: Tensor) -> SquareFunction:
+    """Row k of the gradient is Σ g over the positions that look k up: its square is ⟨same, G Gᵀ⟩."""
+    rows = indices.reshape(len(indices), -1)
+    same = rows[:, :, None] == rows[:, None, :]
+    if embedding.padding_idx is not None:
+        same &= (rows != embedding.padding_idx)[:, :, None]
+
+    def square(gradient: Tensor) -> Tensor:
+        flat = gradient.reshape(*rows.shape, embedding.embedding_dim)
+        return _inner(torch.bmm(flat, flat.mT), same.to(flat))
+
+    return square
+
+
 def _convolution_square(convolution: nn.Conv2d, inputs: Tensor, uses: int) -> SquareFunction:
+    if convolution.groups == 1:
+        return _one_group_square(convolution, inputs, uses)
+    # Groups are convolutions of their own, side by side: more samples of a smaller layer.
+    groups = convolution.groups
+    of_group = _one_group_square(convolution, inputs.reshape(-1, inputs.shape[1] // groups, *inputs.shape[2:]), uses)
+
+    def square(gradient: Tensor) -> Tensor:
+        outputs, positions = gradient.shape[1] // groups, gradient.shape[2]
+        return of_group(gradient.reshape(-1, outputs, positions)).view(-1, groups).sum(1)
+
+    return square
+
+
+def _one_group_square(convolution: nn.Conv2d, inputs: Tensor, uses: int) -> SquareFunction:
     padded = _padded(convolution, inputs)
-    channels, outputs = convolution.in_channels, convolution.out_channels
+    channels, outputs = inputs.shape[1], convolution.out_channels // convolution.groups
     rows, columns = _output_size(convolution, padded)
     kernel_rows, kernel_columns = convolution.kernel_size
     positions, pixels = rows * columns, padded.shape[2] * padded.shape[3]
@@ -120,7 +168,8 @@ def _padded(convolution: nn.Conv2d, inputs: Tensor) -> Tensor:
         top = bottom = left = right = 0
     else:
         (top, left), (bottom, right) = padding, padding
-    return F.pad(inputs, (left, right, top, bottom))
+    mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
+    return F.pad(inputs, (left, right, top, bottom), mode=mode)
 
 
 def _output_size(convolution: nn.Conv2d, padded: Tensor) -> tuple[int, int]:

@@ -50,10 +50,10 @@ def jacobian_norm(
     statistics are left as they were. On a GPU where TF32 multiplications are switched on, the result has TF32
     precision.
 
-    Raises UserError, naming the module, when a trainable parameter is not in a Conv2d (groups=1), Linear or
-    BatchNorm2d that is used exactly once in a forward pass, and when there is nothing to measure.
+    Raises UserError, naming the module, when a trainable parameter is not in a Conv2d, Linear, LayerNorm, Embedding
+    or BatchNorm2d that is used exactly once in a forward pass, and when there is nothing to measure.
     """
-    squares = _squares(model, inputs_batches, samples_at_once, _one_per_class)
+    squares = squares_of(model, inputs_batches, samples_at_once, _one_per_class)
     per_sample = torch.cat([piece.sum(0) for piece in squares])
     return JacobianNorm(per_sample.mean(), per_sample.sqrt().mean(), per_sample)
 
@@ -80,7 +80,7 @@ def jacobian_mean_square_estimate(
         signs = torch.randint(0, 2, shape, generator=generator, device=generator.device)
         return list((2 * signs - 1).to(logits))
 
-    squares = _squares(model, inputs_batches, samples_at_once, random_signs)
+    squares = squares_of(model, inputs_batches, samples_at_once, random_signs)
     per_sample = torch.cat([piece.mean(0) for piece in squares])
     if len(per_sample) < 2:
         raise UserError("The Jacobian estimate needs at least 2 samples to give a standard error.")
@@ -102,7 +102,7 @@ def _one_per_class(logits: Tensor) -> list[Tensor]:
     return [row.expand_as(logits) for row in one_hot]
 
 
-def _squares(
+def squares_of(
     model: nn.Module,
     inputs_batches: Iterable[Tensor],
     samples_at_once: int,
@@ -185,15 +185,14 @@ def _trainable_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _unsupported(module: nn.Module) -> str | None:
     # Exact types: a subclass may do anything in its forward.
-    if type(module) is nn.Conv2d:
-        if module.groups != 1:
-            return "grouped convolutions are not supported"
-        return None if module.padding_mode == "zeros" else f"padding mode {module.padding_mode} is not supported"
     if type(module) is nn.BatchNorm2d:
         return "it keeps no running statistics" if module.running_mean is None else None
-    if type(module) is nn.Linear:
+    if type(module) is nn.Embedding:
+        changed = module.max_norm is not None or module.scale_grad_by_freq or module.sparse
+        return "max_norm, scale_grad_by_freq and sparse gradients are not supported" if changed else None
+    if type(module) in (nn.Conv2d, nn.Linear, nn.LayerNorm):
         return None
-    return "only Conv2d, Linear and BatchNorm2d may have trainable parameters"
+    return "only Conv2d, Linear, LayerNorm, Embedding and BatchNorm2d may have trainable parameters"
 
 
 def _recorded_forward(model: nn.Module, layers: dict[str, nn.Module], inputs: Tensor) -> tuple[Tensor, list[_Call]]:
@@ -214,6 +213,11 @@ def _recorded_forward(model: nn.Module, layers: dict[str, nn.Module], inputs: Te
             handle.remove()
     _check_single_use(layers, logits, Counter(call.name for call in calls))
     for call in calls:
+        if call.input.dim() == 0 or len(call.input) != len(inputs):
+            raise UserError(
+                f"The Jacobian norm cannot handle module '{call.name}': its input of shape {tuple(call.input.shape)} "
+                f"does not have the {len(inputs)} samples along its first dimension; give each sample its own."
+            )
         if call.input._version != call.input_version:
             raise UserError(
                 f"The Jacobian norm cannot handle module '{call.name}': its input is modified in place later "

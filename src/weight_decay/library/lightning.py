@@ -1,0 +1,44 @@
+"""`Measure` as a Lightning callback; Lightning itself is imported here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weight_decay.errors import UserError
+from weight_decay.library.measure import Measure
+
+try:
+    from lightning.pytorch import Callback
+except ModuleNotFoundError:
+    raise UserError("LightningMeasure: Lightning is not installed; run: pip install lightning.") from None
+
+
+class LightningMeasure(Callback):
+    """`Trainer(callbacks=[LightningMeasure(every=50, batch=inputs)])`; the options are `Measure`'s.
+
+    `.measure` has the records once training has begun. One optimizer; `batch` must be on the model's device.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.measure: Measure | None = None
+        self._options = options
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach to the optimizer."""
+        if len(trainer.optimizers) != 1:
+            raise UserError(f"LightningMeasure: needs exactly one optimizer, not {len(trainer.optimizers)}.")
+        self.measure = Measure(pl_module, trainer.optimizers[0], **self._options)
+        self._made = trainer.global_step
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Look at the gradient: here it is that of this step, before clipping."""
+        assert self.measure is not None
+        self.measure.see_gradient()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the step, unless the batch was only accumulated."""
+        assert self.measure is not None
+        if trainer.global_step > self._made:
+            self._made = trainer.global_step
+            self.measure.step(outputs["loss"] if isinstance(outputs, dict) else outputs)
