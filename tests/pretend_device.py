@@ -175,10 +175,21 @@ def _compute(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 # What the CPU's autocast runs in the lower precision, and what in float32.
-_LOWER = (
-    "conv1d conv2d conv3d bmm mm baddbmm addmm addbmm linear matmul prelu scaled_dot_product_attention"
-).split()
-_HIGHER = "mse_loss nll_loss l1_loss kl_div prod".split()
+_LOWER = [
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "bmm",
+    "mm",
+    "baddbmm",
+    "addmm",
+    "addbmm",
+    "linear",
+    "matmul",
+    "prelu",
+    "scaled_dot_product_attention",
+]
+_HIGHER = ["mse_loss", "nll_loss", "l1_loss", "kl_div", "prod"]
 _KEEP: list[Any] = []
 
 

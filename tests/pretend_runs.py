@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pretend_device
 import torch
-from conftest import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary
 
+import pretend_device
+from conftest import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary
 from weight_decay.cli import make_plan
 from weight_decay.config.identity import folder_name, to_dict
 from weight_decay.config.run import RunConfig, build
-from weight_decay.config.text import GPTModel
 from weight_decay.device import traits
 from weight_decay.runs.folder import Labels
 from weight_decay.training.loop import Training
@@ -54,7 +53,11 @@ MAIN = {
     "micro_batch_size=2",
     "text with replacement": f"{TINY_TEXT} {QUIET} model.attention=math data.sampling=with_replacement",
 }
-RESUMED = {"vision": f"{VISION} probes.curvature=null probes.jacobian_every=null", "text": TEXT, "rounded text": f"{TEXT} precision=bfloat16 precision.rounding=stochastic "}
+RESUMED = {
+    "vision": f"{VISION} probes.curvature=null probes.jacobian_every=null",
+    "text": TEXT,
+    "rounded text": f"{TEXT} precision=bfloat16 precision.rounding=stochastic ",
+}
 
 
 def numerics() -> Iterator[tuple[str, str]]:
@@ -163,7 +166,9 @@ def finish(config: RunConfig) -> Path:
     folder = Path(config.execution.results) / "runs" / folder_name(config)
     if outcome not in ("completed", "diverged", "skipped"):
         lines = (folder / "error.txt").read_text().strip().splitlines()
-        raise AssertionError(f"{outcome}: {lines[-1][:300]} ... {[line for line in lines if 'weight_decay/' in line][-1]}")
+        raise AssertionError(
+            f"{outcome}: {lines[-1][:300]} ... {[line for line in lines if 'weight_decay/' in line][-1]}"
+        )
     return folder
 
 

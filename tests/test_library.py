@@ -17,7 +17,9 @@ from weight_decay.models.gpt import GPT
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = "import sys, weight_decay; dir(weight_decay); sys.exit(bool({'torch', 'pandas', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, weight_decay; dir(weight_decay); sys.exit(bool({'torch', 'pandas', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -188,7 +190,7 @@ def test_nanogpts_loop() -> None:
     assert record["grad/norm"] == pytest.approx(float(gradient), rel=1e-4)
     angle = torch.acos(torch.dot(old.double(), new.double()) / (old.double().norm() * new.double().norm()))
     assert record["effective_lr/rotation"] == pytest.approx(float(angle), rel=1e-2)
-    assert 0 < record["effective_lr/adam_coordinate"] and record["weights/decayed_norm"] < record["weights/norm"]
+    assert record["effective_lr/adam_coordinate"] > 0 and record["weights/decayed_norm"] < record["weights/norm"]
     assert ["jacobian/mean_square" in r for r in measure.records] == [True, False, True]
     assert measure.frame()["effective_lr/sgd"].notna().all()
     measure.close()

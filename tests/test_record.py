@@ -101,4 +101,8 @@ def test_when_wandb_fails_the_run_goes_on_and_says_so(
 
 
 def test_metrics_of_several_devices_go_to_the_host_together() -> None:
-    assert to_host({"a": torch.tensor(2, dtype=torch.int64), "b": 1, "c": torch.tensor([0.5])}) == {"a": 2, "b": 1, "c": 0.5}
+    assert to_host({"a": torch.tensor(2, dtype=torch.int64), "b": 1, "c": torch.tensor([0.5])}) == {
+        "a": 2,
+        "b": 1,
+        "c": 0.5,
+    }

@@ -41,9 +41,7 @@ class Traits:
 
 KNOWN: dict[str, Traits] = {
     # torch's float32 norm on the CPU adds up naively: 4e-5 off for a few million entries.
-    "cpu": Traits(
-        host=True, sums=torch.float64, learning_rate_on_device=False, chunk_logits=2**23, ranks="gloo"
-    ),
+    "cpu": Traits(host=True, sums=torch.float64, learning_rate_on_device=False, chunk_logits=2**23, ranks="gloo"),
     "cuda": Traits(pinned=True, compiled=True, ranks="nccl"),
     "xpu": Traits(pinned=True, compiled=True, ranks="xccl"),
     "mps": Traits(float64=False, learning_rate_on_device=False),

@@ -83,7 +83,9 @@ class DecayKept:
 
     def __str__(self) -> str:
         verdict = "kept" if self.kept else "mostly rounded away" if self.share > 0 else "rounded away"
-        return f"decay {verdict}: {self.share:.1%} of the weights move; η·λ is {self.strongest:.2g} of {self.needed:.2g}"
+        return (
+            f"decay {verdict}: {self.share:.1%} of the weights move; η·λ is {self.strongest:.2g} of {self.needed:.2g}"
+        )
 
 
 @torch.no_grad()

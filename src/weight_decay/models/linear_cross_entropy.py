@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from weight_decay.device.traits import traits
 
+
 def chunk_rows(rows: int, vocabulary: int, device: torch.device) -> int:
     """Return how many rows to take at a time: all of them if their logits are few."""
     return min(rows, max(1, traits(device).chunk_logits // vocabulary))

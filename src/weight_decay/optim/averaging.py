@@ -214,7 +214,9 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
             if len(batch) == 1 and seen:
                 continue  # one image alone has no variance where it has shrunk to one pixel
             model(batch)
-            torch._foreach_add_(totals, [s.to(total.dtype) for s, total in zip(statistics, totals, strict=True)], alpha=len(batch))
+            torch._foreach_add_(
+                totals, [s.to(total.dtype) for s, total in zip(statistics, totals, strict=True)], alpha=len(batch)
+            )
             seen += len(batch)
     finally:
         for module, training in modes:

@@ -159,7 +159,9 @@ class DecayedOptimizer:
     @torch.no_grad()
     def parameter_norms(self) -> Tensor:
         """Return the 2-norm of every parameter, shape (len(names),), float32, on the device."""
-        return torch.stack(torch._foreach_norm(list[Tensor](self.parameters), 2, dtype=traits(self._device).sums)).float()
+        return torch.stack(
+            torch._foreach_norm(list[Tensor](self.parameters), 2, dtype=traits(self._device).sums)
+        ).float()
 
     def second_moments(self) -> list[Tensor] | None:
         """Return Adam's running mean of squared gradients (no bias correction), one tensor per parameter.

@@ -111,9 +111,7 @@ def token_regime(config: RunConfig, device: torch.device) -> Regime:
     data, probes, ranks = config.data, config.probes, current()
     assert isinstance(data, TokenData)
     train, val = (
-        load_tokens(
-            data.kind, split, Path(data.root), name=data.name, seed=data.seed, train_tokens=data.train_tokens
-        )
+        load_tokens(data.kind, split, Path(data.root), name=data.name, seed=data.seed, train_tokens=data.train_tokens)
         for split in ("train", "val")
     )
     if train.vocabulary > data.vocabulary:
