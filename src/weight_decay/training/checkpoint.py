@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from weight_decay.runs.files import write_atomically, write_json
+from weight_decay.runs.lock import confirm
 
 FORMAT = 2
 """The format that names the owner; a checkpoint of format 1 could be any run's and is not taken."""
@@ -46,7 +47,11 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, owner: Owner
 
 
 def write(path: Path, step: int, state: dict[str, Any], owner: Owner) -> None:
-    """Write `state`, with its owner, to `path` and then its checksum beside it."""
+    """Write `state`, with its owner, to `path` and then its checksum beside it.
+
+    Raises LostFolderError if the run's folder has another owner by now.
+    """
+    confirm(path.parent)
     state = {**state, "owner": asdict(owner)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: _write(temporary, state))

@@ -22,6 +22,7 @@ from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_json
 from weight_decay.runs.folder import read_summary
+from weight_decay.runs.lock import confirm
 from weight_decay.runs.seal import sealed, without_seal
 
 
@@ -252,7 +253,8 @@ class Progress:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write summary.json, sealed, atomically."""
+    """Write summary.json, sealed, atomically. Raises LostFolderError if the folder has another owner by now."""
+    confirm(folder)
     write_json(folder / "summary.json", sealed(summary))
 
 

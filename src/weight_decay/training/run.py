@@ -24,7 +24,7 @@ from weight_decay.runs.files import write_atomically
 from weight_decay.runs.fingerprint import code_fingerprint
 from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
 from weight_decay.runs.judge import branches
-from weight_decay.runs.lock import claimed
+from weight_decay.runs.lock import LostFolderError, claimed
 from weight_decay.runs.read import MAIN_BRANCH
 from weight_decay.tasks.choose import build_regime
 from weight_decay.tasks.under_training import attention_in_use
@@ -70,7 +70,7 @@ def run(config: RunConfig, labels: Labels) -> Outcome:
             if isinstance(config.schedule, MatchedSchedule):
                 find_reference(config, config.schedule)
             return _run_claimed(config, labels, folder)
-        except (ReferenceMissingError, ForeignFolderError):
+        except (ReferenceMissingError, ForeignFolderError, LostFolderError):
             raise
         except StopAtOnceError:
             return "interrupted"  # while the data were made: nothing is half done
