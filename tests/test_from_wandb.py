@@ -136,7 +136,7 @@ def test_tables_from_wandb_are_those_from_the_run_folders(tmp_path: Path, projec
     write_experiment(here, "other", [cells[0], own], "over_training", scale="small", figure=None, command="a, b\nc")
     mirror(here, own)
     lines = [collect(here).describe(), pull(PROJECT, there).describe()]
-    assert lines[0] == lines[1] == "4 tables from 5 finished runs; 0 not finished"
+    assert lines[0] == lines[1] and lines[0].startswith("4 tables from 5 finished runs; 0 not finished")
     for name, scale in (("some", "micro"), ("other", "small")):
         assert_equal(tables_of(here, name, scale), tables_of(there, name, scale))
     text = (there / "tables" / "some-micro.curves.csv").read_text().splitlines()
@@ -173,8 +173,9 @@ def test_runs_that_told_less_take_their_cells_from_the_experiment_file(tmp_path:
     project.stored[cells[1]["run_id"]].summary["status"] = "interrupted"
     collect(tmp_path)
     ours = tables_of(tmp_path, "some", "micro").summary.iloc[:1]
-    assert pull(PROJECT, tmp_path).describe() == "2 tables from 1 finished runs; 1 not finished"
-    theirs = tables_of(tmp_path, "some", "micro").summary
+    assert pull(PROJECT, tmp_path).describe().startswith("2 tables from 1 finished runs; 1 not finished")
+    # The other row stays as it was collected: a table loses no run because W&B has not its end.
+    theirs = tables_of(tmp_path, "some", "micro").summary.iloc[:1]
     same = ["run_id", "scale", "data", "seed", "optimizer.lr", "decay.strength", "test/error", "figure", "command"]
     pd.testing.assert_frame_equal(ours[same], theirs[same])
     assert theirs["git_commit"].tolist() == ["not recorded"] and theirs["seconds"].isna().all()

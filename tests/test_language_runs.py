@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from conftest import read_metrics, read_summary
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import folder_name, run_id
+from weight_decay.config.identity import folder_name, run_id, to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
 from weight_decay.experiments.sweep import run_cells
 from weight_decay.optim.schedules import WarmupCosine
 from weight_decay.probes.spikes import SpikeScore
 from weight_decay.runs.folder import Labels
+from weight_decay.runs.judge import NEEDED
 from weight_decay.tasks.choose import build_regime
 from weight_decay.training.assemble import build_training
 from weight_decay.training.matched import find_reference
@@ -280,12 +283,12 @@ def test_figure_7_finds_its_references_among_the_runs_of_figure_6(tmp_path: Path
 
 
 def pretend_completed(configs: list[RunConfig]) -> None:
-    import yaml
-
-    from weight_decay.config.identity import to_dict
-
+    """Folders of finished runs as an older version left them: nothing sealed, a record of one line."""
     for config in configs:
         folder = folder_of(config)
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
-        (folder / "summary.json").write_text('{"status": "completed"}')
+        (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+        needed = {name: None for name in NEEDED} | {"run_id": run_id(config)}
+        summary = {**needed, "status": "completed", "final": {}, "divergence_step": None}
+        (folder / "summary.json").write_text(json.dumps(summary))

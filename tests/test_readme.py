@@ -46,10 +46,9 @@ def commands() -> list[list[str]]:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_is_understood(words: list[str]) -> None:
     settings = [word for word in words if "=" in word and "," not in word]
-    if settings:
-        assert make_plan(settings)[0].cells
-    else:
-        assert words[0] in COMMANDS or words[0] in ("--info", "--help")
+    if words[0] in COMMANDS or words[0] in ("--info", "--help"):
+        return  # each command's own tests give it its words
+    assert make_plan(settings)[0].cells
 
 
 @pytest.mark.parametrize("words", [words for words in commands() if "model.width=4" in words], ids=" ".join)

@@ -228,7 +228,7 @@ def test_a_second_look_sees_what_has_changed(tmp_path: Path) -> None:
     view = watch.look()
     assert view.running[1].step == 1000 and view.running[1].loss[-1] == (1000, 0.5)
     summary = json.loads((folder / "summary.json").read_text())
-    (folder / "summary.json").write_text(json.dumps(summary | {"status": "completed"}))
+    (folder / "summary.json").write_text(json.dumps(summary | {"status": "completed", "total_steps": 1000}))
     view = watch.look()
     assert [cell.experiment for cell in view.running] == ["language"]
     assert view.ended[0].cell.startswith("strength=0.015, seed=0")

@@ -453,7 +453,7 @@ def test_a_run_never_goes_on_with_other_data(tiny: Tiny, tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         run(config, LABELS)
-    np.arange(16_000, dtype="<u2").tofile(tmp_path / "text" / "train.bin")
+    np.arange(16_000, dtype="<u2").tofile(tmp_path / "text" / "nanogpt" / "train.bin")
     with pytest.raises(UserError, match="began on other data"):
         run(config, LABELS)
 
@@ -466,7 +466,7 @@ def test_a_finished_run_of_other_data_is_not_taken_for_this_one(
         with pytest.raises(SystemExit) as stopped:
             main(settings)
         assert stopped.value.code == expected
-    np.arange(16_000, dtype="<u2").tofile(tmp_path / "text" / "train.bin")
+    np.arange(16_000, dtype="<u2").tofile(tmp_path / "text" / "nanogpt" / "train.bin")
     data_fingerprint.cache_clear()
     with pytest.raises(SystemExit) as stopped:
         main(settings)

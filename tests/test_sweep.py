@@ -24,6 +24,7 @@ from weight_decay.errors import UserError
 from weight_decay.runs.fingerprint import NUMERICS, PACKAGE, code_fingerprint, essence
 from weight_decay.runs.folder import Labels, put_aside
 from weight_decay.runs.lock import claimed
+from weight_decay.runs.seal import sealed
 from weight_decay.training.run import run
 
 Tiny = Callable[..., RunConfig]
@@ -64,7 +65,7 @@ def until(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
 
 
 def mark_as_other_code(folder: Path) -> None:
-    summary = {**read_summary(folder), "code_fingerprint": "0" * 12}
+    summary = sealed({**read_summary(folder), "code_fingerprint": "0" * 12})
     (folder / "summary.json").write_text(json.dumps(summary))
 
 

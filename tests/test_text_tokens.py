@@ -235,7 +235,7 @@ def test_nanogpt_files_are_read_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 bytes"):
         load_tokens("nanogpt", "val", **beside(tmp_path))
     with pytest.raises(UserError, match=r"train\.bin and val\.bin"):
-        load_tokens("nanogpt", "train", **beside(tmp_path / "nowhere"))
+        load_tokens("nanogpt", "train", **beside(tmp_path / "elsewhere" / "nowhere"))
 
 
 def test_damaged_or_missing_folders_are_refused(tmp_path: Path) -> None:

@@ -12,32 +12,14 @@ import pytest
 from torchvision.datasets import FashionMNIST
 
 from conftest import read_summary
+from vision_files import idx
+from vision_files import write_fashion_mnist as write
 from weight_decay.config.run import RunConfig
 from weight_decay.data.images.fashion_mnist import load_fashion_mnist, read_idx, resized
 from weight_decay.data.images.load import load_images
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels
 from weight_decay.training.run import run
-
-COUNTS = {"train": 300, "t10k": 140}
-
-
-def idx(array: np.ndarray) -> bytes:
-    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-
-
-def write(folder: Path, style: str = "{}-{}-idx{}-ubyte") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The four files with random pixels; a name that ends in .gz is compressed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator, arrays = np.random.default_rng(5), {}
-    for prefix, count in COUNTS.items():
-        pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = np.arange(count, dtype=np.uint8) % 10
-        arrays[prefix] = pixels, labels
-        for what, array in (("images", pixels), ("labels", labels)):
-            name = style.format(prefix, what, array.ndim)
-            (folder / name).write_bytes(gzip.compress(idx(array)) if name.endswith(".gz") else idx(array))
-    return arrays
 
 
 @pytest.mark.parametrize(

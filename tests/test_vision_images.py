@@ -160,7 +160,7 @@ def test_channel_statistics_match_numpy(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("limit", [None, 21])
 def test_fixed_images_repeat_the_sets_order(fits: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fits:
-        monkeypatch.setattr("weight_decay.data.images.stream._HOST_TOTAL_FRACTION", 0.0)
+        monkeypatch.setattr("weight_decay.device.memory._HOST_SHARE", 0.0)
     toy = make_set(50).subset(30, seed=2)
     fixed = FixedImages(toy, 8, CPU, limit)
     count = limit or 30
