@@ -6,7 +6,7 @@ Each checks its own values: the ValueError starts with the name of the field, an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from weight_decay.config.measurements import CurvatureConfig
 from weight_decay.config.schema import EXECUTION, check_name, off, require
@@ -60,31 +60,22 @@ class ImageData:
 
 
 @dataclass(frozen=True)
-class ResNetModel:
-    """Pre-activation ResNet (PAPER §2); `scale_invariant` is the net of Figs 13 and 15."""
+class ModelConfig:
+    """A network: each kind is a class of its own in `models/`, with its settings and how it is built.
 
-    kind: Literal["resnet"]
-    depth: Literal[18, 34]
-    width: int
-    initialisation: Literal["pytorch", "he_fan_out"]
-    scale_invariant: bool
+    regime: the one whose data it reads.
+    """
 
-    def __post_init__(self) -> None:
-        require(self.width > 0, f"width: must be positive, got {self.width}")
+    kind: str
+    regime: ClassVar[str] = "over_training"
 
+    def build(self, data: Any) -> Any:
+        """The network for this data, its weights not drawn yet; on the meta device: shapes alone."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class VGGModel:
-    """VGG16, without batch norm in the paper (Fig 11a)."""
-
-    kind: Literal["vgg"]
-    depth: Literal[16]
-    width: int
-    batch_norm: bool
-    initialisation: Literal["pytorch", "he_fan_out"]
-
-    def __post_init__(self) -> None:
-        require(self.width > 0, f"width: must be positive, got {self.width}")
+    def kernels(self, data: Any, precision: PrecisionConfig, device: Any) -> dict[str, Any]:
+        """What summary.json says of how the network computes here; UserError if it cannot as the config asks."""
+        return {}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from weight_decay.config.groups import (
     BranchConfig,
@@ -21,19 +21,19 @@ from weight_decay.config.groups import (
     DivergenceConfig,
     ExecutionConfig,
     ImageData,
+    ModelConfig,
     OptimizerConfig,
     PrecisionConfig,
     ProbeConfig,
-    ResNetModel,
     TrackingConfig,
     TwoPhaseSchedule,
-    VGGModel,
     WarmupCosineSchedule,
 )
 from weight_decay.config.measurements import AveragingConfig
+from weight_decay.config.registry import MODELS
 from weight_decay.config.schema import EXECUTION, build_dataclass, require
 from weight_decay.config.span import Span
-from weight_decay.config.text import GPTModel, MatchedSchedule, TokenData
+from weight_decay.config.text import MatchedSchedule, TokenData
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RunConfig:
     batch_size: int
     duration: Span
     data: ImageData | TokenData
-    model: ResNetModel | VGGModel | GPTModel
+    model: Annotated[ModelConfig, MODELS]
     optimizer: OptimizerConfig
     decay: DecayConfig
     schedule: ConstantSchedule | TwoPhaseSchedule | WarmupCosineSchedule | MatchedSchedule
@@ -78,10 +78,9 @@ class RunConfig:
             "set it to 0 or choose another precision",
         )
         images = isinstance(self.data, ImageData)
-        wanted = "resnet or vgg" if images else "gpt"
         require(
-            images != isinstance(self.model, GPTModel),
-            f"model: {self.data.kind} data needs a {wanted} model, got {self.model.kind}",
+            self.model.regime == self.data.regime,
+            f"model: {self.data.kind} data needs a model for {'images' if images else 'text'}, got {self.model.kind}",
         )
         require(
             images or self.probes.jacobian_every is None,

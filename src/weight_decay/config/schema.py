@@ -73,7 +73,7 @@ def build_dataclass(cls: type, values: Any, path: str = "") -> Any:
 
 
 # Hundreds of cells are built from the same few classes, and resolving their annotations is most of the work.
-_hints = functools.cache(typing.get_type_hints)
+_hints = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))
 
 
 def _join(path: str, name: object) -> str:
@@ -82,6 +82,11 @@ def _join(path: str, name: object) -> str:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:  # a kind out of a registry
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        if not isinstance(kind, str) or arguments[1].place(kind) is None:
+            raise UserError(f"{path}.kind: must be one of {', '.join(arguments[1].names())}, got {kind!r}.")
+        return build_dataclass(arguments[1][kind], value, path)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, path)
     if origin is typing.Literal:

@@ -63,26 +63,6 @@ class TokenData:
 
 
 @dataclass(frozen=True)
-class GPTModel:
-    """GPT-2 as in the paper: tied embeddings, no biases; context and vocabulary come from the data."""
-
-    kind: Literal["gpt"]
-    layers: int
-    heads: int
-    width: int
-    qk_norm: bool
-    attention: Literal["auto", "math", "efficient", "flash", "cudnn"]
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "heads", "width"):
-            require(getattr(self, name) > 0, f"{name}: must be positive, got {getattr(self, name)}")
-        require(
-            self.width % self.heads == 0,
-            f"width: must be a multiple of heads, got {self.width} and {self.heads}",
-        )
-
-
-@dataclass(frozen=True)
 class MatchedSchedule:
     """The learning rate that gives this run the effective learning rate of a reference run (Fig 7).
 

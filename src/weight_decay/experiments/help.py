@@ -10,14 +10,12 @@ from typing import Any
 
 import yaml
 
+from weight_decay.config.own import OWN_CONFIGS
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import check_experiment
 
 CONFIGS = Path(os.environ.get("WEIGHT_DECAY_CONFIGS", Path(__file__).resolve().parents[3] / "configs"))
 """The config groups: beside src/ in a checkout; WEIGHT_DECAY_CONFIGS names another folder."""
-
-OWN_CONFIGS = "WEIGHT_DECAY_CONFIG_DIR"
-"""What `--config-dir` sets, so that processes and jobs started from here know it too."""
 
 HELP = """\
 weight-decay: what does weight decay do to a training run, and do you need it?

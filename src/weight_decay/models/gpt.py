@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weight_decay.config.groups import ModelConfig, PrecisionConfig
+from weight_decay.config.registry import MODELS
+from weight_decay.config.schema import require
+from weight_decay.config.text import TokenData
+from weight_decay.device.choose import multiplied_in
 from weight_decay.errors import UserError
 from weight_decay.models.attention import (
     AttentionBackend,
@@ -18,6 +25,7 @@ from weight_decay.models.attention import (
     attention_kernel,
     check_attention_backend,
     check_attention_name,
+    resolve_attention,
 )
 from weight_decay.models.initialise import fill_normal
 from weight_decay.models.linear_cross_entropy import chunk_rows, linear_cross_entropy
@@ -228,3 +236,43 @@ class GPT(nn.Module):
             self.check_attention(x.device, dtype)
             raise
         return self.final_norm(x)
+
+
+@MODELS.add("gpt")
+@dataclass(frozen=True)
+class GPTModel(ModelConfig):
+    """GPT-2 as in the paper: tied embeddings, no biases; context and vocabulary come from the data."""
+
+    layers: int
+    heads: int
+    width: int
+    qk_norm: bool
+    attention: AttentionBackend
+    regime: ClassVar[str] = "under_training"
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads", "width"):
+            require(getattr(self, name) > 0, f"{name}: must be positive, got {getattr(self, name)}")
+        require(
+            self.width % self.heads == 0,
+            f"width: must be a multiple of heads, got {self.width} and {self.heads}",
+        )
+
+    def build(self, data: TokenData) -> GPT:
+        """The network for the context and vocabulary of `data`."""
+        return GPT(
+            self.layers,
+            self.heads,
+            self.width,
+            data.context,
+            data.vocabulary,
+            qk_norm=self.qk_norm,
+            attention=self.attention,
+        )
+
+    def kernels(self, data: TokenData, precision: PrecisionConfig, device: torch.device) -> dict[str, Any]:
+        """The attention kernel asked for, and the one that torch takes; UserError if the one asked for cannot run."""
+        head_width, dtype = self.width // self.heads, multiplied_in(precision)
+        check_attention_backend(self.attention, device, dtype, head_width)
+        resolved = resolve_attention(self.attention, device, dtype, head_width, data.context)
+        return {"attention": {"asked": self.attention, "resolved": resolved}}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weight_decay.config.groups import ImageData, ModelConfig
+from weight_decay.config.registry import MODELS
+from weight_decay.config.schema import require
 from weight_decay.errors import UserError
 from weight_decay.models.initialise import check_initialisation, initialise_vision_model
 
@@ -128,3 +132,21 @@ def _norm(channels: int, scale_invariant: bool) -> nn.BatchNorm2d:
     if scale_invariant:
         return nn.BatchNorm2d(channels, eps=SCALE_INVARIANT_NORM_EPSILON, affine=False)
     return nn.BatchNorm2d(channels, eps=NORM_EPSILON)
+
+
+@MODELS.add("resnet")
+@dataclass(frozen=True)
+class ResNetModel(ModelConfig):
+    """Pre-activation ResNet (PAPER §2); `scale_invariant` is the net of Figs 13 and 15."""
+
+    depth: Literal[18, 34]
+    width: int
+    initialisation: Literal["pytorch", "he_fan_out"]
+    scale_invariant: bool
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, f"width: must be positive, got {self.width}")
+
+    def build(self, data: ImageData) -> PreActResNet:
+        """The network for the classes of `data`."""
+        return PreActResNet(self.depth, self.width, data.classes, self.initialisation, self.scale_invariant)

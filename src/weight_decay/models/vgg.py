@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from weight_decay.config.groups import ImageData, ModelConfig
+from weight_decay.config.registry import MODELS
+from weight_decay.config.schema import require
 from weight_decay.errors import UserError
 from weight_decay.models.initialise import check_initialisation, initialise_vision_model
 
@@ -90,3 +94,21 @@ class VGG(nn.Module):
         """Map float images (B, 3, image_size, image_size) to logits (B, classes)."""
         x = self.features(images).flatten(1)
         return self.head(self.classifier(x))
+
+
+@MODELS.add("vgg")
+@dataclass(frozen=True)
+class VGGModel(ModelConfig):
+    """VGG16, without batch norm in the paper (Fig 11a)."""
+
+    depth: Literal[16]
+    width: int
+    batch_norm: bool
+    initialisation: Literal["pytorch", "he_fan_out"]
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, f"width: must be positive, got {self.width}")
+
+    def build(self, data: ImageData) -> VGG:
+        """The network for the classes and the image size of `data`."""
+        return VGG(self.depth, self.width, data.classes, self.batch_norm, self.initialisation, data.image_size)

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from weight_decay.config.run import RunConfig
-from weight_decay.config.text import GPTModel, TokenData
+from weight_decay.config.text import TokenData
 from weight_decay.data.text.files import load_tokens
 from weight_decay.data.text.stream import FixedWindows, TokenStream, seen_windows
 from weight_decay.data.text.windows import hold_out_windows
-from weight_decay.device.choose import autocast, multiplied_in
+from weight_decay.device.choose import autocast
 from weight_decay.device.distributed import Ranks, current
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
-from weight_decay.models.attention import check_attention_backend, resolve_attention
-from weight_decay.models.gpt import GPT
 from weight_decay.probes.eval_mode import eval_mode
 from weight_decay.seeds import stream_seed
 from weight_decay.tasks.protocol import Batch
@@ -84,8 +82,8 @@ class LanguageModelling:
         `stability/max_attention_logit` (|q·k/√d| before the softmax), `stability/max_activation` (residual stream)
         and `stability/max_logit` (output logits), over the fixed windows of the probe.
         """
-        assert isinstance(model, GPT)
-        with eval_mode(model), self._autocast(), model.taps() as taps:
+        tapped: Any = model  # a model that `probes.stability_every` may be asked of has `taps`
+        with eval_mode(model), self._autocast(), tapped.taps() as taps:
             for tokens, _ in self._stability:
                 model(tokens)
         return {
@@ -154,17 +152,3 @@ def token_regime(config: RunConfig, device: torch.device) -> Regime:
     stability = fixed(val, windows, min(windows, _PROBED_AT_A_TIME)) if windows else ()
     task = LanguageModelling(evaluation, autocast(config.precision, device), stability, current())
     return Regime(task, stream, clock, described)
-
-
-def attention_in_use(config: RunConfig, device: torch.device) -> dict[str, Any]:
-    """For summary.json: the attention kernel asked for, and the one that torch takes; empty for image models.
-
-    Raises UserError if the kernel asked for cannot run here.
-    """
-    if not isinstance(config.model, GPTModel) or not isinstance(config.data, TokenData):
-        return {}
-    asked, head_width = config.model.attention, config.model.width // config.model.heads
-    dtype = multiplied_in(config.precision)
-    check_attention_backend(asked, device, dtype, head_width)
-    resolved = resolve_attention(asked, device, dtype, head_width, config.data.context)
-    return {"attention": {"asked": asked, "resolved": resolved}}

@@ -9,16 +9,12 @@ from torch import nn
 
 from weight_decay.config.groups import (
     ConstantSchedule,
-    ResNetModel,
     TwoPhaseSchedule,
 )
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock
-from weight_decay.config.text import GPTModel, MatchedSchedule, TokenData
+from weight_decay.config.text import MatchedSchedule
 from weight_decay.errors import UserError
-from weight_decay.models.gpt import GPT
-from weight_decay.models.resnet import PreActResNet
-from weight_decay.models.vgg import VGG
 from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups
 from weight_decay.optim.low_precision import RoundedOptimizer
 from weight_decay.optim.optimizers import DecayedOptimizer
@@ -30,31 +26,7 @@ from weight_decay.training.matched import matched_schedule
 
 def build_model(config: RunConfig) -> nn.Module:
     """The model with its parameters drawn from the run's initialisation stream; on meta: shapes alone."""
-    model, data = config.model, config.data
-    built: PreActResNet | VGG | GPT
-    if isinstance(data, TokenData):
-        assert isinstance(model, GPTModel)
-        built = GPT(
-            model.layers,
-            model.heads,
-            model.width,
-            data.context,
-            data.vocabulary,
-            qk_norm=model.qk_norm,
-            attention=model.attention,
-        )
-    elif isinstance(model, ResNetModel):
-        built = PreActResNet(model.depth, model.width, data.classes, model.initialisation, model.scale_invariant)
-    else:
-        assert not isinstance(model, GPTModel)
-        built = VGG(
-            model.depth,
-            model.width,
-            data.classes,
-            model.batch_norm,
-            model.initialisation,
-            image_size=data.image_size,
-        )
+    built = config.model.build(config.data)
     if next(built.parameters()).device.type != "meta":
         built.initialise(generator(config.seed, "initialisation"))
     return built

@@ -27,7 +27,6 @@ from weight_decay.runs.judge import branches
 from weight_decay.runs.lock import LostFolderError, claimed
 from weight_decay.runs.read import MAIN_BRANCH
 from weight_decay.tasks.choose import build_regime
-from weight_decay.tasks.under_training import attention_in_use
 from weight_decay.training.assemble import build_segment, build_training
 from weight_decay.training.branch import branch_event
 from weight_decay.training.checkpoint import Owner
@@ -133,7 +132,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         "total_steps": last,
         "processes": ranks.count,
         "micro_batches": training.micro_batches,
-        **attention_in_use(config, device),
+        **config.model.kernels(config.data, config.precision, device),
         **provenance(device),
     }
     if ranks.writes:
