@@ -243,17 +243,25 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class DivergenceConfig:
-    """A run has diverged on NaN/Inf, or when its loss has lost `threshold` of its progress for `patience` on end.
+    """A run has diverged on NaN/Inf, or when its loss has gone over a bar and not come back (DivergenceMonitor).
 
-    Progress is the fall from the loss at the start to the best level so far; the first `grace` of the run is exempt.
+    Bars: `threshold` of the fall from the start to the best level so far; for text also `text_rise` nats above the
+    best level within the last `lasting` (0: no such bar). Not come back: for `patience` and for `lasting`. The first
+    `grace` of the run is exempt.
+
+    `text_rise` and `lasting` are left out of the identity at these values although they are not off: they came when
+    runs had been published, and a verdict changes no number before it.
     """
 
     threshold: float
     patience: Span
     grace: Span
+    text_rise: float = field(metadata=off(0.25))
+    lasting: Span = field(metadata=off(Span(5, "%")))
 
     def __post_init__(self) -> None:
         require(self.threshold > 0, f"threshold: must be positive, got {self.threshold:g}")
+        require(self.text_rise >= 0, f"text_rise: must be positive, or 0 for none, got {self.text_rise:g}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -105,10 +106,7 @@ def build_segment(
     origin: Origin,
 ) -> Segment:
     """The stretch of training from step `first` to `last`, of a run or of one of its branches, kept in `folder`."""
-    probes, divergence = config.probes, config.divergence
-    monitor = DivergenceMonitor(
-        divergence.threshold, divergence.patience.every(clock), first + divergence.grace.steps(clock)
-    )
+    probes = config.probes
     return Segment(
         training,
         folder,
@@ -116,13 +114,28 @@ def build_segment(
         last,
         cadence(config, clock, first, last, branched),
         Measurements(training, probes.reestimated, probes.curvature is not None and probes.curvature.averages),
-        monitor,
+        divergence_monitor(config, clock, first, last),
         config.checkpoint,
         Recorder(folder, mirror) if current().writes else NoRecord(folder, None),
         progress,
         config.batch_size,
         say,
         origin,
+    )
+
+
+def divergence_monitor(config: RunConfig, clock: Clock, first: int, last: int) -> DivergenceMonitor:
+    """The monitor of the stretch from step `first` to `last`."""
+    divergence = config.divergence
+    # Shares of a branch are its own: it may be shorter than such a share of its run.
+    lasting = divergence.lasting.steps(dataclasses.replace(clock, total_steps=last - first))
+    rises = config.data.regime == "under_training" and divergence.text_rise > 0
+    return DivergenceMonitor(
+        divergence.threshold,
+        max(divergence.patience.every(clock), lasting),
+        first + divergence.grace.steps(clock),
+        divergence.text_rise if rises else None,
+        lasting,
     )
 
 
