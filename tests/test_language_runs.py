@@ -238,15 +238,15 @@ LANGUAGE = {
     "fig06_language_model": (9, 0),
     "fig23_averaging": (9, 9),
     "fig07_effective_lr": (21, 9),
-    "fig19_generalisation_gap": (18, 9),
-    "fig20_layernorm_decay": (9, 3),
-    "fig21_l2_penalty": (15, 3),
-    "fig22_sgd_momentum": (12, 0),
-    "constant_lr": (12, 0),
+    "fig19_generalisation_gap": (9, 9),
+    "fig20_layernorm_decay": (6, 3),
+    "fig21_l2_penalty": (9, 3),
+    "fig22_sgd_momentum": (9, 0),
+    "constant_lr": (6, 0),
     "slower_decay": (12, 6),
-    "effective_lr_matching": (24, 6),
-    "fig08_bfloat16_divergence": (54, 0),
-    "bfloat16_decay_lost": (108, 0),
+    "effective_lr_matching": (33, 6),
+    "fig08_bfloat16_divergence": (36, 0),
+    "bfloat16_decay_lost": (36, 0),
 }
 
 

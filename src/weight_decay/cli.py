@@ -42,10 +42,11 @@ from weight_decay.experiments.help import (
     own_configs,
     take_config_dir,
 )
-from weight_decay.experiments.plan import Cell, ExperimentFile, Plan, expand, is_coordinate
+from weight_decay.experiments.plan import SEED, Cell, ExperimentFile, Plan, expand, is_coordinate
+from weight_decay.experiments.seeds import read_seeds, with_seeds
 from weight_decay.experiments.steering import Steering
 
-COMMAND_KEYS = {"cell", "jobs", "cells_per_job", "stale", "scale", "experiment"}
+COMMAND_KEYS = {"cell", "seeds", "jobs", "cells_per_job", "stale", "scale", "experiment"}
 """Keys of config.yaml that steer the command and are no part of a run."""
 
 
@@ -115,8 +116,9 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, Steering]:
     chosen, values = _parse(settings)
     head = _compose({key: chosen[key] for key in ("scale", "experiment") if key in chosen})
     scale = head["scale"]["name"]
-    steers = ("cell", "jobs", "cells_per_job", "stale")
+    steers = ("cell", "seeds", "jobs", "cells_per_job", "stale")
     command = {key: values.pop(key) if key in values else head[key] for key in steers}
+    seeds = read_seeds(command["seeds"])
     file = _experiment(chosen, head, scale)
     user_choices = {k: v for k, v in chosen.items() if k not in ("scale", "experiment")}
     overrides = tuple(
@@ -125,21 +127,20 @@ def make_plan(settings: Sequence[str]) -> tuple[Plan, Steering]:
         if (key := word.partition("=")[0]) not in COMMAND_KEYS
         and not (key in chosen and file.choose.get(key) == chosen[key])
     )
+    points = expand(with_seeds(file.grid, seeds), {**user_choices, **values})
+    # Other seeds than the experiment's own add to it: its record, and so its tables, keep all of them.
+    others = [] if seeds is None else expand(file.grid, {**user_choices, **values})
     cells = []
-    for index, point in enumerate(expand(file.grid, {**user_choices, **values})):
+    for index, point in enumerate([*points, *(point for point in others if point not in points)]):
         point_choices = {k: str(v) for k, v in point.items() if k in groups()}
         config = _compose({**head_choices(chosen), **file.choose, **point_choices, **user_choices})
-        for key, value in {
-            **file.set,
-            **{k: v for k, v in point.items() if k not in point_choices},
-            **values,
-        }.items():
-            _assign(config, key, value)
+        laid = {**file.set, **{k: v for k, v in point.items() if k not in point_choices}, **values}
+        for key, value in laid.items():
+            _assign(config, key, laid.get("seed", config["seed"]) if value == SEED else value)
         run = build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
         cells.append(Cell(index, run, {key: value for key, value in point.items() if is_coordinate(key, value)}))
-    plan = Plan(
-        file.name, scale, file.title, file.figure, overrides, tuple(cells), tuple(cells), os.environ.get(OWN_CONFIGS)
-    )
+    own = os.environ.get(OWN_CONFIGS)
+    plan = Plan(file.name, scale, file.title, file.figure, overrides, tuple(cells[: len(points)]), tuple(cells), own)
     return _select(plan, command["cell"]), Steering.read(command)
 
 

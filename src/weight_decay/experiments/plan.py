@@ -22,6 +22,8 @@ from weight_decay.runs.files import write_json
 from weight_decay.runs.seal import sealed
 
 REGIMES = ("over_training", "under_training")
+SEED = "seed"
+"""In an experiment file the value of a setting that follows the run's seed, such as the draw of the data."""
 _SECTIONS = {"name", "title", "figure", "regime", "choose", "set", "scales"}
 
 

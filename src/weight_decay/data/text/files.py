@@ -170,8 +170,8 @@ def load_tokens(
     if split not in SPLITS:
         raise UserError(f"a text has the splits train and val, not {split!r}.")
     root = Path(root)
-    if kind not in ("python_text", "openwebtext", "text", "nanogpt"):
-        raise UserError(f"unknown text {kind!r}: choose python_text, openwebtext, text or nanogpt.")
+    if kind not in ("python_text", "synthetic_text", "openwebtext", "text", "nanogpt"):
+        raise UserError(f"unknown text {kind!r}: choose python_text, synthetic_text, openwebtext, text or nanogpt.")
     if kind == "python_text":
         # Imported here because python_text writes with this module's SplitWriter.
         from weight_decay.data.text.python_text import ensure_python_text
