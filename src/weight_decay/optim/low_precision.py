@@ -73,6 +73,14 @@ class RoundedOptimizer:
         """Set η, as `DecayedOptimizer.set_lr`."""
         self._wide.set_lr(lr)
 
+    def set_decay_factor(self, factor: float) -> None:
+        """Multiply every strength, as `DecayedOptimizer.set_decay_factor`."""
+        self._wide.set_decay_factor(factor)
+
+    def decay_metrics(self) -> dict[str, Tensor]:
+        """Return what the decay rule has to say, as `DecayedOptimizer.decay_metrics`."""
+        return self._wide.decay_metrics()
+
     @torch.no_grad()
     def step(self, scaler: torch.amp.GradScaler | None = None, return_norm: bool = False) -> Tensor | None:
         """Update and round the weights; returns the gradient norm, as `DecayedOptimizer.step`."""

@@ -1,4 +1,4 @@
-"""SGD and AdamW from torch, with weight decay as an explicit choice of kind, strength and order."""
+"""SGD, AdamW and Muon from torch, with weight decay as an explicit choice of kind, strength and order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
+from weight_decay.optim.decay_kinds.rule import Decayed, Group, Rule, RuleFactory, Step
+from weight_decay.optim.engines import OptimizerKind, check_hyperparameters, engine
 
-OptimizerKind = Literal["sgd", "adamw"]
 DecayKind = Literal["decoupled", "torch", "penalty", "l2"]
 
 _PENALTY_GRADIENT = {"l2": 1.0, "penalty": 2.0}
@@ -22,8 +23,10 @@ _PENALTY_GRADIENT = {"l2": 1.0, "penalty": 2.0}
 class DecayedOptimizer:
     """One optimizer step: unscale, ℓ2 term, clip, decay, torch's own update.
 
-    kind: "sgd" (momentum μ, optionally Nesterov) or "adamw" (β₁, β₂, eps).
-    decay_kind:
+    kind: "sgd" (momentum μ, optionally Nesterov), "adamw" (β₁, β₂, eps) or "muon" (momentum μ for the matrices whose
+    names match `matrices`, AdamW for the rest).
+    decay_kind: one of the four below, or a rule of `decay_kinds`, which then acts beside an optimizer that decays
+    nothing by itself:
       "decoupled": `w <- w - η λ w` beside the update (PAPER §1; for plain SGD this is also ℓ2);
       "torch": left to torch. Its SGD adds λ w to the gradient after clipping and before the momentum buffer,
       so with momentum μ the weights shrink by ηλ/(1-μ) a step in the long run (Fig 22); its AdamW is decoupled;
@@ -34,6 +37,7 @@ class DecayedOptimizer:
     clip_norm: largest 2-norm of the whole gradient, as torch clips: g · min(1, clip / (‖g‖ + 1e-6)).
     fused: None or True uses torch's fused kernels, False its foreach ones.
     per_parameter_lr: give every parameter a learning rate of its own (Fig 7 per matrix); needs fused.
+    peak_lr: the largest η of the schedule, which some rules need; None takes `lr`.
 
     `names` and `parameters` list what is optimized, group after group; `second_moments`,
     `parameter_norms` and a per-parameter learning rate use that order. Nothing here waits for the
@@ -54,17 +58,17 @@ class DecayedOptimizer:
         betas: tuple[float, float],
         eps: float,
         nesterov: bool,
-        decay_kind: DecayKind,
+        decay_kind: DecayKind | RuleFactory,
         clip_norm: float | None,
         fused: bool | None = None,
         per_parameter_lr: bool = False,
         dampening: float = 0.0,
+        matrices: str = ".*",
+        peak_lr: float | None = None,
     ) -> None:
-        _check(kind, lr, momentum, betas, eps, nesterov, decay_kind, clip_norm)
-        if dampening and (not 0 <= dampening < 1 or nesterov or momentum == 0):
-            raise UserError(
-                f"optimizer.dampening is {dampening}; use a number in [0, 1), with momentum and without nesterov."
-            )
+        check_hyperparameters(kind, lr, momentum, betas, eps, nesterov, clip_norm, dampening)
+        if isinstance(decay_kind, str) and decay_kind not in ("decoupled", "torch", *_PENALTY_GRADIENT):
+            raise UserError(f"decay.kind is '{decay_kind}'; use 'decoupled', 'torch', 'penalty' or 'l2'.")
         self.kind = kind
         self.decay_kind = decay_kind
         self.clip_norm = clip_norm
@@ -81,25 +85,38 @@ class DecayedOptimizer:
 
         # torch's SGD adds λ w to the gradient, so with momentum its decay is not the decoupled one.
         decoupled = decay_kind == "decoupled"
-        built_in = decay_kind == "torch" or (decoupled and (kind == "adamw" or momentum == 0))
+        built_in = decay_kind == "torch" or (decoupled and (kind != "sgd" or momentum == 0))
         decayed = [g for g in groups if g.weight_decay > 0]
         self._shrunk = decayed if decoupled and not built_in else []
         self._penalised = decayed if decay_kind in _PENALTY_GRADIENT else []
-        torch_groups: list[dict[str, Any]] = []
-        for group in groups:
-            parts = [[p] for p in group.parameters] if per_parameter_lr else [group.parameters]
-            strength = group.weight_decay if built_in else 0.0
-            torch_groups += [{"params": part, "weight_decay": strength} for part in parts]
-
-        engine = {"fused": True} if self.fused else {"foreach": True}
-        self._torch: torch.optim.Optimizer
+        strengths = [group.weight_decay if built_in else 0.0 for group in groups]
+        self._torch = engine(
+            kind,
+            groups,
+            strengths,
+            per_parameter_lr,
+            self.fused,
+            lr,
+            momentum,
+            dampening,
+            nesterov,
+            betas,
+            eps,
+            matrices,
+        )
         if kind == "sgd":
-            self._torch = torch.optim.SGD(torch_groups, lr, momentum, dampening, nesterov=nesterov, **engine)
             self._fill_momentum()
-        else:
-            self._torch = torch.optim.AdamW(torch_groups, lr, betas=betas, eps=eps, **engine)
+        self._strengths = [group["weight_decay"] for group in self._torch.param_groups]
+        self._factor = 1.0
+        self._lr: float | Tensor = lr
+        self.rule: Rule | None = None
+        if callable(decay_kind) and decayed:
+            chosen = [Group(g.names, list[Tensor](g.parameters), g.weight_decay) for g in decayed]
+            peak = lr if peak_lr is None else peak_lr
+            self.rule = decay_kind(Decayed(chosen, self._torch, peak, list[Tensor](self.parameters)))
+            self._torch.register_step_post_hook(lambda *_: self._leave())
         # A step pre-hook runs only once torch knows whether a scaler skips the step.
-        self._torch.register_step_pre_hook(lambda *_: self._shrink())
+        self._torch.register_step_pre_hook(lambda *_: self._enter())
 
         # On an accelerator the learning rate lives in device memory, so a captured graph can be replayed.
         self._lr_tensor: Tensor | None = None
@@ -108,6 +125,7 @@ class DecayedOptimizer:
 
     def set_lr(self, lr: float | Tensor) -> None:
         """Set η: a number, a 0-d device tensor, or, with per_parameter_lr, a 1-D tensor in `names` order."""
+        self._lr = lr
         if isinstance(lr, Tensor):
             if not self.fused:
                 raise ValueError("a tensor learning rate needs the fused optimizer")
@@ -115,11 +133,18 @@ class DecayedOptimizer:
                 self._use_lr_tensor(0.0)
             assert self._lr_tensor is not None
             self._lr_tensor.copy_(lr)
-        elif self._lr_tensor is not None:
-            self._lr_tensor.fill_(lr)
         else:
+            if self._lr_tensor is not None:
+                self._lr_tensor.fill_(lr)
             for group in self._torch.param_groups:
-                group["lr"] = lr
+                if not isinstance(group["lr"], Tensor):
+                    group["lr"] = lr
+
+    def set_decay_factor(self, factor: float) -> None:
+        """Multiply every strength by this from now on: a window or a schedule of the decay."""
+        self._factor = factor
+        for group, strength in zip(self._torch.param_groups, self._strengths, strict=True):
+            group["weight_decay"] = strength * factor
 
     @torch.no_grad()
     def step(self, scaler: torch.amp.GradScaler | None = None, return_norm: bool = False) -> Tensor | None:
@@ -134,7 +159,8 @@ class DecayedOptimizer:
             scaler.unscale_(self._torch)
         for group in self._penalised:
             held: list[Tensor] = [p for p in group.parameters if p.grad is not None]
-            alpha = _PENALTY_GRADIENT[self.decay_kind] * group.weight_decay
+            assert isinstance(self.decay_kind, str)
+            alpha = _PENALTY_GRADIENT[self.decay_kind] * group.weight_decay * self._factor
             torch._foreach_add_([_gradient(p) for p in held], held, alpha=alpha)
 
         gradients = [_aligned_gradient(p) for p in self.parameters if p.grad is not None]
@@ -171,16 +197,24 @@ class DecayedOptimizer:
         if self.kind == "sgd":
             return None
         state = self._torch.state
-        return [state[p]["exp_avg_sq"] for p in self.parameters if p in state]
+        return [state[p]["exp_avg_sq"] for p in self.parameters if "exp_avg_sq" in state.get(p, {})]
+
+    def decay_metrics(self) -> dict[str, Tensor]:
+        """Return what the decay rule has to say: scalars on the device, by metric name."""
+        return {} if self.rule is None else self.rule.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return {"kind", "state": {parameter name: {"exp_avg": tensor, ...}}}; tensors are not copied."""
+        """Return {"kind", "state": {parameter name: {"exp_avg": tensor, ...}}}; tensors are not copied.
+
+        A decay rule that keeps something adds "rule".
+        """
         state = {
             name: {key: value for key, value in self._torch.state[p].items() if isinstance(value, Tensor)}
             for name, p in zip(self.names, self.parameters, strict=True)
             if p in self._torch.state
         }
-        return {"kind": self.kind, "state": state}
+        kept = {} if self.rule is None else self.rule.state_dict()
+        return {"kind": self.kind, "state": state} | ({"rule": kept} if kept else {})
 
     @torch.no_grad()
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -219,6 +253,9 @@ class DecayedOptimizer:
             }
         if self.kind == "sgd" and not saved["state"]:
             self._fill_momentum()
+        # A branch without decay has no rule, and one that decays where its run did not starts the rule anew.
+        if self.rule is not None and "rule" in saved:
+            self.rule.load_state_dict(saved["rule"])
 
     def _fill_momentum(self) -> None:
         # torch leaves the first buffer uninitialised when a scaler skips the first step; zeros give the
@@ -229,21 +266,34 @@ class DecayedOptimizer:
                 buffer = torch.zeros_like(parameter, requires_grad=False)
                 self._torch.state[parameter]["momentum_buffer"] = buffer
 
-    def _shrink(self) -> None:
+    def _rule_step(self) -> Step:
+        assert not isinstance(self._lr, Tensor)
+        return Step(self._lr, self._factor)
+
+    def _leave(self) -> None:
+        assert self.rule is not None
+        self.rule.leave(self._rule_step())
+
+    def _enter(self) -> None:
+        if self.rule is not None:
+            self.rule.enter(self._rule_step())
+            return
         found_inf = getattr(self._torch, "found_inf", None)
         applied: float | Tensor = 1.0 if found_inf is None else 1.0 - found_inf
         for group in self._shrunk:
             weights: list[Tensor] = list(group.parameters)
+            strength = group.weight_decay * self._factor
             if self._lr_tensor is not None and self.per_parameter_lr:
                 start = self.names.index(group.names[0])
                 lrs = self._lr_tensor[start : start + len(weights)]
-                torch._foreach_mul_(weights, (1.0 - lrs * group.weight_decay * applied).unbind())
+                torch._foreach_mul_(weights, (1.0 - lrs * strength * applied).unbind())
             else:
                 lr = self._torch.param_groups[0]["lr"]
-                torch._foreach_mul_(weights, 1.0 - lr * group.weight_decay * applied)
+                torch._foreach_mul_(weights, 1.0 - lr * strength * applied)
 
     def _use_lr_tensor(self, lr: float) -> None:
-        groups = self._torch.param_groups
+        # torch's Muon multiplies by η on the host.
+        groups = [group for group in self._torch.param_groups if "ns_steps" not in group]
         shape = (len(groups),) if self.per_parameter_lr else ()
         self._lr_tensor = torch.full(shape, lr, dtype=torch.float32, device=self._device)
         views = self._lr_tensor.unbind() if self.per_parameter_lr else [self._lr_tensor] * len(groups)
@@ -272,31 +322,3 @@ def _aligned_gradient(parameter: nn.Parameter) -> Tensor:
         gradient = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
         parameter.grad = gradient
     return gradient
-
-
-def _check(
-    kind: str,
-    lr: float,
-    momentum: float,
-    betas: tuple[float, float],
-    eps: float,
-    nesterov: bool,
-    decay_kind: str,
-    clip_norm: float | None,
-) -> None:
-    if kind not in ("sgd", "adamw"):
-        raise UserError(f"optimizer.kind is '{kind}'; use 'sgd' or 'adamw'.")
-    if decay_kind not in ("decoupled", "torch", *_PENALTY_GRADIENT):
-        raise UserError(f"decay.kind is '{decay_kind}'; use 'decoupled', 'torch', 'penalty' or 'l2'.")
-    if not lr >= 0:
-        raise UserError(f"optimizer.lr is {lr}; use a number that is 0 or more.")
-    if not 0 <= momentum < 1:
-        raise UserError(f"optimizer.momentum is {momentum}; use a number in [0, 1).")
-    if not all(0 <= beta < 1 for beta in betas):
-        raise UserError(f"optimizer.betas are {tuple(betas)}; use two numbers in [0, 1).")
-    if not eps > 0:
-        raise UserError(f"optimizer.eps is {eps}; use a number above 0.")
-    if nesterov and momentum == 0:
-        raise UserError("optimizer.nesterov needs momentum; set optimizer.momentum above 0.")
-    if clip_norm is not None and not clip_norm > 0:
-        raise UserError(f"optimizer.clip_norm is {clip_norm}; use a number above 0, or null for no clipping.")

@@ -1,0 +1,65 @@
+"""An upper bound on each matrix's norm instead of a decay strength: constrained parameter regularisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step, in_dtype, norms
+
+
+class Constrained(Rule):
+    """After the update: m <- max(0, m + (λ/n) (‖w‖² - κ)), then w <- w - 2 m w, for each parameter with n entries.
+
+    CPR (Franke et al., 2311.09058, and the authors' `pytorch_cpr`): an augmented Lagrangian that keeps ‖w‖² below κ.
+    λ is their `kappa_update` (1 there), the step of the multiplier m; a parameter under its bound does not decay. κ is
+    `bound` times ‖w‖² after `bound_after` steps: 0 steps with a bound of its own are their "dependent"
+    initialisation, later ones with bound 1 their "warm start". Their inflection-point detection is left out.
+    `decay/multiplier`: mean of m.
+    """
+
+    def __init__(self, decayed: Decayed, bound: float = 1.0, bound_after: int = 0) -> None:
+        super().__init__(decayed)
+        self.bound, self.bound_after = bound, bound_after
+        weights = [weight.detach() for weight in decayed.weights]
+        self._multipliers = [torch.zeros_like(norm) for norm in norms(weights)]
+        self._bounds = [self.bound * norm.square() for norm in norms(weights)]
+        self._taken = [torch.zeros((), dtype=torch.int64) for _ in weights]
+        self._steps = 0
+
+    def after(self, step: Step) -> None:
+        """Update the multipliers, then shrink."""
+        self._steps += 1
+        self._taken[0].fill_(self._steps)
+        if self._steps < self.bound_after:
+            return
+        squares = norms(self.decayed.weights)
+        torch._foreach_mul_(squares, squares)
+        if self._steps == self.bound_after:
+            torch._foreach_copy_(self._bounds, squares)
+            torch._foreach_mul_(self._bounds, self.bound)
+            return
+        torch._foreach_sub_(squares, self._bounds)
+        first = 0
+        for group in self.decayed.groups:
+            last = first + len(group.weights)
+            multipliers, excess = self._multipliers[first:last], squares[first:last]
+            torch._foreach_mul_(excess, [group.strength * step.factor / w.numel() for w in group.weights])
+            torch._foreach_add_(multipliers, excess)
+            torch._foreach_clamp_min_(multipliers, 0)
+            shrink = torch._foreach_mul(multipliers, -2.0)
+            torch._foreach_add_(shrink, 1.0)
+            torch._foreach_mul_(group.weights, in_dtype(shrink, group.weights))
+            first = last
+
+    def metrics(self) -> dict[str, Tensor]:
+        """`decay/multiplier`: mean Lagrange multiplier."""
+        return {"decay/multiplier": torch.stack(self._multipliers).mean()}
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """Multipliers, bounds, and how many steps were made."""
+        return {"multiplier": self._multipliers, "bound": self._bounds, "steps": self._taken}
+
+    def restored(self) -> None:
+        """Take the number of steps back from the checkpoint."""
+        self._steps = int(max(taken.item() for taken in self._taken))

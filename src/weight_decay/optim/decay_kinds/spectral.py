@@ -1,0 +1,93 @@
+"""A strength for each matrix from its spectrum."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step
+
+
+class Spectral(Rule):
+    """Decoupled decay with λ_i = λ · (s₁ + (s₂ - s₁) (α_i - α_min) / (α_max - α_min)), set anew every `every` steps.
+
+    AlphaDecay (He et al., 2506.14562, and the authors' `WeightDecayUnbalance.py`): α_i is the exponent of a power law
+    fitted to the larger half of the squared singular values of matrix i (Hill's estimator, their `pl_fitting`
+    "median"). A heavy tail, small α, is a matrix that has learnt much: it decays less. `match` chooses the matrices
+    whose strengths are set (theirs: all linear layers but the first and the last, with 50 singular values or more);
+    the others keep λ. `lowest` and `highest` are s₁ and s₂ (their scripts for AdamW: 0.6666 and 5). Convolutions are taken as
+    (channels out) x (the rest). `decay/strongest` and `decay/weakest`: the ends of λ_i / λ.
+    """
+
+    def __init__(
+        self,
+        decayed: Decayed,
+        match: str = ".*",
+        every: int = 100,
+        lowest: float = 0.6666,
+        highest: float = 5.0,
+        smallest: int = 50,
+    ) -> None:
+        super().__init__(decayed)
+        self.every, self.lowest, self.highest = every, lowest, highest
+        pattern = re.compile(match)
+        self._chosen = [
+            index
+            for index, (name, weight) in enumerate(zip(decayed.names, decayed.weights, strict=True))
+            if weight.dim() >= 2 and pattern.search(name) and min(_matrix(weight).shape) >= smallest
+        ]
+        self._numbers = [1.0 for _ in decayed.names]
+        self._factors = [torch.ones((), dtype=torch.float64) for _ in decayed.names]
+        self._taken = [torch.zeros((), dtype=torch.int64) for _ in decayed.names]
+        self._steps = 0
+
+    def before(self, step: Step) -> None:
+        """Look at the spectra if it is time, then shrink."""
+        if self._steps % self.every == 0:
+            self._assign()
+        self._steps += 1
+        self._taken[0].fill_(self._steps)
+        first = 0
+        for group in self.decayed.groups:
+            rate = step.lr * group.strength * step.factor
+            factors = self._numbers[first : first + len(group.weights)]
+            first += len(group.weights)
+            torch._foreach_mul_(group.weights, [1.0 - rate * factor for factor in factors])
+
+    def _assign(self) -> None:
+        # Waits for the device, once in `every` steps.
+        weights = self.decayed.weights
+        alphas = [float(hill_exponent(weights[index])) for index in self._chosen]
+        if len(alphas) > 1 and max(alphas) > min(alphas):
+            for index, alpha in zip(self._chosen, alphas, strict=True):
+                share = (alpha - min(alphas)) / (max(alphas) - min(alphas))
+                self._factors[index].fill_(self.lowest + (self.highest - self.lowest) * share)
+        self._numbers = [float(factor) for factor in self._factors]
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The largest and the smallest λ_i / λ."""
+        factors = torch.stack(self._factors)
+        return {"decay/strongest": factors.max(), "decay/weakest": factors.min()}
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """The factors, and how many steps were made."""
+        return {"factor": self._factors, "steps": self._taken}
+
+    def restored(self) -> None:
+        """Take factors and number of steps back from the checkpoint."""
+        self._steps = int(max(taken.item() for taken in self._taken))
+        self._numbers = [float(factor) for factor in self._factors]
+
+
+def hill_exponent(weight: Tensor) -> Tensor:
+    """α = 1 + n / Σ ln(e_i / e_min) over the larger half of the eigenvalues e of w wᵀ; n their number."""
+    eigenvalues = torch.linalg.svdvals(_matrix(weight.detach()).float()).square().sort().values
+    tail = eigenvalues[len(eigenvalues) // 2 :]
+    logs = tail.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return 1 + len(tail) / (logs.sum() - len(tail) * logs[0])
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    return weight.flatten(1)

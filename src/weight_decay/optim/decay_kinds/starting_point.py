@@ -1,0 +1,33 @@
+"""Decay towards the weights one started from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step
+
+
+class StartingPoint(Rule):
+    """w <- w - η λ (w - w₀) - η u, with w₀ the weights at the start of the run.
+
+    L2-SP (Li et al., 1802.01483) penalises (α/2) ‖w - w₀‖² with w₀ the pre-trained weights; here its gradient is
+    decoupled from the optimizer, as decay is in AdamW (for SGD without momentum the two are one). A branch that drops
+    its optimizer state starts anew and is pulled towards the weights it branched from: fine-tuning, as in the paper.
+    """
+
+    def __init__(self, decayed: Decayed) -> None:
+        super().__init__(decayed)
+        self._start = [weight.detach().clone() for weight in decayed.weights]
+
+    def before(self, step: Step) -> None:
+        """Move the weights towards where they were."""
+        first = 0
+        for group in self.decayed.groups:
+            start = self._start[first : first + len(group.weights)]
+            first += len(group.weights)
+            torch._foreach_lerp_(group.weights, start, step.lr * group.strength * step.factor)
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """The weights at the start."""
+        return {"start": self._start}
