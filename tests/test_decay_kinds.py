@@ -22,7 +22,7 @@ from weight_decay.optim.decay_kinds.hyperball import Hyperball
 from weight_decay.optim.decay_kinds.independent import Independent
 from weight_decay.optim.decay_kinds.norm_control import NormControl
 from weight_decay.optim.decay_kinds.rotational import Rotational
-from weight_decay.optim.decay_kinds.rule import RuleFactory, join
+from weight_decay.optim.decay_kinds.rule import Group, RuleFactory, join
 from weight_decay.optim.decay_kinds.soft_threshold import SoftThreshold
 from weight_decay.optim.decay_kinds.spectral import Spectral
 from weight_decay.optim.decay_kinds.stable import Stable
@@ -269,15 +269,15 @@ def test_a_branch_without_decay_drops_the_rule_and_another_rule_is_refused() -> 
         build(StartingPoint).load_state_dict(parent.state_dict())
 
 
-# The others look at all their parameters together, and `join` is called for each strength.
-@pytest.mark.parametrize("rule", sorted(set(EVERY_RULE) - {"norm_control", "spectral", "adamc"}))
+@pytest.mark.parametrize("rule", EVERY_RULE)
 def test_a_rule_joins_any_torch_optimizer(rule: str) -> None:
     """Beside torch.optim.AdamW as a user has it, a rule does what it does in `DecayedOptimizer`."""
     ours = build(EVERY_RULE[rule], fused=False)
     weights = {name: nn.Parameter(torch.from_numpy(value)) for name, value in draw(0).items()}
     theirs = torch.optim.AdamW(weights.values(), PEAK, BETAS, EPS, weight_decay=0.0, foreach=True)
-    for names, strength in ((("a", "b"), 0.3), (("head",), 0.1)):
-        join(theirs, [(name, weights[name]) for name in names], strength, EVERY_RULE[rule], PEAK)
+    pairs = ((("a", "b"), 0.3), (("head",), 0.1))
+    groups = [Group(names, [weights[name] for name in names], strength) for names, strength in pairs]
+    join(theirs, groups, EVERY_RULE[rule], PEAK)
     for t in range(4):
         for name, weight in weights.items():
             weight.grad = torch.from_numpy(draw(t + 1)[name])
@@ -292,9 +292,9 @@ def test_a_rule_joins_any_torch_optimizer(rule: str) -> None:
 def test_join_refuses_an_optimizer_that_decays_by_itself() -> None:
     weight = nn.Parameter(torch.ones(2, 2))
     with pytest.raises(UserError, match="weight_decay"):
-        join(torch.optim.AdamW([weight]), [("w", weight)], 0.1, Cautious)
+        join(torch.optim.AdamW([weight]), [Group(("w",), [weight], 0.1)], Cautious)
     with pytest.raises(UserError, match="strength"):
-        join(torch.optim.SGD([weight], 0.1), [("w", weight)], 0.0, Cautious)
+        join(torch.optim.SGD([weight], 0.1), [Group(("w",), [weight], 0.0)], Cautious)
 
 
 @pytest.mark.parametrize("rule", EVERY_RULE)

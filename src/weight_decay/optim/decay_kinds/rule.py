@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
@@ -157,29 +157,24 @@ def in_dtype(scalars: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def join(
-    optimizer: torch.optim.Optimizer,
-    named: Sequence[tuple[str, nn.Parameter]],
-    strength: float,
-    make: RuleFactory,
-    peak_lr: float | None = None,
+    optimizer: torch.optim.Optimizer, groups: Sequence[Group], make: RuleFactory, peak_lr: float | None = None
 ) -> Rule:
-    """Let a torch optimizer decay the given parameters by a rule; its own weight_decay must be 0.
+    """Let a torch optimizer decay the given groups by a rule; its own weight_decay must be 0.
 
     The learning rate is read from the optimizer's first group at each step. peak_lr: the largest one that the schedule
     reaches; None takes the present one. Returns the rule, whose `state_dict` belongs in a checkpoint beside the
     optimizer's.
 
-    Raises UserError if the optimizer decays by itself, or strength is not above 0.
+    Raises UserError if the optimizer decays by itself, or a strength is not above 0.
     """
     if any(group.get("weight_decay", 0) for group in optimizer.param_groups):
         raise UserError("join: the optimizer has a weight_decay of its own; set it to 0, the rule brings the decay.")
-    if not strength > 0:
-        raise UserError(f"join: strength is {strength}; use a number above 0.")
+    for group in groups:
+        if not group.strength > 0:
+            raise UserError(f"join: a group has strength {group.strength}; give the rule those above 0 alone.")
     every: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-    weights: list[Tensor] = [parameter for _, parameter in named]
-    group = Group(tuple(name for name, _ in named), weights, strength)
-    start = float(optimizer.param_groups[0]["lr"]) if peak_lr is None else peak_lr
-    rule = make(Decayed([group], optimizer, start, every))
+    peak = float(optimizer.param_groups[0]["lr"]) if peak_lr is None else peak_lr
+    rule = make(Decayed(list(groups), optimizer, peak, every))
 
     def step() -> Step:
         return Step(float(optimizer.param_groups[0]["lr"]))
