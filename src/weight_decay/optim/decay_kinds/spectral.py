@@ -17,8 +17,8 @@ class Spectral(Rule):
     fitted to the larger half of the squared singular values of matrix i (Hill's estimator, their `pl_fitting`
     "median"). A heavy tail, small α, is a matrix that has learnt much: it decays less. `match` chooses the matrices
     whose strengths are set (theirs: all linear layers but the first and the last, with 50 singular values or more);
-    the others keep λ. `lowest` and `highest` are s₁ and s₂ (their scripts for AdamW: 0.6666 and 5). Convolutions are taken as
-    (channels out) x (the rest). `decay/strongest` and `decay/weakest`: the ends of λ_i / λ.
+    the others keep λ. `lowest` and `highest` are s₁ and s₂ (their scripts for AdamW: 0.6666 and 5). Convolutions are
+    taken as (channels out) x (the rest). `decay/strongest` and `decay/weakest`: the ends of λ_i / λ.
     """
 
     def __init__(
