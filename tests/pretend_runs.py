@@ -1,4 +1,4 @@
-"""Runs on the CPU and on the pretend device, to be compared: `python pretend_runs.py GROUP FOLDER DATA`.
+"""Runs on the CPU and on the pretend device, to be compared: `python pretend_runs.py FOLDER DATA GROUP ...`.
 
 Registering a device is for the whole process, so the tests start this file in a process of its own. It prints one JSON
 object: for each run of the group what went wrong, null where both devices gave the same numbers bit for bit.
@@ -12,14 +12,16 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 import pretend_device
 from conftest import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary
+from test_vision_fashion_mnist import write as write_fashion_mnist
 from weight_decay.cli import make_plan
 from weight_decay.config.identity import folder_name, to_dict
 from weight_decay.config.run import RunConfig, build
@@ -28,6 +30,7 @@ from weight_decay.runs.folder import Labels
 from weight_decay.training.loop import Training
 from weight_decay.training.matched import ReferenceMissingError
 from weight_decay.training.run import run
+from weight_decay.training.stretch import Segment
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Everything a run can measure, average and branch off, in six steps.
@@ -60,34 +63,53 @@ RESUMED = {
 }
 
 
-def numerics() -> Iterator[tuple[str, str]]:
-    """Every precision that a CPU can emulate, and every optimizer with every kind of decay."""
-    vision, text = f"{TINY_VISION} {QUIET}", f"{TINY_TEXT} {QUIET} model.attention=math"
+def numerics() -> Iterator[tuple[str, RunConfig]]:
+    """Every precision that a CPU can emulate, and every optimizer with every kind of decay and both kernels."""
+    vision = single(f"{TINY_VISION} {QUIET} averaging.ema=[] probes.jacobian_every=null duration='4 steps'")
+    text = single(f"{TINY_TEXT} {QUIET} model.attention=math averaging.ema=[] duration='4 steps'")
     for precision in ("float32", "tf32", "bfloat16_autocast", "float16_autocast", "bfloat16"):
-        yield f"vision {precision}", f"{vision} precision={precision}"
-        yield f"text {precision}", f"{text} precision={precision}"
+        for regime, base in (("vision", vision), ("text", text)):
+            yield f"{regime} {precision}", changed(base, precision=option("precision", precision))
     for rounding in ("nearest", "stochastic", "kahan"):
-        yield f"text bfloat16 {rounding}", f"{text} precision=bfloat16 precision.rounding={rounding}"
-    for optimizer in ("sgd", "sgd_momentum", "adamw"):
-        for decay in ("decoupled", "decoupled_except_norms", "l2_except_norms"):
+        yield f"text {rounding}", changed(text, precision={"kind": "bfloat16", "rounding": rounding})
+    for optimizer in options("optimizer"):
+        for decay in options("decay"):
             for kernel in ("fused", "foreach"):
-                name = f"{optimizer} {decay} {kernel}"
-                words = f"optimizer={optimizer} optimizer.lr=0.01 decay={decay} decay.strength=0.1"
-                yield name, f"{vision} {words} optimizer.kernel={kernel} probes.jacobian_every=null"
+                yield (
+                    f"{optimizer} {decay} {kernel}",
+                    changed(
+                        text,
+                        optimizer={**option("optimizer", optimizer), "lr": 0.01, "kernel": kernel, "clip_norm": 0.5},
+                        decay={**option("decay", decay), "strength": 0.1},
+                    ),
+                )
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+
+
+def option(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+
+
+def changed(config: RunConfig, **groups: dict[str, Any]) -> RunConfig:
+    """The run with some groups exchanged; much faster than to compose it anew."""
+    return build({**to_dict(config), **groups})
 
 
 def experiments() -> Iterator[tuple[str, RunConfig]]:
-    """Of every experiment at micro one cell of each kind, cut to a few steps of a tiny net."""
+    """Of every experiment at micro the first cell, and those of a kind that no other has; a few steps of a tiny net."""
+    kinds = set()
     for file in sorted((CONFIGS / "experiment").glob("*.yaml")):
         if file.stem == "none":
             continue
         plan, _ = make_plan([f"experiment={file.stem}", *shlex.split(QUIET)])[:2]
-        kinds = set()
         for cell in plan.cells:
             config = cell.config
-            kind = (type(config.schedule), getattr(config.schedule, "norm", None), config.precision, config.model,
-                    config.optimizer.kind, config.optimizer.kernel, config.decay.kind)  # fmt: skip
-            if kind not in kinds and len(kinds) < 4:
+            kind = (config.schedule.kind, getattr(config.schedule, "norm", None), config.precision, config.model,
+                    config.optimizer.kind, config.optimizer.kernel, config.decay.kind, config.data.kind)  # fmt: skip
+            if cell.index == 0 or kind not in kinds:
                 kinds.add(kind)
                 yield f"{file.stem}:{cell.index}", cut(config)
 
@@ -182,6 +204,8 @@ def difference(left: Path, right: Path) -> str | None:
         other = right / file.relative_to(left)
         lines = list(zip(read_metrics(file.parent), read_metrics(other.parent), strict=True))
         for a, b in lines:
+            if a.keys() != b.keys():
+                return f"{file.parent.name}: other metrics at step {a['step']}: {sorted(a.keys() ^ b.keys())}"
             for name in a:
                 if a[name] != b[name]:
                     return f"{file.parent.name}: {name} at step {a['step']}: {a[name]} and {b[name]}"
@@ -205,15 +229,13 @@ def interrupted(config: RunConfig, at: int) -> None:
 
 
 def group(name: str) -> Iterator[tuple[str, RunConfig]]:
-    if name.startswith("experiments"):
-        part, parts = (int(word) for word in name.removeprefix("experiments").split("/"))
-        yield from [case for i, case in enumerate(experiments()) if i % parts == part]
+    if name in ("experiments", "numerics"):
+        yield from {"experiments": experiments, "numerics": numerics}[name]()
     else:
-        cases = {"main": MAIN, "resumed": RESUMED, "numerics": dict(numerics())}[name]
-        yield from ((title, single(words)) for title, words in cases.items())
+        yield from ((title, single(words)) for title, words in {"main": MAIN, "resumed": RESUMED}[name].items())
 
 
-def compare(name: str, config: RunConfig, results: Path, data: Path) -> str | None:
+def compare(config: RunConfig, results: Path, data: Path) -> str | None:
     """What goes wrong when the run is made on both devices."""
     try:
         on_cpu = finish(placed(config, "cpu", results / "cpu", data))
@@ -225,20 +247,45 @@ def compare(name: str, config: RunConfig, results: Path, data: Path) -> str | No
         folder = finish(on_device)
         if read_summary(folder)["device"] != pretend_device.NAME:
             return f"it ran on {read_summary(folder)['device']}"
+        if results.name == "resumed" and (len(RESUMED_AT) != 1 or RESUMED_AT[0] < 4):
+            return f"it went on from {RESUMED_AT}, not from the checkpoint at step 4 or 5"  # 4: it failed in a branch
         return difference(on_cpu, folder)
     except Exception:
         return traceback.format_exc().strip().splitlines()[-1]
+    finally:
+        RESUMED_AT.clear()
+
+
+RESUMED_AT: list[int] = []
+"""The steps at which the runs, not their branches, of a comparison went on."""
+
+
+def noting(resume: Callable[[Segment], bool]) -> Callable[[Segment], bool]:
+    def noted(self: Segment) -> bool:
+        went_on = resume(self)
+        if went_on and self.first == 0:
+            RESUMED_AT.append(self.training.step)
+        return went_on
+
+    return noted
 
 
 def main() -> None:
-    name, results, data = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    results, data = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     device = pretend_device.install()
     # An accelerator in all but its arithmetic, which is the CPU's; and the CPU that it is compared with likewise.
     like = dataclasses.replace(traits.KNOWN["cpu"], host=False, learning_rate_on_device=True)
-    traits.KNOWN[device.type] = traits.KNOWN["cpu"] = like
-    only = sys.argv[4] if len(sys.argv) > 4 else ""
-    print(json.dumps({title: compare(name, config, results, data) for title, config in group(name) if only in title}))
+    traits.KNOWN[device.type] = like
+    traits.KNOWN["cpu"] = dataclasses.replace(like, host=True)
+    Segment.resume = noting(Segment.resume)  # type: ignore[method-assign]
+    write_fashion_mnist(data / "fashion_mnist")
+    found = {
+        f"{name}: {title}": compare(config, results / name, data)
+        for name in sys.argv[3:]
+        for title, config in group(name)
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,28 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
     if host.device == device or (host.device.type == device.type and device.index is None):
         return host
     return pinned(host, device).to(device, non_blocking=traits(device).pinned)
+
+
+def copy_on_host(state: _Result) -> _Result:
+    """Nested dicts and lists with every tensor copied to the host's memory, for somebody else to read at leisure."""
+    return _each_tensor(state, lambda tensor: _apart(tensor.detach()))
+
+
+def brought_to(state: _Result, device: torch.device) -> _Result:
+    """Nested dicts and lists with every tensor on `device`."""
+    return _each_tensor(state, lambda tensor: tensor.to(device))
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    return tensor.clone() if traits(tensor.device).host else tensor.cpu()
+
+
+def _each_tensor(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(state, Tensor):
+        return change(state)
+    if isinstance(state, dict):
+        return {key: _each_tensor(value, change) for key, value in state.items()}
+    return type(state)(_each_tensor(value, change) for value in state) if isinstance(state, list | tuple) else state
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -22,10 +22,11 @@ from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups
+from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.loop import Training
 from weight_decay.training.measure import Measurements
 from weight_decay.training.record import Mirror, NoRecord, Progress, Recorder
-from weight_decay.training.stretch import Cadence, Every, Origin, Segment
+from weight_decay.training.stretch import Origin, Segment
 
 
 def build_training(config: RunConfig, regime: Regime, device: torch.device) -> Training:

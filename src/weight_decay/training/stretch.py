@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from weight_decay.config.groups import CheckpointConfig
 from weight_decay.device.distributed import current
+from weight_decay.device.memory import brought_to
 from weight_decay.errors import UserError
 from weight_decay.probes import weights
 from weight_decay.probes.divergence import DivergenceMonitor
@@ -20,9 +20,11 @@ from weight_decay.probes.spikes import SpikeScore
 from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.runs.folder import ForeignFolderError
 from weight_decay.training import checkpoint
+from weight_decay.training.cadence import Cadence
 from weight_decay.training.loop import Event, Training, train
 from weight_decay.training.measure import Measurements
 from weight_decay.training.record import Progress, Recorder
+from weight_decay.training.saving import Saver
 
 Status = Literal["completed", "diverged", "interrupted"]
 
@@ -33,28 +35,6 @@ class BranchInterruptedError(Exception):
 
 class _DivergedError(Exception):
     """Leaves the loop from inside the log event; its argument is the step."""
-
-
-@dataclass(frozen=True)
-class Every:
-    """The steps start, start + every, ... up to stop; and the last one, if `also_last`."""
-
-    start: int
-    every: int
-    stop: int = sys.maxsize
-    also_last: bool = True
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """Steps between two logs, and when the rest is measured (None: never). `ensemble`: when snapshots join it."""
-
-    log: int
-    evaluate: Every
-    probe: Every | None
-    curvature: Every | None
-    ensemble: Every | None
-    parameter_norms: bool
 
 
 @dataclass(frozen=True)
@@ -98,6 +78,7 @@ class Segment:
         self._cadence, self._ranks = cadence, current()
         self._checkpoints, self._batch_size = checkpoints, batch_size
         self._say, self.origin = say, origin
+        self._saver = Saver(folder / "checkpoints", checkpoints.keep, origin.owner)
         self._resumed = False
         self._logged = first
         self._mark = self._saved_at = time.monotonic()
@@ -121,6 +102,14 @@ class Segment:
 
     def train(self, stop: Callable[[], bool]) -> tuple[Status, int | None]:
         """Train to the end, a divergence or a stop; returns the status and the step of divergence."""
+        try:
+            with self._saver:
+                return self._train(stop)
+        finally:
+            # Events hold this stretch: without them a finished run is freed at once, weights, averages and data.
+            self._events, self.branches = [], []
+
+    def _train(self, stop: Callable[[], bool]) -> tuple[Status, int | None]:
         # Saving comes last among a step's events, so what a checkpoint's own step recorded is in the record already.
         # Branches are the exception: the run saves before it enters one, and the branch may be unfinished.
         save = Event(self.timed(self.save_if_due), also_last=False)
@@ -231,6 +220,7 @@ class Segment:
 
     def save_if_due(self) -> None:
         """Save when the last checkpoint is old enough; never in the last step, whose summary says more."""
+        self._saver.check()
         if self.training.step < self.last and time.monotonic() - self._saved_at >= self._checkpoints.every_seconds:
             self.save()
 
@@ -258,7 +248,7 @@ class Segment:
             "record": self.recorder.position(),
             "random": torch.get_rng_state(),
         }
-        checkpoint.save(self.folder / "checkpoints", training.step, state, self._checkpoints.keep, self.origin.owner)
+        self._saver.save(training.step, state)
         self._saved_at = time.monotonic()
 
     def tidy(self, completed: bool) -> None:
@@ -280,8 +270,9 @@ class Segment:
         """Go back to the newest whole checkpoint; False if there is none, and then the record starts afresh."""
         training = self.training
         try:
+            # To the host: whoever takes a part of it brings that to the device, and no second model lies there.
             state = checkpoint.load_latest(
-                self.folder / "checkpoints", training.history.device, self._say, self.origin.owner
+                self.folder / "checkpoints", torch.device("cpu"), self._say, self.origin.owner
             )
         except checkpoint.ForeignCheckpointError as error:
             raise ForeignFolderError(self.folder, str(error)) from None
@@ -307,7 +298,7 @@ class Segment:
         training.averages.load_state_dict(state["averages"])
         if training.tail is not None:
             training.tail.load_state_dict(state["tail"])
-        self._measuring.ensemble.load_state_dict(state["ensemble"])
+        self._measuring.ensemble.load_state_dict(brought_to(state["ensemble"], training.history.device))
         self._stabilisation.load_state_dict(state["stabilisation"])
         if training.scaler is not None:
             training.scaler.load_state_dict(state["scaler"])
@@ -318,7 +309,7 @@ class Segment:
         for name, spikes in self._spikes.items():
             spikes.load_state_dict(state["spikes"][name])
         self.recorder.rewind(state["record"])
-        torch.set_rng_state(state["random"].cpu())
+        torch.set_rng_state(state["random"])
         self.progress.show(training.step - self.first, self.recorder.latest)
         self._resumed = True
         self._say(f"goes on from step {training.step} of {self.last}")

@@ -1,0 +1,28 @@
+"""When a stretch of training measures what."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Every:
+    """The steps start, start + every, ... up to stop; and the last one, if `also_last`."""
+
+    start: int
+    every: int
+    stop: int = sys.maxsize
+    also_last: bool = True
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Steps between two logs, and when the rest is measured (None: never). `ensemble`: when snapshots join it."""
+
+    log: int
+    evaluate: Every
+    probe: Every | None
+    curvature: Every | None
+    ensemble: Every | None
+    parameter_norms: bool
