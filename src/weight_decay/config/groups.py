@@ -73,6 +73,10 @@ class ModelConfig:
         """The network for this data, its weights not drawn yet; on the meta device: shapes alone."""
         raise NotImplementedError
 
+    def impossible_on(self, kind: str, precision: PrecisionConfig) -> str | None:
+        """Why no device of this kind can compute it, known without trying; None if one may."""
+        return None
+
     def kernels(self, data: Any, precision: PrecisionConfig, device: Any) -> dict[str, Any]:
         """What summary.json says of how the network computes here; UserError if it cannot as the config asks."""
         return {}
@@ -313,11 +317,15 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """Where and how a run is computed; its results may differ from another machine's only in rounding."""
+    """Where and how a run is computed; its results may differ from another machine's only in rounding.
+
+    compile: whether forward and backward are compiled; auto: on an accelerator, at the scales small and paper;
+        graphs: and replayed as CUDA graphs, for nets so small that a GPU waits for the host.
+    """
 
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"]
     threads: int
-    compile: bool
+    compile: Literal["auto", True, False, "graphs"]
     results: str
     progress: bool
 

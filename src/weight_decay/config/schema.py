@@ -90,8 +90,11 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, path)
     if origin is typing.Literal:
-        if value not in arguments or isinstance(value, bool) != isinstance(arguments[0], bool):
-            raise UserError(f"{path}: must be one of {', '.join(map(str, arguments))}, got {value!r}.")
+        if not any(
+            value == argument and isinstance(value, bool) == isinstance(argument, bool) for argument in arguments
+        ):
+            choices = [str(argument).lower() if isinstance(argument, bool) else str(argument) for argument in arguments]
+            raise UserError(f"{path}: must be one of {', '.join(choices)}, got {value!r}.")
         return value
     if origin is tuple:
         return _convert_tuple(arguments, value, path)

@@ -8,21 +8,29 @@ from typing import Any, Literal
 
 import torch
 
+# torch imports it when the first optimizer is made, and an error that it meets and catches then would keep the frames
+# of that run, and with them model and data, until the garbage collector comes by.
+import torch._dynamo
+
 from weight_decay.device.traits import traits
 
 PAYS_AT = ("small", "paper")
 """The scales whose runs are long enough to wait for a compiler."""
 
+BACKEND = "inductor"
+"""What compiles; tests take one that needs no toolchain."""
+
 
 def compiled(
     forward: Callable[..., Any],
-    wanted: bool | Literal["auto"],
+    wanted: bool | Literal["auto", "graphs"],
     scale: str,
     device: torch.device,
     say: Callable[[str], None],
 ) -> Callable[..., Any]:
     """`forward` compiled if `wanted`; "auto" compiles on an accelerator that gains by it, at the scales `PAYS_AT`.
 
+    "graphs" also replays its kernels as one launch (CUDA graphs), where a small net keeps a GPU waiting for the host.
     Where the compiler does not work it says so in one sentence and returns `forward` as it is.
     """
     if wanted is False or (wanted == "auto" and not (traits(device).compiled and scale in PAYS_AT)):
@@ -31,14 +39,16 @@ def compiled(
     if problem is not None:
         say(f"execution.compile: not compiled, since the compiler does not work here ({problem}); the run is slower")
         return forward
-    return torch.compile(forward)
+    if BACKEND != "inductor":
+        return torch.compile(forward, backend=BACKEND)
+    return torch.compile(forward, mode="reduce-overhead" if wanted == "graphs" else None)
 
 
 @functools.cache
 def compiler_problem(kind: str) -> str | None:
     """Why nothing can be compiled for a kind of device, found by compiling one line for it; None if it works."""
     try:
-        torch.compile(_one_line)(torch.ones(8, device=kind))
+        torch.compile(_one_line, backend=BACKEND)(torch.ones(8, device=kind))
     except Exception as error:  # a compiler fails in as many ways as there are toolchains
         return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
     return None

@@ -36,6 +36,9 @@ def describe(plan: Plan) -> str:
     for cell, cost in zip(plan.cells, costs, strict=True):
         hours = "" if cost is None else f"  about {cost.hours(throughput):.2g} {throughput.unit}"
         lines.append(f"  {cell.index:4d}  {cell.title or 'the only one'}{hours}  -> {folder_name(cell.config)}")
+        # Where there is no GPU, `check` cannot know that the cell is meant for one.
+        if plan.scale != "micro" and (problem := cell.config.model.impossible_on("cuda", cell.config.precision)):
+            lines.append(f"        refused on a GPU: {problem}")
     return "\n".join(
         [
             *lines,

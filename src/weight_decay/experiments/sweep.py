@@ -16,6 +16,7 @@ from tqdm import tqdm
 from weight_decay.config.identity import folder_name, run_id
 from weight_decay.data.where import require_data
 from weight_decay.device.distributed import current, join
+from weight_decay.device.workers import environment_of_worker
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import Cell, Plan, write_plan
 from weight_decay.runs.fingerprint import code_fingerprint
@@ -239,19 +240,8 @@ def _parallel(plan: Plan, workers: int, stop: Callable[[], bool]) -> dict[int, O
 
 def _start(process: multiprocessing.process.BaseProcess, position: int, plan: Plan) -> None:
     """Start a worker with its own threads and, where there are several GPUs, its own GPU."""
-    # The BLAS libraries read this when the child imports them.
-    threads = str(plan.cells[0].config.execution.threads or 1)
-    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
-    if devices:
-        own["CUDA_VISIBLE_DEVICES"] = devices[position % len(devices)]
-    before = {name: os.environ.get(name) for name in own}
-    os.environ.update(own)
-    try:
+    with environment_of_worker(position, plan.cells[0].config.execution.threads or 1):
         process.start()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _merge(outcomes: dict[int, Outcome], more: dict[int, Outcome]) -> None:

@@ -120,6 +120,15 @@ def attention_kernel(backend: AttentionBackend) -> AbstractContextManager[None]:
     return nullcontext() if backend == "auto" else sdpa_kernel(BACKENDS[backend])
 
 
+def attention_problem(backend: AttentionBackend, kind: str, dtype: torch.dtype) -> str | None:
+    """Why no kernel of this name can exist on a kind of device, known without trying; None if one may."""
+    if kind == "cpu":
+        return "there is no cudnn on a CPU" if backend == "cudnn" else None
+    if backend in ("flash", "cudnn") and dtype.itemsize > 2:
+        return f"{backend} attention multiplies in 16 bits, and these matrices are {str(dtype).removeprefix('torch.')}"
+    return None
+
+
 def check_attention_backend(
     backend: AttentionBackend, device: torch.device, dtype: torch.dtype, head_width: int
 ) -> None:

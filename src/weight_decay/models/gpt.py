@@ -23,6 +23,7 @@ from weight_decay.models.attention import (
     CausalSelfAttention,
     Taps,
     attention_kernel,
+    attention_problem,
     check_attention_backend,
     check_attention_name,
     resolve_attention,
@@ -269,6 +270,11 @@ class GPTModel(ModelConfig):
             qk_norm=self.qk_norm,
             attention=self.attention,
         )
+
+    def impossible_on(self, kind: str, precision: PrecisionConfig) -> str | None:
+        """An attention kernel that this kind of device does not have."""
+        problem = attention_problem(self.attention, kind, multiplied_in(precision))
+        return None if problem is None else f"{problem}; choose model.attention=auto, math or efficient"
 
     def kernels(self, data: TokenData, precision: PrecisionConfig, device: torch.device) -> dict[str, Any]:
         """The attention kernel asked for, and the one that torch takes; UserError if the one asked for cannot run."""

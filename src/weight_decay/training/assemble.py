@@ -15,6 +15,7 @@ from weight_decay.config.groups import BranchConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock, Span
 from weight_decay.device.choose import autocast, weight_dtype
+from weight_decay.device.compiling import compiled
 from weight_decay.device.distributed import current
 from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, TailAverage
@@ -29,15 +30,21 @@ from weight_decay.training.record import Mirror, NoRecord, Progress, Recorder
 from weight_decay.training.stretch import Origin, Segment
 
 
-def build_training(config: RunConfig, regime: Regime, device: torch.device) -> Training:
-    """A run at its step 0, on the device and in the precision that the config asks for."""
+def build_training(
+    config: RunConfig,
+    regime: Regime,
+    device: torch.device,
+    scale: str = "micro",
+    say: Callable[[str], None] = print,
+) -> Training:
+    """A run at its step 0, on the device and in the precision that the config asks for; `say` what it cannot do."""
     model = build_model(config).to(device, weight_dtype(config.precision))
     if config.data.regime == "over_training":
         model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, model, config.decay.strength, config.optimizer.clip_norm)
     if config.sphere_radius is not None:
         sphere.project_(optimizer.parameters, config.sphere_radius)
-    forward, accumulate = _forward(config, model, regime)
+    forward, accumulate = _forward(config, model, regime, device, scale, say)
     tail = config.averaging.tail_start
     return Training(
         model=model,
@@ -61,7 +68,12 @@ def build_training(config: RunConfig, regime: Regime, device: torch.device) -> T
 
 
 def _forward(
-    config: RunConfig, model: torch.nn.Module, regime: Regime
+    config: RunConfig,
+    model: torch.nn.Module,
+    regime: Regime,
+    device: torch.device,
+    scale: str,
+    say: Callable[[str], None],
 ) -> tuple[Callable[..., Any], Callable[[], AbstractContextManager[Any]]]:
     """What computes the loss, and the context of a backward pass whose gradients other processes need not see yet."""
     forward = regime.task.forward(model)
@@ -70,7 +82,7 @@ def _forward(
         # DistributedDataParallel averages gradients only of what goes through a module's own forward.
         shared = DistributedDataParallel(_Calling(model, forward), gradient_as_bucket_view=True)
         forward, accumulate = shared, shared.no_sync
-    return (torch.compile(forward) if config.execution.compile else forward), accumulate
+    return compiled(forward, config.execution.compile, scale, device, say), accumulate
 
 
 class _Calling(torch.nn.Module):
@@ -173,7 +185,14 @@ def cadence(config: RunConfig, clock: Clock, first: int, last: int, branched: bo
     )
 
 
-def branched_training(config: RunConfig, branch: BranchConfig, parent: Training, regime: Regime) -> Training:
+def branched_training(
+    config: RunConfig,
+    branch: BranchConfig,
+    parent: Training,
+    regime: Regime,
+    scale: str,
+    say: Callable[[str], None],
+) -> Training:
     """A copy of the trunk at its present step, with the branch's learning rate and decay, and no averages."""
     device = parent.history.device
     model = build_model(config).to(device, weight_dtype(config.precision))
@@ -184,7 +203,7 @@ def branched_training(config: RunConfig, branch: BranchConfig, parent: Training,
     if branch.keep_optimizer_state:
         # Through a copy: the branch must not write into the trunk's moments.
         optimizer.load_state_dict(_cloned(parent.optimizer.state_dict()))
-    forward, accumulate = _forward(config, model, regime)
+    forward, accumulate = _forward(config, model, regime, device, scale, say)
     return Training(
         model=model,
         forward=forward,

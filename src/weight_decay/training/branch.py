@@ -64,9 +64,9 @@ def _run_branch(
     origin = dataclasses.replace(trunk.origin, owner=Owner(run_id(config), folder.name))
     title = f"{labels.title} {branch.name}@{first}"
     last = first + branch.duration.steps(regime.clock)
-    training = branched_training(config, branch, parent, regime)
-    progress = Progress(last - first, title, config.execution.progress and ranks.writes, labels.position)
     say = speaker(title)
+    training = branched_training(config, branch, parent, regime, labels.scale, say)
+    progress = Progress(last - first, title, config.execution.progress and ranks.writes, labels.position)
     if status_there == "damaged":
         say(f"is damaged ({stands.reason}) and is made again")
     segment = build_segment(config, training, folder, first, last, regime.clock, True, None, progress, say, origin)

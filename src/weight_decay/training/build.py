@@ -14,6 +14,7 @@ from weight_decay.config.groups import (
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock
 from weight_decay.config.text import MatchedSchedule
+from weight_decay.device.choose import choose_device
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups
 from weight_decay.optim.low_precision import RoundedOptimizer
@@ -39,8 +40,14 @@ def parameter_groups(config: RunConfig, model: nn.Module, strength: float) -> li
 
 
 def check(config: RunConfig) -> None:
-    """What can be refused before any work: a decay rule that misses a parameter or decays none, an impossible size."""
+    """What can be refused before any work.
+
+    A decay rule that misses a parameter or decays none, an impossible size, a device that is not there or cannot do
+    what is asked of it, an attention kernel that cannot exist on it.
+    """
     _check_parameters(config.model, config.data, config.decay, config)
+    if problem := config.model.impossible_on(choose_device(config).type, config.precision):
+        raise UserError(f"model: {problem}.")
 
 
 def _check_parameters(model: Any, data: Any, decay: Any, config: RunConfig) -> None:

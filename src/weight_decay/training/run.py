@@ -118,11 +118,11 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     ranks = current()
     if ranks.writes:
         write_atomically(folder / "config.yaml", lambda temporary: temporary.write_text(text))
-    training = build_training(config, regime, device)
+    say = speaker(labels.title)
+    training = build_training(config, regime, device, labels.scale, say)
     tracking = config.tracking if ranks.writes else replace(config.tracking, mode="disabled")
     mirror = Mirror(tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
     progress = Progress(last, labels.title, config.execution.progress and ranks.writes, labels.position)
-    say = speaker(labels.title)
     origin = Origin(Owner(run_id(config), MAIN_BRANCH), code_fingerprint(), regime.data["fingerprint"])
     segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say, origin)
     summary = {
