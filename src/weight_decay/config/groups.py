@@ -313,21 +313,3 @@ class TrackingConfig:
     mode: Literal["offline", "online", "disabled"]
     project: str
     entity: str | None
-
-
-@dataclass(frozen=True)
-class ExecutionConfig:
-    """Where and how a run is computed; its results may differ from another machine's only in rounding.
-
-    compile: whether forward and backward are compiled; auto: on an accelerator, at the scales small and paper;
-        graphs: and replayed as CUDA graphs, for nets so small that a GPU waits for the host.
-    """
-
-    device: Literal["auto", "cpu", "cuda", "mps", "xpu"]
-    threads: int
-    compile: Literal["auto", True, False, "graphs"]
-    results: str
-    progress: bool
-
-    def __post_init__(self) -> None:
-        require(self.threads >= 0, f"threads: must be positive, or 0 for torch's own choice, got {self.threads}")

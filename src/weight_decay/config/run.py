@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from weight_decay.config.execution import ExecutionConfig
 from weight_decay.config.groups import (
     BranchConfig,
     CheckpointConfig,
     ConstantSchedule,
     DecayConfig,
     DivergenceConfig,
-    ExecutionConfig,
     ImageData,
     ModelConfig,
     OptimizerConfig,
