@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from weight_decay.config.measurements import CurvatureConfig
-from weight_decay.config.schema import EXECUTION, check_name, off, require
-from weight_decay.config.span import Span
+from weight_decay.config.schema import EXECUTION, check_name, check_pattern, off, require
+from weight_decay.config.span import Clock, Span
+from weight_decay.config.window import Window
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,16 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD (momentum 0 in the vision experiments) or AdamW. `clip_norm` null means no clipping.
+    """SGD (momentum 0 in the vision experiments), AdamW, or Muon for hidden matrices with AdamW for the rest.
 
+    clip_norm: largest norm of the whole gradient; null means no clipping.
     kernel: torch's fused kernels or its foreach ones; with bfloat16 weights they round at different places, and
     the foreach AdamW then loses weight decay that the fused one keeps.
     dampening: the gradient enters the momentum buffer times 1 - dampening, except at the first step, as in torch.
+    matrices: for Muon, the parameters of two dimensions whose names match this regular expression are its own.
     """
 
-    kind: Literal["sgd", "adamw"]
+    kind: Literal["sgd", "adamw", "muon"]
     kernel: Literal["fused", "foreach"] = field(metadata=off("fused"))
     lr: float
     momentum: float
@@ -100,6 +103,7 @@ class OptimizerConfig:
     betas: tuple[float, float]
     eps: float
     clip_norm: float | None
+    matrices: str = field(metadata=off(".*"))
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"lr: the learning rate must be positive, got {self.lr:g}")
@@ -108,13 +112,16 @@ class OptimizerConfig:
             all(0 <= beta < 1 for beta in self.betas),
             f"betas: both must be in [0, 1), got {list(self.betas)}",
         )
-        require(self.kind == "sgd" or self.momentum == 0, "momentum: AdamW has betas instead; set it to 0")
+        require(self.kind != "adamw" or self.momentum == 0, "momentum: AdamW has betas instead; set it to 0")
         require(self.eps > 0, f"eps: must be positive, got {self.eps:g}")
         require(
             self.clip_norm is None or self.clip_norm > 0,
             f"clip_norm: must be positive or null, got {self.clip_norm}",
         )
         require(not self.nesterov or self.momentum > 0, "nesterov: needs a momentum above 0")
+        require(self.kind == "muon" or self.matrices == ".*", "matrices: only muon has its own; leave it out")
+        check_pattern(self.matrices, "matrices")
+        require(self.kind == "sgd" or self.dampening == 0, "dampening: only SGD has it; set it to 0")
         require(0 <= self.dampening < 1, f"dampening: must be in [0, 1), got {self.dampening:g}")
         require(self.dampening == 0 or self.momentum > 0, "dampening: needs a momentum above 0")
         require(self.dampening == 0 or not self.nesterov, "dampening: must be 0 with nesterov, as torch demands")
@@ -133,18 +140,19 @@ class DecayRuleConfig:
 
 @dataclass(frozen=True)
 class DecayConfig:
-    """λ and where it acts.
+    """λ and where it acts; each kind is a class of its own in `optim/decay_kinds/`, with its formula and its source.
 
-    decoupled: w <- w - ηλw beside the step (PAPER §1).
-    torch: what torch's own optimizers do. SGD: λw joins the gradient after clipping and before the momentum buffer, so
-        that with momentum μ the decay is ηλ/(1-μ) in the long run (Fig 22). AdamW: the same as decoupled.
-    penalty: λ‖w‖² is added to the loss, so 2λw joins the gradient before clipping (Fig 21).
-    l2: half of that penalty, (λ/2)‖w‖²: λw joins the gradient before clipping.
+    window: when it acts; null: always. A branch has its own strength and no window.
+    own: the optimizer or the gradient does it, as ever, and not a rule beside the optimizer.
+    optimizers: the kinds of optimizer that it can be used with.
     """
 
-    kind: Literal["decoupled", "torch", "penalty", "l2"]
+    kind: str
     strength: float
     rules: tuple[DecayRuleConfig, ...]
+    window: Window | None = field(metadata=off(None))
+    own: ClassVar[bool] = False
+    optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "muon")
 
     def __post_init__(self) -> None:
         require(self.strength >= 0, f"strength: weight decay must not be negative, got {self.strength:g}")
@@ -152,6 +160,13 @@ class DecayConfig:
             len(self.rules) > 0,
             "rules: at least one rule is needed; {match: '.*', scale: 1} decays every parameter",
         )
+
+    def rule(self, clock: Clock) -> Any:
+        """What makes the rule for the parameters that decay: a `RuleFactory`; the kind itself if it is the optimizer's.
+
+        clock: what turns written lengths into steps.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

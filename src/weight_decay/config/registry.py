@@ -20,6 +20,7 @@ a run's fingerprint of code, must not import torch.
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import importlib.metadata
@@ -80,6 +81,15 @@ class Registry:
         """Where a kind is written; None if there is no such kind. Imports nothing."""
         return self._places().get(kind)
 
+    def described(self) -> dict[str, str]:
+        """Each kind with the first line of what its class says of itself. Imports nothing but packages of others."""
+        lines = {}
+        for kind in self.names():
+            place = self._places()[kind]
+            text = self[kind].__doc__ if place.attribute else _documented(place.file, kind)
+            lines[kind] = (text or "").strip().split("\n", 1)[0]
+        return lines
+
     def __getitem__(self, kind: str) -> type[Any]:
         """The class of a kind's settings. KeyError if there is none, UserError if its file cannot be imported."""
         if kind not in self._classes:
@@ -110,6 +120,16 @@ class Registry:
 
     def _in(self, file: Path) -> list[str]:
         return self._line.findall(file.read_text(encoding="utf-8"))
+
+
+def _documented(file: Path, kind: str) -> str | None:
+    """The docstring of the class that is registered as `kind` in a file, read and not run."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            for call in node.decorator_list:
+                if isinstance(call, ast.Call) and [getattr(word, "value", None) for word in call.args] == [kind]:
+                    return ast.get_docstring(node)
+    return None
 
 
 @functools.cache

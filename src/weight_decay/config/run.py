@@ -30,7 +30,7 @@ from weight_decay.config.groups import (
     WarmupCosineSchedule,
 )
 from weight_decay.config.measurements import AveragingConfig
-from weight_decay.config.registry import MODELS
+from weight_decay.config.registry import DECAY_KINDS, MODELS
 from weight_decay.config.schema import EXECUTION, build_dataclass, require
 from weight_decay.config.span import Span
 from weight_decay.config.text import MatchedSchedule, TokenData
@@ -46,7 +46,7 @@ class RunConfig:
     data: ImageData | TokenData
     model: Annotated[ModelConfig, MODELS]
     optimizer: OptimizerConfig
-    decay: DecayConfig
+    decay: Annotated[DecayConfig, DECAY_KINDS]
     schedule: ConstantSchedule | TwoPhaseSchedule | WarmupCosineSchedule | MatchedSchedule
     sphere_radius: float | None
     averaging: AveragingConfig
@@ -77,6 +77,7 @@ class RunConfig:
             "optimizer.dampening: torch has no safe first step for it under a gradient scaler; "
             "set it to 0 or choose another precision",
         )
+        self._check_decay()
         images = isinstance(self.data, ImageData)
         require(
             self.model.regime == self.data.regime,
@@ -105,6 +106,44 @@ class RunConfig:
         )
         names = [branch.name for branch in self.branches]
         require(len(set(names)) == len(names), f"branches: names must differ, got {names}")
+
+    def _check_decay(self) -> None:
+        decay, optimizer = self.decay, self.optimizer
+        require(
+            optimizer.kind in decay.optimizers,
+            f"decay.kind: {decay.kind} is for {' and '.join(decay.optimizers)}, not for {optimizer.kind}; "
+            "choose another optimizer or another kind",
+        )
+        require(
+            optimizer.kind != "muon" or self.data.regime == "under_training",
+            "optimizer.kind: torch's muon takes matrices only and convolutions are none; choose sgd or adamw",
+        )
+        require(
+            optimizer.kind != "muon" or self.precision.kind != "float16_autocast",
+            "optimizer.kind: muon does not know a gradient scaler; choose another precision than float16_autocast",
+        )
+        matched = isinstance(self.schedule, MatchedSchedule)
+        require(
+            not matched or optimizer.kind != "muon",
+            "optimizer.kind: schedule=matched_effective_lr keeps the learning rate on the device, which muon cannot "
+            "use; choose adamw",
+        )
+        if decay.own or decay.strength == 0:
+            return
+        require(
+            not matched,
+            f"decay.kind: {decay.kind} needs to know the learning rate, which schedule=matched_effective_lr keeps on "
+            "the device; set decay.strength to 0, or choose decoupled",
+        )
+        require(
+            self.precision.kind != "float16_autocast" or optimizer.kernel == "foreach",
+            f"decay.kind: with float16_autocast a step may be skipped, which {decay.kind} beside a fused kernel would "
+            "not see; set optimizer.kernel to foreach, or choose another precision",
+        )
+        require(
+            self.sphere_radius is None or decay.kind not in ("hyperball", "rotational"),
+            f"sphere_radius: {decay.kind} holds each parameter's norm already; set it to null",
+        )
 
 
 def build(values: Mapping[str, Any]) -> RunConfig:

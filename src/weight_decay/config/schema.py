@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -45,6 +46,14 @@ def check_name(name: str | None, kind: str, named: tuple[str, ...]) -> None:
         name is None or (bool(parts) and not PurePath(name).is_absolute() and ".." not in parts),
         f"name: must be a folder below data.root, such as mine, got {name!r}",
     )
+
+
+def check_pattern(pattern: str, name: str) -> None:
+    """ValueError unless `pattern` is a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from None
 
 
 def build_dataclass(cls: type, values: Any, path: str = "") -> Any:

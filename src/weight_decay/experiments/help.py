@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from weight_decay.config.own import OWN_CONFIGS
+from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import check_experiment
 
@@ -115,6 +116,8 @@ def information(names: Sequence[str]) -> str:
         for group, options in groups().items()
         if group not in ("experiment", "scale")
     ]
+    lines += ["", "Kinds of weight decay (decay.kind), with formula and source in optim/decay_kinds/"]
+    lines += [f"  {kind:34s} {line}" for kind, line in DECAY_KINDS.described().items()]
     lines += ["", "Settings (key=value), with the values of each group's first option"]
     root = yaml.safe_load((CONFIGS / "config.yaml").read_text())
     for entry in root["defaults"]:

@@ -14,9 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from weight_decay.config.groups import BranchConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock, Span
+from weight_decay.config.window import Factor, Window
 from weight_decay.device.choose import autocast, weight_dtype
 from weight_decay.device.compiling import compiled
 from weight_decay.device.distributed import current
+from weight_decay.errors import UserError
 from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, TailAverage
 from weight_decay.optim.schedules import Constant
@@ -41,7 +43,7 @@ def build_training(
     model = build_model(config).to(device, weight_dtype(config.precision))
     if config.data.regime == "over_training":
         model = model.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(config, model, config.decay.strength, config.optimizer.clip_norm)
+    optimizer = build_optimizer(config, model, config.decay.strength, regime.clock)
     if config.sphere_radius is not None:
         sphere.project_(optimizer.parameters, config.sphere_radius)
     forward, accumulate = _forward(config, model, regime, device, scale, say)
@@ -60,6 +62,7 @@ def build_training(
         scaler=torch.amp.GradScaler(device.type) if config.precision.kind == "float16_autocast" else None,
         micro_batches=micro_batches(config.batch_size // current().count, config.micro_batch_size),
         weight_decay=config.decay.strength,
+        decay_window=None if config.decay.window is None else _window(config.decay.window, regime.clock),
         decayed=_decayed(config, model),
         eps=config.optimizer.eps,
         sphere_radius=config.sphere_radius,
@@ -98,6 +101,13 @@ def micro_batches(samples: int, largest: int | None) -> int:
     """In how many equal parts a process takes its samples of a step, so that none is above `largest`."""
     fewest = 1 if largest is None else -(-samples // largest)
     return next(parts for parts in range(fewest, samples + 1) if samples % parts == 0)
+
+
+def _window(window: Window, clock: Clock) -> Factor:
+    try:
+        return window.factor(clock)
+    except ValueError as error:
+        raise UserError(f"decay.window.{error}.") from None
 
 
 def _decayed(config: RunConfig, model: torch.nn.Module) -> list[torch.Tensor]:
@@ -199,7 +209,7 @@ def branched_training(
     if config.data.regime == "over_training":
         model = model.to(memory_format=torch.channels_last)
     model.load_state_dict(parent.model.state_dict())
-    optimizer = build_optimizer(config, model, branch.strength, config.optimizer.clip_norm)
+    optimizer = build_optimizer(config, model, branch.strength, regime.clock)
     if branch.keep_optimizer_state:
         # Through a copy: the branch must not write into the trunk's moments.
         optimizer.load_state_dict(_cloned(parent.optimizer.state_dict()))

@@ -66,7 +66,7 @@ def _check_parameters(model: Any, data: Any, decay: Any, config: RunConfig) -> N
 _CHECKED: set[Any] = set()
 
 
-def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clip_norm: float | None) -> Optimizer:
+def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clock: Clock) -> Optimizer:
     """The optimizer with decay of the given strength."""
     chosen, rounding = config.optimizer, config.precision.rounding
     groups = parameter_groups(config, model, strength)
@@ -78,8 +78,9 @@ def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clip_n
         "eps": chosen.eps,
         "nesterov": chosen.nesterov,
         "dampening": chosen.dampening,
-        "decay_kind": config.decay.kind,
-        "clip_norm": clip_norm,
+        "decay_kind": config.decay.rule(clock),
+        "clip_norm": chosen.clip_norm,
+        "matrices": chosen.matrices,
         "fused": chosen.kernel == "fused",
         "per_parameter_lr": isinstance(config.schedule, MatchedSchedule) and config.schedule.norm == "per_matrix",
     }

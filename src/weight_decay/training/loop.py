@@ -44,6 +44,14 @@ class Optimizer(Protocol):
         """Set η for the next step."""
         ...
 
+    def set_decay_factor(self, factor: float) -> None:
+        """Multiply the strength of the decay from now on."""
+        ...
+
+    def decay_metrics(self) -> dict[str, Tensor]:
+        """What the decay rule has to say, on the device."""
+        ...
+
     def step(self, scaler: torch.amp.GradScaler | None = None, return_norm: bool = False) -> Tensor | None:
         """Update the weights; the gradient's norm before clipping if it was needed or asked for."""
         ...
@@ -109,12 +117,17 @@ class Training:
     step: int = 0
     lr: float | Tensor = 0.0  # of the last step
     observed: dict[str, Tensor] = field(default_factory=dict)
+    decay_window: Callable[[int], float] | None = None
+    decay_factor: float = 1.0  # of the last step
 
     def advance(self, observe: bool) -> None:
         """Make one optimizer step; with `observe`, also measure how far and how much it turned the weights."""
         before = weights.snapshot(self.parameters) if observe else None
         self.lr = self.schedule.lr(self.step)
         self.optimizer.set_lr(self.lr)
+        if self.decay_window is not None:
+            self.decay_factor = self.decay_window(self.step)
+            self.optimizer.set_decay_factor(self.decay_factor)
         loss = self._backward(self.stream.batch(self.step))
         gradient_max = self._gradient_max() if observe else None
         norm = self.optimizer.step(self.scaler, return_norm=observe)

@@ -146,9 +146,10 @@ class Segment:
         elapsed = time.monotonic() - self._mark - self._aside
         sizes = self._sizes()
         metrics: dict[str, Any] = {
-            "weight_decay": training.weight_decay,
+            "weight_decay": training.weight_decay * training.decay_factor,
             "batch/loss": losses.mean(),
             **sizes,
+            **training.optimizer.decay_metrics(),
             **training.observed,
             "time/step": elapsed / steps,
             "throughput/samples": steps * self._batch_size / max(elapsed, 1e-9),

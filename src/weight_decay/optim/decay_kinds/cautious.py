@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from weight_decay.optim.decay_kinds.rule import Rule, Step
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.span import Clock
+from weight_decay.optim.decay_kinds.rule import Rule, RuleFactory, Step
 
 
 class Cautious(Rule):
@@ -28,3 +32,13 @@ class Cautious(Rule):
             torch._foreach_sub_(mask, 1)  # 0 where it grows, -1 elsewhere
             torch._foreach_add_(group.weights, old)
             torch._foreach_addcmul_(group.weights, mask, old, value=step.lr * group.strength * step.factor)
+
+
+@DECAY_KINDS.add("cautious")
+@dataclass(frozen=True)
+class CautiousDecay(DecayConfig):
+    """Decay only where the update, too, shrinks the weight (2510.12402)."""
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return Cautious

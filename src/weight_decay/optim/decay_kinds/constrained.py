@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step, in_dtype, norms
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.schema import require
+from weight_decay.config.span import Clock, Span
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step, in_dtype, norms
 
 
 class Constrained(Rule):
@@ -63,3 +70,20 @@ class Constrained(Rule):
     def restored(self) -> None:
         """Take the number of steps back from the checkpoint."""
         self._steps = int(max(taken.item() for taken in self._taken))
+
+
+@DECAY_KINDS.add("constrained")
+@dataclass(frozen=True)
+class ConstrainedDecay(DecayConfig):
+    """An upper bound on each ‖w‖², kept by a multiplier whose step is λ (CPR 2311.09058)."""
+
+    bound: float
+    bound_after: Span
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.bound > 0, f"bound: must be positive, got {self.bound:g}")
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return functools.partial(Constrained, bound=self.bound, bound_after=self.bound_after.steps(clock))

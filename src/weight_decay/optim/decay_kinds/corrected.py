@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.schema import check_pattern
+from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step
 
 
 class Corrected(Rule):
@@ -39,3 +45,19 @@ class Corrected(Rule):
                 torch._foreach_mul_(corrected, 1.0 - rate * (step.lr / self.decayed.peak_lr))
             if others:
                 torch._foreach_mul_(others, 1.0 - rate)
+
+
+@DECAY_KINDS.add("corrected")
+@dataclass(frozen=True)
+class CorrectedDecay(DecayConfig):
+    """Decay ∝ η² where `corrected` matches, so that norms stay put as η falls (AdamC 2506.02285; 2512.08217)."""
+
+    corrected: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pattern(self.corrected, "corrected")
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return functools.partial(Corrected, match=self.corrected)

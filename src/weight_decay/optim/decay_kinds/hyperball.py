@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step, in_dtype, norms
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.span import Clock
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step, in_dtype, norms
 
 
 class Hyperball(Rule):
@@ -43,3 +47,13 @@ class Hyperball(Rule):
     def state(self) -> dict[str, list[Tensor]]:
         """The radii."""
         return {"radius": self._radius}
+
+
+@DECAY_KINDS.add("hyperball")
+@dataclass(frozen=True)
+class HyperballDecay(DecayConfig):
+    """Each norm fixed, each step η λ of it: effective learning rate without decay (2606.16899)."""
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return Hyperball

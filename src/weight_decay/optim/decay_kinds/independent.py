@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from weight_decay.optim.decay_kinds.rule import Rule, Step
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.span import Clock
+from weight_decay.optim.decay_kinds.rule import Rule, RuleFactory, Step
 
 
 class Independent(Rule):
@@ -20,3 +25,13 @@ class Independent(Rule):
         for group in self.decayed.groups:
             share = step.lr / self.decayed.peak_lr
             torch._foreach_mul_(group.weights, 1.0 - share * group.strength * step.factor)
+
+
+@DECAY_KINDS.add("independent")
+@dataclass(frozen=True)
+class IndependentDecay(DecayConfig):
+    """w <- w - s λ w with the schedule's factor s alone, λ not multiplied by η (1711.05101, 2309.14322)."""
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return Independent

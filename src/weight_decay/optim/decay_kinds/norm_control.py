@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step, norms
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.schema import require
+from weight_decay.config.span import Clock
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step, norms
 
 
 class NormControl(Rule):
@@ -34,3 +41,19 @@ class NormControl(Rule):
     def state(self) -> dict[str, list[Tensor]]:
         """The norm at the start."""
         return {"start_norm": self._start}
+
+
+@DECAY_KINDS.add("norm_control")
+@dataclass(frozen=True)
+class NormControlDecay(DecayConfig):
+    """Decay of the whole norm towards `ratio` times its initial value (AdamWN 2311.11446)."""
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.ratio >= 0, f"ratio: must not be negative, got {self.ratio:g}")
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return functools.partial(NormControl, ratio=self.ratio)

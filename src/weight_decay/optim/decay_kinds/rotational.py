@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step, dots, in_dtype, norms
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step, dots, in_dtype, norms
 
 _FORGET = 0.9
 _EPS = 1e-8
@@ -83,3 +87,15 @@ class Rotational(Rule):
     def restored(self) -> None:
         """Take the number of steps back from the checkpoint."""
         self._steps = int(max(taken.item() for taken in self._taken))
+
+
+@DECAY_KINDS.add("rotational")
+@dataclass(frozen=True)
+class RotationalDecay(DecayConfig):
+    """Each norm fixed, each turn the one that decay λ settles at (rotational variants, 2305.17212)."""
+
+    optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adamw")
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return Rotational

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.schema import require
+from weight_decay.config.span import Clock
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step
 
 
 class SoftThreshold(Rule):
@@ -42,3 +49,29 @@ class SoftThreshold(Rule):
         weights = self.decayed.weights
         nonzero = torch.stack(torch._foreach_norm(weights, 0)).double().sum()
         return {"weights/zero_share": 1 - nonzero / sum(w.numel() for w in weights)}
+
+
+@DECAY_KINDS.add("l1")
+@dataclass(frozen=True)
+class L1Decay(DecayConfig):
+    """ℓ1: a soft threshold of η λ after each step, so that weights become exactly zero (Beck & Teboulle 2009)."""
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return SoftThreshold
+
+
+@DECAY_KINDS.add("elastic_net")
+@dataclass(frozen=True)
+class ElasticNetDecay(DecayConfig):
+    """A soft threshold of η λ ρ with decay of η λ (1-ρ), ρ being `l1_ratio` (Zou & Hastie 2005)."""
+
+    l1_ratio: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.l1_ratio <= 1, f"l1_ratio: must be in [0, 1], got {self.l1_ratio:g}")
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return functools.partial(SoftThreshold, l1_ratio=self.l1_ratio)

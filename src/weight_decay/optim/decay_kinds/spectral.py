@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.schema import check_pattern, require
+from weight_decay.config.span import Clock, Span
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step
 
 
 class Spectral(Rule):
@@ -91,3 +97,32 @@ def hill_exponent(weight: Tensor) -> Tensor:
 
 def _matrix(weight: Tensor) -> Tensor:
     return weight.flatten(1)
+
+
+@DECAY_KINDS.add("spectral")
+@dataclass(frozen=True)
+class SpectralDecay(DecayConfig):
+    """A strength for each matrix from its spectrum, set anew `every` so often (AlphaDecay 2506.14562)."""
+
+    match: str
+    every: Span
+    lowest: float
+    highest: float
+    smallest: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pattern(self.match, "match")
+        require(0 <= self.lowest <= self.highest, f"lowest: must be in [0, {self.highest:g}], got {self.lowest:g}")
+        require(self.smallest > 1, f"smallest: must be at least 2 singular values, got {self.smallest}")
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return functools.partial(
+            Spectral,
+            match=self.match,
+            every=self.every.every(clock),
+            lowest=self.lowest,
+            highest=self.highest,
+            smallest=self.smallest,
+        )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step
 
 
 class Stable(Rule):
@@ -51,3 +57,15 @@ class Stable(Rule):
         total = torch.stack(torch._foreach_norm(moments, 1, dtype=dtype)).sum()
         correction = 1.0 - beta ** (states[0]["step"] + 1).to(total.device, dtype)
         return ((beta * total + (1 - beta) * squares) / (correction * self._count)).rsqrt()
+
+
+@DECAY_KINDS.add("stable")
+@dataclass(frozen=True)
+class StableDecay(DecayConfig):
+    """Decay divided by the root of Adam's mean second moment (AdamS, SGDS; 2011.11152)."""
+
+    optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adamw")
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return Stable

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, Step
+from weight_decay.config.groups import DecayConfig
+from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.span import Clock
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step
 
 
 class StartingPoint(Rule):
@@ -31,3 +36,13 @@ class StartingPoint(Rule):
     def state(self) -> dict[str, list[Tensor]]:
         """The weights at the start."""
         return {"start": self._start}
+
+
+@DECAY_KINDS.add("starting_point")
+@dataclass(frozen=True)
+class StartingPointDecay(DecayConfig):
+    """Decay towards the weights at the start of the run or of the branch (L2-SP 1802.01483)."""
+
+    def rule(self, clock: Clock) -> RuleFactory:
+        """The rule with its settings."""
+        return StartingPoint
