@@ -1,0 +1,185 @@
+"""The statistics of the claims: intervals, exact tests, equivalence, power, false discoveries, and what a seed decides.
+
+Thin layers over scipy (and statsmodels for power): what they add is the degenerate cases that tables have, namely one
+seed, no spread, missing values. An effect is one number for each seed, already paired; `effects` are 1-d and finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+LEVEL = 1 - CONFIDENCE
+POWER = 0.8
+DRAWS = 2000
+"""Bootstrap resamples."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean and confidence interval over seeds; infinite for one seed."""
+
+    mean: float
+    low: float
+    high: float
+    deviation: float
+    count: int
+
+    @property
+    def in_deviations(self) -> float:
+        """The mean in standard deviations of the paired differences (Cohen's d_z); nan where there is no spread."""
+        return self.mean / self.deviation if self.deviation > 0 else math.nan
+
+
+def paired_interval(effects: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Student's t interval of the mean of `effects` (n,), n ≥ 1."""
+    values = np.asarray(effects, dtype=float)
+    count, mean = len(values), float(values.mean())
+    if count == 1:
+        return Interval(mean, -math.inf, math.inf, math.nan, 1)
+    deviation = float(values.std(ddof=1))
+    half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * deviation / math.sqrt(count)
+    return Interval(mean, mean - half, mean + half, deviation, count)
+
+
+def share_interval(outcomes: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Share of ones among `outcomes` (0 or 1) and its exact interval (Clopper-Pearson)."""
+    ones, count = round(math.fsum(outcomes)), len(outcomes)
+    exact = stats.binomtest(ones, count).proportion_ci(confidence, method="exact")
+    share = ones / count
+    return Interval(share, float(exact.low), float(exact.high), math.sqrt(share * (1 - share)), count)
+
+
+def mean_p(effects: Sequence[float], threshold: float = 0.0) -> float:
+    """Two-sided p of the mean being `threshold` (paired t); the sign test where there is no spread; 1 for one seed."""
+    values = np.asarray(effects, dtype=float)
+    if len(values) < 2:
+        return 1.0
+    if np.ptp(values) == 0:
+        return sign_p(effects, threshold)
+    return float(stats.ttest_1samp(values, threshold).pvalue)
+
+
+def sign_p(effects: Sequence[float], threshold: float = 0.0) -> float:
+    """Two-sided p of the sign test: as many effects above `threshold` as below. Ties are left out."""
+    above = sum(value > threshold for value in effects)
+    below = sum(value < threshold for value in effects)
+    return float(stats.binomtest(above, above + below, 0.5).pvalue) if above + below else 1.0
+
+
+def share_p(outcomes: Sequence[float], share: float = 0.5) -> float:
+    """Two-sided p of the exact binomial test: each outcome (0 or 1) is 1 with probability `share`."""
+    return float(stats.binomtest(round(math.fsum(outcomes)), len(outcomes), share).pvalue)
+
+
+def counts_p(one: Sequence[bool], other: Sequence[bool]) -> float:
+    """Two-sided p of Fisher's exact test: an event is as likely in two independent groups of runs."""
+    table = [[sum(group), len(group) - sum(group)] for group in (one, other)]
+    return float(stats.fisher_exact(table).pvalue)
+
+
+def paired_counts_p(one: Sequence[bool], other: Sequence[bool]) -> float:
+    """Two-sided p of McNemar's exact test: an event is as likely in two groups of runs paired by seed."""
+    only_one = sum(a and not b for a, b in zip(one, other, strict=True))
+    only_other = sum(b and not a for a, b in zip(one, other, strict=True))
+    differing = only_one + only_other
+    return float(stats.binomtest(only_one, differing, 0.5).pvalue) if differing else 1.0
+
+
+def equivalence_p(effects: Sequence[float], margin: float) -> float:
+    """p of the two one-sided t tests (TOST): small where the mean lies within ± `margin`; 1 for one seed.
+
+    Without spread the t test says nothing: then the exact probability that all n effects fall inside by a coin's chance.
+    """
+    values = np.asarray(effects, dtype=float)
+    if len(values) < 2:
+        return 1.0
+    if np.ptp(values) == 0:
+        return 0.5 ** len(values) if abs(values[0]) < margin else 1.0
+    below = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+    above = stats.ttest_1samp(values, margin, alternative="less").pvalue
+    return float(max(below, above))
+
+
+def false_discovery(p_values: Sequence[float]) -> list[float]:
+    """q of each p (Benjamini and Hochberg): reject q ≤ .05 and one in twenty rejections is false, on average.
+
+    nan (not run) stays nan and counts as no test.
+    """
+    p = np.asarray(p_values, dtype=float)
+    q, known = np.full(len(p), np.nan), ~np.isnan(p)
+    if known.any():
+        q[known] = stats.false_discovery_control(p[known], method="bh")
+    return [float(value) for value in q]
+
+
+def power(effect: float, deviation: float, count: int, level: float = LEVEL) -> float:
+    """Chance that `count` seeds find a mean of `effect` at `deviation` between seeds (two-sided t, noncentral t)."""
+    if count < 2:
+        return 0.0
+    if deviation == 0:
+        return float(effect != 0)
+    freedom, shift = count - 1, abs(effect) / deviation * math.sqrt(count)
+    critical = float(stats.t.ppf(1 - level / 2, freedom))
+    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
+
+
+def detectable(deviation: float, count: int, level: float = LEVEL, wanted: float = POWER) -> float:
+    """The smallest mean that `count` seeds find with probability `wanted`; infinite for one seed."""
+    if count < 2:
+        return math.inf
+    if deviation == 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    while power(high, 1.0, count, level) < wanted:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle, 1.0, count, level) >= wanted else (middle, high)
+    return high * deviation
+
+
+def deviation_interval(deviation: float, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Confidence interval of a standard deviation seen over `count` seeds (chi-square): wide where they are few."""
+    if count < 2:
+        return 0.0, math.inf
+    freedom, tail = count - 1, (1 - confidence) / 2
+    high, low = (freedom / stats.chi2.ppf([tail, 1 - tail], freedom)) ** 0.5
+    return deviation * float(low), deviation * float(high)
+
+
+def improvement(effects: Sequence[float], threshold: float = 0.0) -> float:
+    """Probability of improvement, paired: the share of seeds with an effect above `threshold`, ties counted half."""
+    values = np.asarray(effects, dtype=float)
+    return float((values > threshold).mean() + 0.5 * (values == threshold).mean())
+
+
+def bootstrap_interval(
+    effects: Sequence[float], strata: Sequence[Hashable] | None = None, confidence: float = CONFIDENCE, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, resampled within `strata` (the data draw of each effect).
+
+    As rliable's stratified bootstrap, with draws of the data in the place of its tasks: every draw keeps its weight.
+    Where each seed has a draw of its own, as in our tables, all effects are one stratum, seed and draw together.
+    """
+    values = np.asarray(effects, dtype=float)
+    labels = list(strata) if strata is not None else [0] * len(values)
+    if len(set(labels)) == len(values):
+        labels = [0] * len(values)
+    random = np.random.default_rng(seed)
+    total = np.zeros(DRAWS)
+    for label in dict.fromkeys(labels):
+        members = values[[one == label for one in labels]]
+        total += random.choice(members, (DRAWS, len(members))).sum(axis=1)
+    low, high = np.quantile(total / len(values), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def without_one(effects: Sequence[float], decide: Callable[[Sequence[float]], str]) -> list[str]:
+    """What `decide` says of the effects with each seed in turn left out: the sensitivity of a verdict to one seed."""
+    return [decide([*effects[:index], *effects[index + 1 :]]) for index in range(len(effects))]
