@@ -94,7 +94,7 @@ def paired_counts_p(one: Sequence[bool], other: Sequence[bool]) -> float:
 def equivalence_p(effects: Sequence[float], margin: float) -> float:
     """p of the two one-sided t tests (TOST): small where the mean lies within ± `margin`; 1 for one seed.
 
-    Without spread the t test says nothing: then the exact probability that all n effects fall inside by a coin's chance.
+    Without spread the t test says nothing: then the exact probability that n coins all fall the same way.
     """
     values = np.asarray(effects, dtype=float)
     if len(values) < 2:
