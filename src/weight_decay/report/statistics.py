@@ -79,7 +79,7 @@ def share_p(outcomes: Sequence[float], share: float = 0.5) -> float:
 
 def counts_p(one: Sequence[bool], other: Sequence[bool]) -> float:
     """Two-sided p of Fisher's exact test: an event is as likely in two independent groups of runs."""
-    table = [[sum(group), len(group) - sum(group)] for group in (one, other)]
+    table = np.array([[sum(group), len(group) - sum(group)] for group in (one, other)])
     return float(stats.fisher_exact(table).pvalue)
 
 
