@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from tiny_runs import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary
 from weight_decay.cli import make_plan
 from weight_decay.config.run import RunConfig
+
+__all__ = ["QUIET", "TINY_TEXT", "TINY_VISION", "read_metrics", "read_summary"]
 
 # One thread: results do not depend on how the tests are spread over cores, and two workers fit on two cores.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-
-TINY_VISION = (
-    "data=procedural data.train_size=256 data.test_size=128 model=resnet18 model.width=4 batch_size=32 "
-    "duration='6 steps' schedule.drop_at='4 steps' optimizer.lr=0.1 decay.strength=0.01 averaging.ema=[0.9,0.5] "
-    "averaging.reestimate_samples=64 probes.log_every='2 steps' probes.evaluate_every='3 steps' "
-    "probes.evaluation_batch=64 probes.evaluation_train_samples=128 probes.jacobian_every='6 steps' "
-    "probes.jacobian_per_class=1"
-)
-TINY_TEXT = (
-    "data=python_text data.context=16 data.evaluation_windows=32 model=gpt_micro model.width=16 model.heads=2 "
-    "optimizer=adamw optimizer.lr=0.01 decay=decoupled_except_norms decay.strength=0.1 schedule=warmup_cosine "
-    "schedule.warmup='2 steps' averaging=language probes=language batch_size=4 duration='6 steps' "
-    "probes.log_every='2 steps' probes.evaluate_every='3 steps' probes.evaluation_batch=16 "
-    "probes.evaluation_train_samples=32"
-)
-QUIET = "tracking=disabled execution.progress=false execution.device=cpu"
 
 
 @pytest.fixture(scope="session")
@@ -73,14 +58,3 @@ def tiny(words: Callable[[str], list[str]]) -> Callable[..., RunConfig]:
         return make_plan(words(regime, more))[0].cells[0].config
 
     return make
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without the measured times, which differ between any two runs."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "throughput/"))} for line in lines]
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """summary.json."""
-    return json.loads((folder / "summary.json").read_text())

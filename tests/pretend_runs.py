@@ -20,8 +20,7 @@ import torch
 import yaml
 
 import pretend_device
-from conftest import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary
-from test_vision_fashion_mnist import write as write_fashion_mnist
+from tiny_runs import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary, write_fashion_mnist
 from weight_decay.cli import make_plan
 from weight_decay.config.identity import folder_name, to_dict
 from weight_decay.config.run import RunConfig, build

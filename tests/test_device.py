@@ -18,6 +18,8 @@ from weight_decay.device import choose, compiling, memory, workers
 from weight_decay.device.traits import KNOWN, traits
 from weight_decay.errors import UserError
 from weight_decay.experiments.dry_run import describe
+from weight_decay.tasks.choose import build_regime
+from weight_decay.training.assemble import build_training
 from weight_decay.training.build import check
 
 CPU, PACKAGE = torch.device("cpu"), Path(__file__).resolve().parents[1] / "src" / "weight_decay"
@@ -169,3 +171,38 @@ def test_a_device_that_nobody_listed_is_an_accelerator() -> None:
     strange = traits(torch.device("hpu"))
     assert not strange.host and not strange.pinned
     assert KNOWN["cpu"].host
+
+
+@pytest.mark.parametrize("regime", ["vision", "text"])
+def test_evaluation_and_probes_take_smaller_pieces_where_memory_is_small(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, regime: str
+) -> None:
+    config = tiny(regime)
+    found = build_regime(config, CPU)
+    training = build_training(config, found, CPU)
+    whole = {**found.task.evaluate(training.model), **found.task.probe(training.model)}
+    sizes: list[int] = []
+
+    def small(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > 5:
+            raise torch.OutOfMemoryError("out of memory.")
+
+    entrance = next(
+        module for name, module in training.model.named_modules() if name.endswith(("token_embedding", "norm"))
+    )
+    entrance.register_forward_pre_hook(small)
+    in_parts = {**found.task.evaluate(training.model), **found.task.probe(training.model)}
+    assert max(sizes) > 5 and min(sizes) >= 1
+    tried = len([size for size in sizes if size > 5])
+    assert tried <= 16, "what did not fit once is tried again and again"
+    for name in whole:
+        assert float(in_parts[name]) == pytest.approx(float(whole[name]), rel=1e-5), name
+
+
+def test_how_many_samples_fit_follows_from_the_memory_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory.that_fit(CPU, 256, 1e30) == 256  # a host does not say
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10 * 2**30)
+    assert memory.that_fit(torch.device("cuda"), 256, 2**30) == 4
+    assert memory.that_fit(torch.device("cuda"), 256, 2**20) == 256
+    assert memory.that_fit(torch.device("cuda"), 256, 2**40) == 1

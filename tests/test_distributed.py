@@ -116,7 +116,7 @@ def test_a_killed_process_ends_the_job_with_one_sentence_and_it_resumes(words: W
     os.kill(other, signal.SIGKILL)
     said = process.communicate(timeout=120)[0]
     assert process.returncode != 0
-    assert "another process of this run is gone, so it stopped; the same torchrun command goes on" in said
+    assert "another process of this run is gone, so it stopped; the same command goes on" in said
     assert read_summary(folder)["status"] == "interrupted"
     again = together(killed)
     said = again.communicate(timeout=120)[0]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from tiny_runs import FASHION_MNIST, idx, write_fashion_mnist
+
+__all__ = ["FASHION_MNIST", "idx", "write_fashion_mnist", "write_parts", "write_tiny_imagenet"]
+
 PARTS = 6
-# Images of each file in `write_fashion_mnist`, where the published set has 60,000 and 10,000.
-FASHION_MNIST = {"train": 300, "t10k": 140}
 
 
 def write_parts(
@@ -62,24 +62,3 @@ def write_tiny_imagenet(folder: Path, train_per_class: int = 12, val_images: int
         lines.append(f"val_{number}.JPEG\t{wnids[number % 2]}\t0\t32\t44\t62")
     (folder / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
     return pixels
-
-
-def idx(array: np.ndarray) -> bytes:
-    """An array of bytes in the idx format of MNIST and its relatives."""
-    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-
-
-def write_fashion_mnist(
-    folder: Path, style: str = "{}-{}-idx{}-ubyte", counts: dict[str, int] | None = None
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The four files with random pixels; a name that ends in .gz is compressed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator, arrays = np.random.default_rng(5), {}
-    for prefix, count in (counts or FASHION_MNIST).items():
-        pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = np.arange(count, dtype=np.uint8) % 10
-        arrays[prefix] = pixels, labels
-        for what, array in (("images", pixels), ("labels", labels)):
-            name = style.format(prefix, what, array.ndim)
-            (folder / name).write_bytes(gzip.compress(idx(array)) if name.endswith(".gz") else idx(array))
-    return arrays

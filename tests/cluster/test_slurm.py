@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cluster.conftest import REPOSITORY, command, declare, same_numbers, summary
+from cluster.conftest import REPOSITORY, command, declare, numbers, same_numbers, summary
 
 SLURM = REPOSITORY / "scripts" / "one_node_slurm.sh"
 MISSING = [name for name in ("slurmctld", "slurmd", "munged", "srun") if shutil.which(name) is None]
@@ -63,8 +63,7 @@ def at_work(results: Path) -> list[Path]:
 
 def job_of(folder: Path) -> str:
     """The SLURM job that the process of a run belongs to."""
-    environment = Path(f"/proc/{summary(folder)['pid']}/environ").read_bytes().split(b"\0")
-    values = dict(word.decode().split("=", 1) for word in environment if b"=" in word)
+    values = environment_of(summary(folder)["pid"])
     return f"{values['SLURM_ARRAY_JOB_ID']}_{values['SLURM_ARRAY_TASK_ID']}"
 
 
@@ -153,3 +152,67 @@ def disturb(results: Path) -> None:
 def squeue(state: str, field: str) -> str:
     line = ["squeue", "--noheader", "-r", "-t", state, "-o", field]
     return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_cell_over_two_ranks_is_requeued_and_killed_and_ends_as_one_process_does(
+    slurm: None, workplace: Path
+) -> None:
+    environment = declare(workplace, cells=2, steps=1500)
+    local, results = workplace / "local", workplace / "results"
+    done = subprocess.run(command(local, "jobs=2"), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    launch = command(results, "-m", "hydra/launcher=slurm", "hydra.launcher.timeout_min=30", "cells_per_job=1")
+    refused = subprocess.run(
+        [*launch, "hydra.launcher.tasks_per_node=3"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "does not divide among 3 processes" in refused.stderr
+    assert not results.exists()
+
+    launch.append("hydra.launcher.tasks_per_node=2")
+    with (workplace / "ranks.log").open("w") as log:
+        process = subprocess.Popen(launch, env=environment, stderr=log, stdout=log)
+        try:
+            warned = strike(
+                results, lambda folder: subprocess.run(["scancel", "--signal=USR2", job_of(folder)], check=True)
+            )
+            until("the warned ranks to save", lambda: summary(warned)["status"] != "running", 60)
+            strike(results, lambda folder: os.kill(other_rank(summary(folder)["pid"]), signal.SIGKILL))
+            process.wait(timeout=300)
+        finally:
+            process.kill()
+    if process.returncode:
+        again = subprocess.run(launch, env=environment, capture_output=True, text=True, check=False, timeout=240)
+        assert again.returncode == 0, (workplace / "ranks.log").read_text() + again.stderr
+    logs = "".join(file.read_text() for file in (results / "hydra" / "slurm").glob("*/*.err"))
+    assert "goes on from step" in logs
+    for one in sorted((local / "runs").iterdir()):
+        two = results / "runs" / one.name
+        assert summary(two)["status"] == "completed" and summary(two)["processes"] == 2
+        alone, together = numbers(one)[-1], numbers(two)[-1]
+        assert [line["step"] for line in alone] == [line["step"] for line in together]
+        for a, b in zip(alone, together, strict=True):
+            for name in ("batch/loss", "val/loss", "ema/val/loss", "weights/norm"):
+                if name in a:
+                    assert b[name] == pytest.approx(a[name], rel=0.02), (a["step"], name)
+
+
+def other_rank(pid: int) -> int:
+    """The process that trains together with `pid`: of the same job, with another rank."""
+    mine = environment_of(pid)
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = environment_of(int(folder.name))
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        same = all(words.get(name) == mine[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        if same and words.get("SLURM_PROCID") not in (None, mine["SLURM_PROCID"]) and b"submitit" in line:
+            return int(folder.name)
+    raise OSError("it has ended")
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment that a process was started with."""
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return dict(word.decode(errors="replace").split("=", 1) for word in words if b"=" in word)

@@ -13,7 +13,7 @@ import torch
 
 from weight_decay.config.groups import PrecisionConfig
 from weight_decay.config.run import RunConfig
-from weight_decay.device.distributed import launched_together, local_rank
+from weight_decay.device.distributed import device_of_rank, launched_together
 from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 
@@ -46,7 +46,7 @@ def choose_device(config: RunConfig) -> torch.device:
             "execution.device."
         )
     if launched_together() and kind != "cpu":
-        return torch.device(kind, local_rank())
+        return torch.device(kind, device_of_rank())
     return device
 
 

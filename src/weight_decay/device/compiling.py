@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -39,9 +40,14 @@ def compiled(
     if problem is not None:
         say(f"execution.compile: not compiled, since the compiler does not work here ({problem}); the run is slower")
         return forward
+    options: dict[str, Any] = {"mode": "reduce-overhead" if wanted == "graphs" else None}
     if BACKEND != "inductor":
-        return torch.compile(forward, backend=BACKEND)
-    return torch.compile(forward, mode="reduce-overhead" if wanted == "graphs" else None)
+        options = {"backend": BACKEND}
+    if inspect.ismethod(forward):
+        # With the model as an argument: what is bound to one model is compiled anew for each branch, eight times, and
+        # then no more.
+        return functools.partial(torch.compile(forward.__func__, **options), forward.__self__)
+    return torch.compile(forward, **options)
 
 
 @functools.cache

@@ -61,7 +61,7 @@ def current() -> Ranks:
 
 
 def launched_together() -> bool:
-    """Whether torchrun started this process as one of several."""
+    """Whether torchrun, or SLURM (see `ranks.meet_tasks_of_job`), started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -70,16 +70,21 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def device_of_rank() -> int:
+    """The index of this process's device; 0 also where the cluster shows each process only its own."""
+    return local_rank() % max(1, torch.accelerator.device_count())
+
+
 @contextmanager
 def join(timeout_seconds: float = 1800.0) -> Iterator[Ranks]:
-    """Meet the other processes that torchrun started: gloo between CPUs, NCCL between GPUs."""
+    """Meet the other processes that were started with this one: gloo between CPUs, NCCL between GPUs."""
     if not launched_together():
         yield Ranks()
         return
     backend = "gloo"
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is not None and (sender := traits(accelerator).ranks) is not None:
-        torch.accelerator.set_device_index(local_rank())
+        torch.accelerator.set_device_index(device_of_rank())
         backend = f"cpu:gloo,{accelerator.type}:{sender}"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     try:

@@ -72,12 +72,20 @@ def samples_at_once(device: torch.device, on_host: int, elsewhere: int) -> int:
     return on_host if traits(device).host else elsewhere
 
 
-def in_pieces(compute: Callable[[slice], _Result], samples: int, at_once: int) -> Iterator[_Result]:
+_fitted: dict[str, int] = {}
+"""For each purpose the largest piece that did not fail, where a larger one has failed."""
+
+
+def in_pieces(
+    compute: Callable[[slice], _Result], samples: int, at_once: int, purpose: str = "work"
+) -> Iterator[_Result]:
     """`compute` of successive pieces of `samples`, each of at most `at_once`; pieces are halved until they fit.
 
+    What did not fit for a `purpose` once is not tried again before `try_large_pieces_again`.
     Raises UserError if a single sample does not fit the device's memory.
     """
     start = 0
+    at_once = min(at_once, _fitted.get(purpose, at_once))
     while start < samples:
         piece = slice(start, min(start + at_once, samples))
         try:
@@ -91,9 +99,20 @@ def in_pieces(compute: Callable[[slice], _Result], samples: int, at_once: int) -
                 ) from None
         if result is None:
             # Outside the handler: the error holds the frames, and they hold the memory that is to be freed.
-            at_once = max(1, min(at_once, piece.stop - piece.start) // 2)
+            at_once = _fitted[purpose] = max(1, min(at_once, piece.stop - piece.start) // 2)
             if torch.accelerator.is_available():
                 torch.accelerator.empty_cache()
             continue
         yield result
         start = piece.stop
+
+
+def try_large_pieces_again() -> None:
+    """For a new run, whose model may be smaller."""
+    _fitted.clear()
+
+
+def that_fit(device: torch.device, most: int, bytes_each: float) -> int:
+    """How many samples of so many bytes fit into a device's room for data, at least 1 and at most `most`."""
+    free = free_memory(device)
+    return most if free is None else max(1, min(most, int(free * _DEVICE_SHARE / max(bytes_each, 1.0))))

@@ -19,6 +19,7 @@ from weight_decay.device.distributed import current, join
 from weight_decay.device.workers import environment_of_worker
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import Cell, Plan, write_plan
+from weight_decay.experiments.ranks import meet_tasks_of_job
 from weight_decay.runs.fingerprint import code_fingerprint
 from weight_decay.runs.folder import (
     Labels,
@@ -46,8 +47,9 @@ def run_cells(plan: Plan, jobs: int, stale: str, record: bool = True) -> int:
 
     Raises UserError before any work if a cell cannot be run or holds numbers of other code (see `prepare`), and for
     bad input in a plan of a single cell. `record`: write the experiment's file; a job of a multirun leaves it alone.
-    Under torchrun all processes go through the same cells together, one cell at a time.
+    Under torchrun, and in a job of several tasks, all processes go through the same cells together, one at a time.
     """
+    meet_tasks_of_job()
     with join() as ranks:
         if ranks.writes:
             prepare(plan, stale, record)

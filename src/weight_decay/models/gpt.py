@@ -198,6 +198,14 @@ class GPT(nn.Module):
         left_out = () if embeddings else ("token_embedding.", "position_embedding.", "head.")
         return sum(p.numel() for name, p in self.named_parameters() if not name.startswith(left_out))
 
+    def bytes_at_once(self, length: int) -> float:
+        """About the memory that the forward pass of one sequence of `length` tokens needs, without a backward pass."""
+        width = self.token_embedding.embedding_dim
+        heads = width // self._head_width
+        # The MLP's inner layer before and after its GELU; with math attention also the scores, twice, in float32.
+        scores = 8.0 * heads * length**2 if self.attention == "math" else 0.0
+        return 4.0 * 10 * width * length + scores
+
     def check_attention(self, device: torch.device, dtype: torch.dtype) -> None:
         """Raise `UserError` unless the attention backend runs on `device` with queries of type `dtype`."""
         check_attention_backend(self.attention, device, dtype, self._head_width)

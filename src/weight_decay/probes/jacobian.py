@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from weight_decay.device.memory import in_pieces
 from weight_decay.errors import UserError
 from weight_decay.probes.eval_mode import eval_mode
 from weight_decay.probes.ghost_norm import gradient_square
@@ -112,11 +113,14 @@ def squares_of(
     if samples_at_once < 1:
         raise UserError(f"The Jacobian norm needs samples_at_once of at least 1, not {samples_at_once}.")
     layers = _trainable_layers(model)
-    results = []
+    results: list[Tensor] = []
     with eval_mode(model), torch.enable_grad():
         for inputs in inputs_batches:
-            for piece in inputs.split(samples_at_once):
-                results.append(_piece_squares(model, layers, piece, cotangents_for))
+            # Where the memory is too small for so many samples, in smaller pieces.
+            def squares(piece: slice, inputs: Tensor = inputs) -> Tensor:
+                return _piece_squares(model, layers, inputs[piece], cotangents_for)
+
+            results += in_pieces(squares, len(inputs), samples_at_once, "jacobian")
     if not results:
         raise UserError("The Jacobian norm was given no samples: pass at least one batch of inputs.")
     return results

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from weight_decay.device.memory import in_pieces
 from weight_decay.errors import UserError
 from weight_decay.probes.eval_mode import eval_mode
 
@@ -29,10 +30,14 @@ def noise_scale(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> T
     `batches` yields (inputs (B, ...), integer labels (B,)) on the model's device. The model runs in eval
     mode, forward only, and is left as it was. Raises UserError when `batches` is empty.
     """
-    norms = []
+    norms: list[Tensor] = []
     with eval_mode(model):
         for inputs, labels in batches:
-            norms.append(logit_gradient_norms(model(inputs), labels))
+
+            def of(piece: slice, inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
+                return logit_gradient_norms(model(inputs[piece]), labels[piece])
+
+            norms += in_pieces(of, len(inputs), len(inputs), "evaluation")
     if not norms:
         raise UserError("The noise scale was given no samples: pass at least one batch of inputs and labels.")
     return torch.cat(norms).mean()

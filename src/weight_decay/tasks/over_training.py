@@ -19,17 +19,26 @@ from weight_decay.data.images.load import load_images
 from weight_decay.data.images.resident import hold
 from weight_decay.data.images.stream import FixedImages, ImageStream
 from weight_decay.device.choose import autocast, weight_dtype
+from weight_decay.device.memory import in_pieces, samples_at_once
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.optim.averaging import reestimate_batch_norm
 from weight_decay.probes.curvature_report import measure_curvature
 from weight_decay.probes.eval_mode import eval_mode
-from weight_decay.probes.jacobian import jacobian_mean_square_estimate, jacobian_norm, scale_free_jacobian_norm
+from weight_decay.probes.jacobian import (
+    DEFAULT_SAMPLES_AT_ONCE,
+    jacobian_mean_square_estimate,
+    jacobian_norm,
+    scale_free_jacobian_norm,
+)
 from weight_decay.probes.noise import noise_scale
 from weight_decay.probes.weights import global_norm, trainable_parameters
 from weight_decay.seeds import generator, stream_seed
 from weight_decay.tasks.protocol import Batch
 from weight_decay.tasks.regime import Regime, make_clock
+
+_PROBED_AT_A_TIME = 250
+"""Images of a Jacobian's piece on an accelerator, if they fit: a piece of a CPU's size would wait for its launches."""
 
 
 class Classification:
@@ -95,8 +104,7 @@ class Classification:
         loss_sum = torch.zeros((), dtype=wide, device=device)
         wrong = torch.zeros((), dtype=torch.int64, device=device)
         for images, labels in batches:
-            with self._autocast():
-                logits = model(self.floats(images)).float()
+            logits = self._logits(model, images)
             loss_sum += F.cross_entropy(logits, labels, reduction="sum").to(wide)
             wrong += (logits.argmax(1) != labels).sum()
             count += len(labels)
@@ -114,15 +122,17 @@ class Classification:
         precision of the weights, without autocast.
         """
         images = self._images(self._jacobian)
+        device = next(model.parameters()).device
+        at_once = samples_at_once(device, DEFAULT_SAMPLES_AT_ONCE, _PROBED_AT_A_TIME)
         metrics: dict[str, Tensor] = {}
         if self._jacobian_draws is None:
-            norm = jacobian_norm(model, images)
+            norm = jacobian_norm(model, images, at_once)
             metrics["jacobian/mean_square"] = norm.mean_square
             metrics["jacobian/mean_norm"] = norm.mean_norm
         else:
             # The same vectors at every step: what changes along a run is then the network.
             draws = generator(self._seed, "jacobian")
-            estimate, error = jacobian_mean_square_estimate(model, images, draws, self._jacobian_draws)
+            estimate, error = jacobian_mean_square_estimate(model, images, draws, self._jacobian_draws, at_once)
             metrics["jacobian/mean_square"], metrics["jacobian/standard_error"] = estimate, error
         weight_norm = global_norm(trainable_parameters(model))
         metrics["jacobian/scale_free"] = scale_free_jacobian_norm(metrics["jacobian/mean_square"], weight_norm)
@@ -141,11 +151,20 @@ class Classification:
         probabilities, truth = [], []
         with eval_mode(model):
             for images, labels in self._evaluation["test"]:
-                with self._autocast():
-                    logits = model(self.floats(images)).float()
+                logits = self._logits(model, images)
                 probabilities.append(torch.softmax(logits, 1))
                 truth.append(labels)
         return torch.cat(probabilities), torch.cat(truth)
+
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Logits (B, classes), float32, in the precision of training; of parts of the batch where memory is small."""
+
+        def logits(piece: slice) -> Tensor:
+            with self._autocast():
+                return model(self.floats(images[piece])).float()
+
+        parts = list(in_pieces(logits, len(images), len(images), "evaluation"))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def floats(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, H, W) as the normalised floats the model sees."""
@@ -211,7 +230,9 @@ def image_regime(config: RunConfig, device: torch.device) -> Regime:
         ),
         jacobian=()
         if probes.jacobian_every is None
-        else FixedImages(train.class_balanced(probes.jacobian_per_class), 100, device),
+        else FixedImages(
+            train.class_balanced(probes.jacobian_per_class), samples_at_once(device, 100, _PROBED_AT_A_TIME), device
+        ),
         jacobian_draws=probes.jacobian_draws,
         curvature=probes.curvature,
         curvature_images=()

@@ -17,6 +17,7 @@ from weight_decay.data.text.stream import FixedWindows, TokenStream, seen_window
 from weight_decay.data.text.windows import hold_out_windows
 from weight_decay.device.choose import autocast
 from weight_decay.device.distributed import Ranks, current
+from weight_decay.device.memory import in_pieces, that_fit
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.probes.eval_mode import eval_mode
@@ -68,9 +69,21 @@ class LanguageModelling:
         for index, (tokens, targets) in enumerate(batches):
             windows += len(tokens)
             if index % self._ranks.count == self._ranks.rank:
-                with self._autocast():
-                    total += self.forward(model)(tokens, targets).to(total.dtype) * len(tokens)
+                total += self._summed_loss(model, tokens, targets)
         return self._ranks.sum_(total) / windows
+
+    def _summed_loss(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of each window, added up; of parts of the batch where the memory is small."""
+        most, wide = len(tokens), widest_float(tokens.device)
+        # What a network does not say of itself is found out by halving.
+        need = getattr(model, "bytes_at_once", None)
+        at_once = most if need is None else that_fit(tokens.device, most, need(tokens.shape[1]))
+
+        def summed(piece: slice) -> Tensor:
+            with self._autocast():
+                return self.forward(model)(tokens[piece], targets[piece]).to(wide) * len(tokens[piece])
+
+        return torch.stack(list(in_pieces(summed, most, at_once, "evaluation"))).sum()
 
     def reestimate(self, model: nn.Module) -> None:
         """Nothing: there is no batch norm in these models."""

@@ -18,6 +18,7 @@ from weight_decay.config.window import Factor, Window
 from weight_decay.device.choose import autocast, weight_dtype
 from weight_decay.device.compiling import compiled
 from weight_decay.device.distributed import current
+from weight_decay.device.memory import try_large_pieces_again
 from weight_decay.errors import UserError
 from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, TailAverage
@@ -40,6 +41,7 @@ def build_training(
     say: Callable[[str], None] = print,
 ) -> Training:
     """A run at its step 0, on the device and in the precision that the config asks for; `say` what it cannot do."""
+    try_large_pieces_again()
     model = build_model(config).to(device, weight_dtype(config.precision))
     if config.data.regime == "over_training":
         model = model.to(memory_format=torch.channels_last)

@@ -80,7 +80,7 @@ def run(config: RunConfig, labels: Labels) -> Outcome:
                 status = "interrupted"
                 reason = (
                     "another process of this run is gone, so it stopped; "
-                    "the same torchrun command goes on from the last checkpoint"
+                    "the same command goes on from the last checkpoint"
                 )
                 print(f"{labels.title}: rank {ranks.rank} of {ranks.count}: {reason}", file=sys.stderr, flush=True)
             # On a full disk this cannot be written either; then the record stays as it was, and only the line is left.

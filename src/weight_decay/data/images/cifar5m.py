@@ -236,4 +236,5 @@ def load_cifar5m(
         name=fields["origin"]["name"],
         split=text,
         fingerprint=derived_fingerprint(manifest["fingerprint"], text),
+        folder=folder,
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from weight_decay.data.images.channel_counts import keep_counts, kept_counts
 from weight_decay.errors import UserError
 
 # Philox counters of the two uses of a seed, so that a subset never repeats an epoch's order.
@@ -78,6 +80,7 @@ class ImageSet:
         name: the data set's name for tables.
         split: "train" or "test", with what was cut from it.
         fingerprint: 64 hex digits that name the content.
+        folder: where prepared data lie, and what was counted of them is kept; None for others.
     """
 
     images: np.ndarray | RowView
@@ -86,6 +89,7 @@ class ImageSet:
     name: str
     split: str
     fingerprint: str
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         if len(self.images.shape) != 4 or self.images.shape[3] != 3:
@@ -148,13 +152,17 @@ class ImageSet:
     def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel over all pixels: two float64 (3,), levels 0-255.
 
-        Streams over the images and counts in integers, so the result is exact at any size.
+        Streams over the images and counts in integers, so the result is exact at any size. The counts of prepared data
+        are kept beside them.
         """
-        counts = np.zeros((3, 256), dtype=np.int64)
-        for start, stop in chunks(self.images):
-            block = self.images[start:stop].reshape(-1, 3)
-            for channel in range(3):
-                counts[channel] += np.bincount(block[:, channel], minlength=256)
+        counts = kept_counts(self.folder, self.fingerprint, int(np.prod(self.images.shape[:3])))
+        if counts is None:
+            counts = np.zeros((3, 256), dtype=np.int64)
+            for start, stop in chunks(self.images):
+                block = self.images[start:stop].reshape(-1, 3)
+                for channel in range(3):
+                    counts[channel] += np.bincount(block[:, channel], minlength=256)
+            keep_counts(self.folder, self.fingerprint, counts)
         levels = np.arange(256, dtype=np.float64)
         total = counts.sum(axis=1)
         mean = (counts @ levels) / total
