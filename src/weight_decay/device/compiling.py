@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -43,10 +42,6 @@ def compiled(
     options: dict[str, Any] = {"mode": "reduce-overhead" if wanted == "graphs" else None}
     if BACKEND != "inductor":
         options = {"backend": BACKEND}
-    if inspect.ismethod(forward):
-        # With the model as an argument: what is bound to one model is compiled anew for each branch, eight times, and
-        # then no more.
-        return functools.partial(torch.compile(forward.__func__, **options), forward.__self__)
     return torch.compile(forward, **options)
 
 
