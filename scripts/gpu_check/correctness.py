@@ -96,8 +96,8 @@ def main_jobs(device: torch.device, sizes: Sizes, folder: Path) -> list[Row]:
     """Both regimes' main job for some hundred steps, with logs, evaluations, probes and averages; memory peaks."""
     from speed import write_tokens
 
-    (folder / "nanogpt").mkdir()
-    write_tokens(folder / "nanogpt", 300 if sizes.job_steps < 10 else 50257)
+    (folder / "data" / "nanogpt").mkdir(parents=True)
+    write_tokens(folder / "data" / "nanogpt")
     context, batch = sizes.contexts[0]
     language = sizes.language.format(context=context, batch=batch)
     half = "bfloat16_autocast"

@@ -40,9 +40,9 @@ REAL = Sizes(
     cells="experiment=demo_over_training scale=micro 'duration=240 steps'",
 )
 TINY = Sizes(
-    language="data=nanogpt data.vocabulary=300 data.context=8 model=gpt_micro model.width=8 model.heads=2 "
+    language="data=nanogpt data.vocabulary=50304 data.context=8 model=gpt_micro model.width=8 model.heads=2 "
     "model.layers=1 batch_size=2",
-    vision="data=procedural data.image_size=16 data.train_size=64 data.test_size=32 model=resnet18 model.width=2 "
+    vision="data=procedural data.image_size=16 data.train_size=256 data.test_size=32 model=resnet18 model.width=2 "
     "batch_size=8 averaging.reestimate_samples=16",
     contexts=((8, 2),),
     matmul=32,

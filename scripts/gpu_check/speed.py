@@ -97,17 +97,17 @@ def one_run(words: str) -> RunConfig:
     return make_plan(shlex.split(words))[0].cells[0].config
 
 
-def write_tokens(folder: Path, vocabulary: int) -> None:
+def write_tokens(folder: Path) -> None:
     """Random tokens in nanoGPT's own format, so that all contestants read the same file."""
     generator = np.random.default_rng(0)
     for name, count in (("train", 2_000_000), ("val", 200_000)):
-        generator.integers(0, vocabulary, count).astype(np.uint16).tofile(folder / f"{name}.bin")
+        generator.integers(0, 50257, count).astype(np.uint16).tofile(folder / f"{name}.bin")
 
 
 def steps_language(device: torch.device, sizes: Sizes, folder: Path) -> list[Row]:
     """Our language step beside a plain one in nanoGPT's manner, compiled and not: tokens/s and share of the peak."""
     (folder / "nanogpt").mkdir()
-    write_tokens(folder / "nanogpt", 300 if sizes.matmul < 100 else 50257)
+    write_tokens(folder / "nanogpt")
     peak = matmul_peak(device, torch.bfloat16, sizes.matmul)
     rows = []
     for context, batch in sizes.contexts:
