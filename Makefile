@@ -25,6 +25,7 @@ help:
 	@echo "make status [EXP=NAME]    waiting, running, completed, diverged, failed, stale"
 	@echo "make watch [EXP=NAME]     the same, live: sparklines of loss, effective LR, Jacobian norm; q quits"
 	@echo "make claims | figures | report   verdicts of all claims | every figure | both on one page, results/report.html"
+	@echo "make gpu-check [PIECES=...]  is it right and fast on this machine's GPU | make gpu-bundle: what that needs where there is no network"
 	@echo "make test-cluster | soak  the same on a real one-node SLURM | 200 cells with random kills"
 	@echo "Everything else is the command $(BIN)/weight-decay (try --help and --info)."
 
@@ -94,7 +95,7 @@ reproduce-over-training: install
 
 # -- sweeps and clusters: docs/cluster.md ------------------------------------------------------------------------
 # make sweep EXP=fig03_grid SCALE=small LAUNCHER=slurm [PARTITION= GPUS= HOURS= JOBS_PER_GPU= CELLS_PER_JOB= SET="key=value ..."]
-.PHONY: sweep status watch sync dashboard claims figures report test-cluster soak
+.PHONY: gpu-check gpu-bundle sweep status watch sync dashboard claims figures report test-cluster soak
 
 SCALE ?= micro
 LAUNCHER ?= local
@@ -102,18 +103,25 @@ RESULTS ?= results
 GPUS ?= $(if $(filter micro,$(SCALE)),0,1)
 HOURS ?= 4
 JOBS_PER_GPU ?= 1
+NODES_PER_CELL ?= 1
 SWEEP = experiment=$(EXP) scale=$(SCALE) execution.results=$(RESULTS) $(SET)
 # Cells at a time in one SLURM job: JOBS_PER_GPU on each of its GPUs, or that many on its cores where it has none.
-AT_A_TIME = $(shell echo $$(( $(JOBS_PER_GPU) * ($(GPUS) > 0 ? $(GPUS) : 1) )))
+AT_A_TIME = $(if $(GPUS_PER_CELL),1,$(shell echo $$(( $(JOBS_PER_GPU) * ($(GPUS) > 0 ? $(GPUS) : 1) ))))
+# One cell over several GPUs: as many processes train it, one for each GPU, on one node or several.
+RANKS_OF_A_NODE = $(shell echo $$(( $(GPUS_PER_CELL) / $(NODES_PER_CELL) )))
+GPUS_OF_A_NODE = $(if $(filter 0,$(GPUS)),0,$(if $(GPUS_PER_CELL),$(RANKS_OF_A_NODE),$(GPUS)))
 
 sweep: install
+	@test -z "$(GPUS_PER_CELL)" || [ $$(( $(GPUS_PER_CELL) % $(NODES_PER_CELL) )) = 0 ] \
+	  || { echo "make sweep: GPUS_PER_CELL=$(GPUS_PER_CELL) does not divide among NODES_PER_CELL=$(NODES_PER_CELL) nodes" >&2; exit 2; }
 	@test -n "$(EXP)" || { echo "make sweep: say which experiment: EXP=NAME ($(BIN)/weight-decay --info lists them)" >&2; exit 2; }
 ifeq ($(LAUNCHER),slurm)
 	$(BIN)/weight-decay -m hydra/launcher=slurm $(SWEEP) jobs=$(AT_A_TIME) $(if $(CELLS_PER_JOB),cells_per_job=$(CELLS_PER_JOB)) \
 	  hydra.launcher.cpus_per_task=$(AT_A_TIME) hydra.launcher.timeout_min=$$(awk 'BEGIN { printf "%d", 60 * $(HOURS) + 0.5 }') \
-	  $(if $(PARTITION),hydra.launcher.partition=$(PARTITION)) $(if $(filter-out 0,$(GPUS)),hydra.launcher.gpus_per_node=$(GPUS))
+	  $(if $(PARTITION),hydra.launcher.partition=$(PARTITION)) $(if $(filter-out 0,$(GPUS_OF_A_NODE)),hydra.launcher.gpus_per_node=$(GPUS_OF_A_NODE)) \
+	  $(if $(GPUS_PER_CELL),hydra.launcher.nodes=$(NODES_PER_CELL) hydra.launcher.tasks_per_node=$(RANKS_OF_A_NODE))
 else ifeq ($(LAUNCHER),local)
-	$(BIN)/weight-decay $(SWEEP) jobs=$(JOBS)
+	$(if $(GPUS_PER_CELL),$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node=$(GPUS_PER_CELL) -m weight_decay $(SWEEP),$(BIN)/weight-decay $(SWEEP) jobs=$(JOBS))
 else
 	@echo "make sweep: LAUNCHER must be local or slurm, got $(LAUNCHER)" >&2; exit 2
 endif
@@ -155,3 +163,15 @@ reproduce-under-training: install
 	done; \
 	$(BIN)/weight-decay collect $(UNDER_TRAINING) && $(BIN)/weight-decay figures || failed="$$failed tables-and-figures"; \
 	if [ -n "$$failed" ]; then echo "not complete:$$failed" >&2; exit 1; fi
+
+# -- a GPU: docs/gpu.md -------------------------------------------------------------------------------------------
+# The pieces one by one, each under ten minutes: make gpu-check PIECES="environment runs" (--list names them).
+PYTHON_VERSION ?= 3.12
+BUNDLE ?= gpu-bundle
+
+gpu-check: install
+	@$(BIN)/python scripts/gpu_check $(PIECES)
+
+# A folder of wheels without torch, for: python scripts/gpu_check --bundle gpu-bundle, where there is only Python and torch.
+gpu-bundle: install
+	@$(BIN)/python scripts/gpu_check/bundle.py $(BUNDLE) --python $(PYTHON_VERSION)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 NEEDED = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "pyyaml", "packaging", "tqdm", "numpy", "pydantic",
           "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection", "filelock", "submitit",
-          "cloudpickle")  # fmt: skip
+          "cloudpickle", "pillow")  # fmt: skip
 """What training imports beside torch, with what that needs itself: no plots, no tables, no W&B, no test runner."""
 
 LARGEST = 60 * 2**20
@@ -86,8 +86,8 @@ def unpack(folder: Path) -> None:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(site)
             (site / f".{wheel.stem}").touch()
-    # What this Python has itself comes first, above all torch's own numpy.
-    sys.path.append(str(site))
+    # Before what this Python has itself: another version of antlr4 there would break hydra.
+    sys.path.insert(0, str(site))
 
 
 if __name__ == "__main__":
