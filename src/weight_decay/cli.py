@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from weight_decay.config.identity import run_id
 from weight_decay.config.run import build
 from weight_decay.errors import UserError
-from weight_decay.experiments import ranks, slurm
+from weight_decay.experiments import slurm
 from weight_decay.experiments.help import (
     CONFIGS,
     HELP,
@@ -273,9 +273,8 @@ def _multirun(settings: Sequence[str]) -> int:
     everything = plans[0] if len(plans) == 1 else _union(plans, words)
     launcher = [word for word in settings if _is_hydras(word)]
     on_slurm = any(word.startswith("hydra/launcher=") and "slurm" in word for word in launcher)
-    ranks.check_ranks(everything, launcher)
     if on_slurm:
-        slurm.check_available()
+        slurm.check_available(everything, launcher)
     prepare(everything, steering.stale)
     logs = Path(plans[0].cells[0].config.execution.results) / "hydra"
     missing = unfinished(everything)

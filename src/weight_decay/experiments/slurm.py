@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from weight_decay.errors import UserError
+from weight_decay.experiments.plan import Plan
+from weight_decay.experiments.ranks import check_ranks
 
 POLL_SECONDS = 5.0
 
@@ -60,8 +62,9 @@ def submitted_only(answer: Any) -> Iterator[list[str]]:
         SlurmJob.results = original  # type: ignore[method-assign]
 
 
-def check_available() -> None:
-    """UserError where there is no SLURM to submit to."""
+def check_available(plan: Plan, launcher: Sequence[str]) -> None:
+    """UserError where there is no SLURM to submit to, or where a cell cannot be shared as the launcher's words ask."""
+    check_ranks(plan, launcher)
     try:
         subprocess.run(["sinfo", "--noheader"], check=True, capture_output=True, timeout=60)
     except FileNotFoundError:
