@@ -83,7 +83,7 @@ def _groups(own: Path | None) -> dict[str, list[str]]:
     found = {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in sorted(CONFIGS.iterdir())
-        if folder.is_dir() and folder.name != "hydra"  # Hydra's own groups, such as its launchers
+        if folder.is_dir() and folder.name not in ("hydra", "claims")  # Hydra's own groups; how claims are decided
     }
     if own is None:
         return found
