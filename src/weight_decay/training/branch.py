@@ -102,6 +102,7 @@ def _finish(
         "step": segment.training.step,
         "record": segment.recorder.seal(),
         "seconds": round(segment.recorder.seconds, 3),
+        "stretches": segment.stretches,
     }
     write_summary(folder, summary)
     if status != "interrupted":

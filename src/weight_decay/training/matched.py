@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,13 @@ from weight_decay.config.run import RunConfig, build
 from weight_decay.config.text import MatchedSchedule
 from weight_decay.errors import UserError
 from weight_decay.optim.schedules import MatchedEffectiveLR
-from weight_decay.runs.folder import read_status, standing
+from weight_decay.runs.folder import read_status, read_summary, standing
+from weight_decay.runs.judge import read_run
+from weight_decay.runs.read import Cell, DamagedRunError, Row
 from weight_decay.training.loop import Optimizer, Schedule
+
+
+_NORM = "weights/norm"
 
 
 class ReferenceMissingError(UserError):
@@ -69,23 +75,21 @@ def find_reference(config: RunConfig, schedule: MatchedSchedule) -> tuple[Path, 
 
 def matched_schedule(config: RunConfig, schedule: MatchedSchedule, optimizer: Optimizer, total_steps: int) -> Schedule:
     """The schedule of `config`, from what the reference run recorded: its learning rates and weight norms."""
-    folder, _ = find_reference(config, schedule)
-    names = ["weights/norm"]
+    folder, found = find_reference(config, schedule)
+    names = [_NORM]
     if schedule.norm == "per_matrix":
         names = [f"weights/norm/{name}" for name in optimizer.names]
     steps: list[int] = []
     lrs: list[float] = []
     norms: list[Any] = []
-    with (folder / "metrics.jsonl").open() as file:
-        for line in map(json.loads, file):
-            if "lr" not in line:
-                continue
+    for line in _rows(folder, run_id(found)):
+        if "lr" in line:
             if missing := [name for name in names if name not in line]:
                 raise UserError(
                     f"schedule.norm: the reference run in {folder} has not recorded {missing[0]}; "
                     "run it again with probes.parameter_norms=true, or match with schedule.norm=whole."
                 )
-            steps.append(line["step"])
+            steps.append(int(line["step"]))
             lrs.append(line["lr"])
             norms.append([line[name] for name in names])
     if not steps or steps[-1] < total_steps:
@@ -94,6 +98,39 @@ def matched_schedule(config: RunConfig, schedule: MatchedSchedule, optimizer: Op
             "choose a reference at least as long as this run."
         )
     return _Matched(schedule, optimizer, steps, lrs, norms)
+
+
+def reference_of(config: RunConfig, data: str) -> dict[str, Any] | None:
+    """What a run must remember of its reference: `run_id`, `code_fingerprint`, `sha256` of what is read from its record.
+
+    None for other schedules. UserError if the reference was computed on other data than those with fingerprint `data`.
+    """
+    if not isinstance(config.schedule, MatchedSchedule):
+        return None
+    folder, found = find_reference(config, config.schedule)
+    summary = read_summary(folder)
+    made_on = (summary.get("data") or {}).get("fingerprint")
+    if made_on != data:
+        raise UserError(
+            f"schedule.reference: the run in {folder} was computed on other data ({str(made_on)[:12]}) than this one "
+            f"would be ({data[:12]}); run the reference again on these data."
+        )
+    digest = hashlib.sha256()
+    for row in _rows(folder, run_id(found)):
+        if "lr" in row:
+            # Times differ between any two repetitions of a run, and nothing is made from them.
+            read = {name: value for name, value in row.items() if name in ("step", "lr") or name.startswith(_NORM)}
+            digest.update(json.dumps(read, sort_keys=True).encode())
+    code = summary.get("code_fingerprint")
+    return {"run_id": run_id(found), "code_fingerprint": code, "sha256": digest.hexdigest()}
+
+
+def _rows(folder: Path, identity: str) -> list[Row]:
+    """The record of the finished run in `folder`, checked as `collect` checks it."""
+    try:
+        return read_run(Cell(identity, folder, {}))[1][0].rows
+    except DamagedRunError as error:
+        raise UserError(f"schedule.reference: {folder} is damaged ({error}); run the reference again.") from error
 
 
 class _Matched:

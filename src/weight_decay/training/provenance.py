@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import platform
+import re
 import subprocess
 from importlib.metadata import version
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from weight_decay.device.choose import device_description
+from weight_decay.device.distributed import current
 from weight_decay.runs.fingerprint import PACKAGE, code_fingerprint
 
 
@@ -46,3 +49,20 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": device_description(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def stretch_provenance(device: torch.device) -> dict[str, Any]:
+    """What must be the same from a run's start to its end for it to end bitwise as if it had never been interrupted."""
+    return {**provenance(device), "processes": current().count}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a stretch of a run was computed under and the next is not, in words: `threads 1, now 2`."""
+    named = {"git_commit": "commit", "code_fingerprint": "code"}
+    flat = [{**values, **values.get("versions", {})} for values in (before, now)]
+    names = [name for name in flat[1] if name != "versions" and name in flat[0] and flat[0][name] != flat[1][name]]
+    return [f"{named.get(name, name)} {_short(flat[0][name])}, now {_short(flat[1][name])}" for name in names]
+
+
+def _short(value: Any) -> str:
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", "unknown" if value is None else str(value))

@@ -21,7 +21,6 @@ from weight_decay.device.choose import apply_precision, choose_device
 from weight_decay.device.distributed import current, lost_contact
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_atomically
-from weight_decay.runs.fingerprint import code_fingerprint
 from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
 from weight_decay.runs.judge import branches
 from weight_decay.runs.lock import LostFolderError, claimed
@@ -30,8 +29,8 @@ from weight_decay.tasks.choose import build_regime
 from weight_decay.training.assemble import build_segment, build_training
 from weight_decay.training.branch import branch_event
 from weight_decay.training.checkpoint import Owner
-from weight_decay.training.matched import ReferenceMissingError, find_reference
-from weight_decay.training.provenance import provenance
+from weight_decay.training.matched import ReferenceMissingError, find_reference, reference_of
+from weight_decay.training.provenance import provenance, stretch_provenance
 from weight_decay.training.record import Mirror, Progress, speaker, write_summary
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
 from weight_decay.training.stretch import Origin
@@ -123,7 +122,13 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     tracking = config.tracking if ranks.writes else replace(config.tracking, mode="disabled")
     mirror = Mirror(tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
     progress = Progress(last, labels.title, config.execution.progress and ranks.writes, labels.position)
-    origin = Origin(Owner(run_id(config), MAIN_BRANCH), code_fingerprint(), regime.data["fingerprint"])
+    reference = reference_of(config, regime.data["fingerprint"])
+    origin = Origin(
+        Owner(run_id(config), MAIN_BRANCH),
+        regime.data["fingerprint"],
+        stretch_provenance(device),
+        None if reference is None else reference["sha256"],
+    )
     segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say, origin)
     summary = {
         **identity(config, labels),
@@ -134,6 +139,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         "micro_batches": training.micro_batches,
         **config.model.kernels(config.data, config.precision, device),
         **provenance(device),
+        **({} if reference is None else {"reference": reference}),
     }
     if ranks.writes:
         write_summary(folder, {**summary, "status": "running", "pid": os.getpid()})
@@ -149,6 +155,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     final = {k: v for k, v in segment.recorder.latest.items() if k != "step"}
     summary |= {"status": status, "divergence_step": divergence_step, "step": training.step, "final": final}
     summary["record"] = segment.recorder.seal()
+    summary["stretches"] = segment.stretches
     summary["branch_folders"] = list(branches(folder))
     summary["weights_sha256"] = weights_digest(training.model)
     summary["seconds"] = round(segment.recorder.seconds, 3)

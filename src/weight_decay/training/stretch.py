@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from weight_decay.training import checkpoint
 from weight_decay.training.cadence import Cadence
 from weight_decay.training.loop import Event, Training, train
 from weight_decay.training.measure import Measurements
+from weight_decay.training.provenance import differences
 from weight_decay.training.record import Progress, Recorder
 from weight_decay.training.saving import Saver
 
@@ -39,11 +40,16 @@ class _DivergedError(Exception):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the numbers of a stretch come from: whose they are, and the fingerprints of code and data."""
+    """Where the numbers of a stretch come from.
+
+    Whose they are, the fingerprint of the data, what is computing now (see `stretch_provenance`), and the SHA-256 of
+    the record that a matched schedule follows.
+    """
 
     owner: checkpoint.Owner
-    code: str
     data: str
+    now: Mapping[str, Any]
+    reference: str | None = None
 
 
 class Segment:
@@ -79,6 +85,7 @@ class Segment:
         self._checkpoints, self._batch_size = checkpoints, batch_size
         self._say, self.origin = say, origin
         self._saver = Saver(folder / "checkpoints", checkpoints.keep, origin.owner)
+        self.stretches = [{"from_step": first, **origin.now}]
         self._resumed = False
         self._logged = first
         self._mark = self._saved_at = time.monotonic()
@@ -231,8 +238,9 @@ class Segment:
             return
         training = self.training
         state = {
-            "fingerprint": self.origin.code,
             "data": self.origin.data,
+            "reference": self.origin.reference,
+            "stretches": self.stretches,
             "step": training.step,
             "model": training.model.state_dict(),
             "optimizer": training.optimizer.state_dict(),
@@ -291,8 +299,12 @@ class Segment:
                 f"data.root: {self.folder} began on other data ({state['data'][:12]}, now "
                 f"{self.origin.data[:12]}); give it that data again, or choose another execution.results."
             )
-        if state["fingerprint"] != self.origin.code:
-            self._say("the code that computes has changed since this run began; it goes on with the new code")
+        if state.get("reference", self.origin.reference) != self.origin.reference:
+            raise UserError(
+                f"schedule.reference: the run that {self.folder} is matched to was computed again since it began, with "
+                "other numbers; delete this run's folder to start it again."
+            )
+        self._go_on(state)
         training.step = state["step"]
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])
@@ -315,3 +327,16 @@ class Segment:
         self._resumed = True
         self._say(f"goes on from step {training.step} of {self.last}")
         return True
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
+        """Keep under what each part of the run was computed, and say it where that changes."""
+        now = {"from_step": state["step"], **self.origin.now}
+        # Checkpoints of older versions tell the code alone.
+        older = {"from_step": self.first, "code_fingerprint": state.get("fingerprint")}
+        self.stretches = list(state.get("stretches") or [older])
+        if changed := differences(self.stretches[-1], self.origin.now):
+            self.stretches.append(now)
+            self._say(
+                f"goes on under other conditions than it began ({'; '.join(changed)}), so it need not end bitwise as an "
+                "uninterrupted run would; its summary keeps where"
+            )

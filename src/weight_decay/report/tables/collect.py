@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -169,7 +170,8 @@ def _collect_one(experiment: Experiment, target: _Target, collected: Collected) 
             collected.stale += run.get("code_fingerprint") not in (None, code_fingerprint())
             for record in records:
                 named = _identity(experiment, cell, run, record, coordinates)
-                summary.add([*named, *_described(experiment, run, record)], [record.summary["final"]])
+                described = [*named, *_described(experiment, run, record)]
+                summary.add(described, [{**record.summary["final"], **_changed(record.summary)}])
                 curves.add([*named, _commit(run)], record.rows)
         stem = f"{experiment.name}-{experiment.scale}"
         merged_in = any((folder / f"{stem}.summary.csv").is_file() for folder in target.others)
@@ -249,6 +251,19 @@ def _described(experiment: Experiment, run: dict[str, Any], record: Record) -> l
         _text(own.get("parameters")), _text(own.get("device")), _text(own.get("seconds")),
         experiment.figure, experiment.title, experiment.command,
     ]  # fmt: skip
+
+
+def _changed(summary: dict[str, Any]) -> dict[str, str]:
+    """The column `provenance/changed`: what a resumed run was not computed under from start to end; else nothing.
+
+    It stands behind the metrics and only where some run has it, so that all other tables stay what they are.
+    """
+    stretches = summary.get("stretches")
+    stretches = [one for one in stretches if isinstance(one, dict)] if isinstance(stretches, list) else []
+    flat = [{**one, **one["versions"]} if isinstance(one.get("versions"), dict) else one for one in stretches]
+    names = {name for one in flat for name in one} - {"versions", "from_step"}
+    changed = sorted(name for name in names if len({str(one[name]) for one in flat if name in one}) > 1)
+    return {"provenance/changed": " ".join(re.sub(r"[^\w.-]", "", name) for name in changed)} if changed else {}
 
 
 def _commit(run: dict[str, Any]) -> str:
