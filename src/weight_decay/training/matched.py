@@ -22,7 +22,6 @@ from weight_decay.runs.judge import read_run
 from weight_decay.runs.read import Cell, DamagedRunError, Row
 from weight_decay.training.loop import Optimizer, Schedule
 
-
 _NORM = "weights/norm"
 
 
@@ -101,7 +100,7 @@ def matched_schedule(config: RunConfig, schedule: MatchedSchedule, optimizer: Op
 
 
 def reference_of(config: RunConfig, data: str) -> dict[str, Any] | None:
-    """What a run must remember of its reference: `run_id`, `code_fingerprint`, `sha256` of what is read from its record.
+    """What a run must remember of its reference: `run_id`, `code_fingerprint`, `sha256` of what it read.
 
     None for other schedules. UserError if the reference was computed on other data than those with fingerprint `data`.
     """

@@ -6,8 +6,8 @@ import functools
 import platform
 import re
 import subprocess
-from importlib.metadata import version
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch

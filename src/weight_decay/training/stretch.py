@@ -337,6 +337,6 @@ class Segment:
         if changed := differences(self.stretches[-1], self.origin.now):
             self.stretches.append(now)
             self._say(
-                f"goes on under other conditions than it began ({'; '.join(changed)}), so it need not end bitwise as an "
-                "uninterrupted run would; its summary keeps where"
+                f"goes on under other conditions than it began ({'; '.join(changed)}), so it need not end bitwise as "
+                "an uninterrupted run would; its summary keeps where"
             )
