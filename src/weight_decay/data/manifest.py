@@ -15,18 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from weight_decay.data.content import ChangedFileError, check, hashed, remember
 from weight_decay.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 _KEYS = {"kind", "version", "fields", "files", "fingerprint"}
 _AGAIN = "prepare the data again into an empty folder"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes as 64 hex digits, read in blocks so that memory stays flat."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -61,12 +56,13 @@ def write_manifest(folder: Path, kind: str, fields: dict[str, Any], files: list[
     Raises:
         UserError: a file is missing or lies outside the folder.
     """
-    entries = []
+    entries, blocks = [], {}
     for file in files:
         path = file if file.is_absolute() or file.is_relative_to(folder) else folder / file
         try:
             name = path.resolve().relative_to(folder.resolve()).as_posix()
-            entries.append({"name": name, "bytes": path.stat().st_size, "sha256": file_sha256(path)})
+            whole, blocks[name] = hashed(path)
+            entries.append({"name": name, "bytes": path.stat().st_size, "sha256": whole})
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be listed in the manifest of {folder} ({error}).") from error
     entries.sort(key=lambda entry: str(entry["name"]))
@@ -75,16 +71,21 @@ def write_manifest(folder: Path, kind: str, fields: dict[str, Any], files: list[
     content: dict[str, Any] = {"kind": kind, "version": FORMAT_VERSION, "fields": plain, "files": entries}
     content["fingerprint"] = _fingerprint(content)
     write_text_atomically(folder / MANIFEST_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    remember(folder, content["fingerprint"], blocks)
     return content
 
 
-def read_manifest(folder: Path, kind: str, verify: Literal["size", "sha256"] = "size") -> dict[str, Any]:
+Verify = Literal["sampled", "sha256"]
+
+
+def read_manifest(folder: Path, kind: str, verify: Verify = "sampled") -> dict[str, Any]:
     """Read and check `folder/manifest.json`.
 
     Args:
         folder: the data folder.
         kind: the kind the caller can read; another one is refused.
-        verify: "size" compares the length of every file, "sha256" reads every byte as well.
+        verify: "sampled" compares the length of every file, blocks drawn at random, and all of a file that was
+            written to or moved since it was last read whole (see content.py); "sha256" reads every byte.
 
     Returns:
         The manifest as `write_manifest` returned it.
@@ -98,7 +99,7 @@ def read_manifest(folder: Path, kind: str, verify: Literal["size", "sha256"] = "
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} is not a prepared data folder (no {MANIFEST_NAME}); {_AGAIN}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); {_AGAIN}.") from error
     if not isinstance(content, dict) or set(content) != _KEYS:
         raise UserError(f"{path} is not a data manifest (its keys must be {sorted(_KEYS)}); {_AGAIN}.")
@@ -108,14 +109,56 @@ def read_manifest(folder: Path, kind: str, verify: Literal["size", "sha256"] = "
         raise UserError(
             f"{path} has format version {content['version']!r} but {FORMAT_VERSION} is read here; {_AGAIN}."
         )
-    if _fingerprint(content) != content["fingerprint"]:
+    if not _is_well_formed(content) or _fingerprint(content) != content["fingerprint"]:
         raise UserError(f"{path} was changed after it was written (fingerprint mismatch); {_AGAIN}.")
     for entry in content["files"]:
-        _check_file(folder, entry, verify)
+        _check_file(folder, entry)
+    try:
+        check(folder, content, whole=verify == "sha256" or bool(_whole))
+    except ChangedFileError as error:
+        raise UserError(f"{error}; {_AGAIN}.") from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error}); see to the disk, or {_AGAIN}.") from error
     return content
 
 
-def _check_file(folder: Path, entry: dict[str, Any], verify: str) -> None:
+def verify_folder(folder: Path) -> dict[str, Any]:
+    """Read every byte of a prepared folder and compare it with its manifest, which is returned. UserError if not."""
+    try:
+        kind = json.loads((folder / MANIFEST_NAME).read_bytes())["kind"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{folder} is not a prepared data folder ({type(error).__name__}); name one with a {MANIFEST_NAME}."
+        ) from error
+    return read_manifest(folder, kind, "sha256")
+
+
+_whole: list[bool] = []
+
+
+@contextmanager
+def reading_whole() -> Iterator[None]:
+    """Within it every manifest that is read has every byte of its files compared."""
+    _whole.append(True)
+    try:
+        yield
+    finally:
+        _whole.pop()
+
+
+def _is_well_formed(content: dict[str, Any]) -> bool:
+    wanted = {"name": str, "bytes": int, "sha256": str}
+    return (
+        isinstance(content["fields"], dict)
+        and isinstance(content["files"], list)
+        and all(
+            isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in wanted.items())
+            for entry in content["files"]
+        )
+    )
+
+
+def _check_file(folder: Path, entry: dict[str, Any]) -> None:
     name = PurePosixPath(entry["name"])
     path = folder / name
     if name.is_absolute() or ".." in name.parts:
@@ -125,8 +168,6 @@ def _check_file(folder: Path, entry: dict[str, Any], verify: str) -> None:
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise UserError(f"{path} has {size} bytes but the manifest says {entry['bytes']}; {_AGAIN}.")
-    if verify == "sha256" and file_sha256(path) != entry["sha256"]:
-        raise UserError(f"{path} is damaged (its SHA-256 differs from the manifest); {_AGAIN}.")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from weight_decay.runs.folder import (
     standing,
 )
 from weight_decay.runs.lock import claimed
-from weight_decay.tasks.choose import data_fingerprint
+from weight_decay.tasks.choose import check_data, data_fingerprint
 from weight_decay.training.build import check
 from weight_decay.training.matched import ReferenceMissingError
 from weight_decay.training.run import Outcome, run
@@ -87,6 +87,10 @@ def prepare(plan: Plan, stale: str, record: bool = True) -> None:
             f"({stale_fingerprint(old[0])}, now {code_fingerprint()}), such as {old[0].name}; stale=rerun computes "
             "them again and keeps the old ones in results/stale, stale=keep takes them as they are."
         )
+    if old:
+        # What to do about numbers of other code is a question of which numbers to trust: then every byte of the data.
+        for data in dict.fromkeys(cell.config.data for cell in plan.cells):
+            check_data(data)
     for cell in plan.cells:
         _refuse_other_data(cell)
     # Once, and before any cell starts: the data of what is still to be run.

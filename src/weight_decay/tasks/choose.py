@@ -10,7 +10,9 @@ import torch
 from weight_decay.config.groups import ImageData
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
+from weight_decay.data.manifest import reading_whole
 from weight_decay.data.text.files import load_tokens
+from weight_decay.data.where import is_there
 from weight_decay.device.distributed import current
 from weight_decay.errors import UserError
 from weight_decay.tasks.over_training import image_regime, load_image_sets
@@ -28,6 +30,19 @@ def build_regime(config: RunConfig, device: torch.device) -> Regime:
             )
         return image_regime(config, device)
     return token_regime(config, device)
+
+
+def check_data(data: ImageData | TokenData) -> None:
+    """Read every byte of the data, where they are here and have a manifest; UserError if one is not what it was."""
+    if not is_there(data.kind, Path(data.root), data.name):
+        return
+    with reading_whole():
+        if isinstance(data, ImageData):
+            load_image_sets(data)
+        else:
+            load_tokens(
+                data.kind, "train", Path(data.root), name=data.name, seed=data.seed, train_tokens=data.train_tokens
+            )
 
 
 @functools.cache

@@ -29,8 +29,9 @@ from weight_decay.training.build import build_model, build_optimizer, build_sche
 from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.loop import Training
 from weight_decay.training.measure import Measurements
+from weight_decay.training.provenance import Origin
 from weight_decay.training.record import Mirror, NoRecord, Progress, Recorder
-from weight_decay.training.stretch import Origin, Segment
+from weight_decay.training.stretch import Segment
 
 
 def build_training(

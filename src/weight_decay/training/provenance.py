@@ -6,7 +6,8 @@ import functools
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +16,21 @@ import torch
 from weight_decay.device.choose import device_description
 from weight_decay.device.distributed import current
 from weight_decay.runs.fingerprint import PACKAGE, code_fingerprint
+from weight_decay.training.checkpoint import Owner
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the numbers of a stretch come from.
+
+    Whose they are, the fingerprint of the data, what is computing now (see `stretch_provenance`), and the SHA-256 of
+    the record that a matched schedule follows.
+    """
+
+    owner: Owner
+    data: str
+    now: Mapping[str, Any]
+    reference: str | None = None
 
 
 @functools.cache
@@ -66,3 +82,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _short(value: Any) -> str:
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", "unknown" if value is None else str(value))
+
+
+def stretches_after(
+    state: Mapping[str, Any], first: int, now: Mapping[str, Any], say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """The stretches in a checkpoint, and one more where it goes on under other conditions, which is said."""
+    # Checkpoints of older versions tell the code alone.
+    older = {"from_step": first, "code_fingerprint": state.get("fingerprint")}
+    stretches = list(state.get("stretches") or [older])
+    if changed := differences(stretches[-1], now):
+        stretches.append({"from_step": state["step"], **now})
+        say(
+            f"goes on under other conditions than it began ({'; '.join(changed)}), so it need not end bitwise as an "
+            "uninterrupted run would; its summary keeps where"
+        )
+    return stretches

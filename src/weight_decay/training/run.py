@@ -30,10 +30,9 @@ from weight_decay.training.assemble import build_segment, build_training
 from weight_decay.training.branch import branch_event
 from weight_decay.training.checkpoint import Owner
 from weight_decay.training.matched import ReferenceMissingError, find_reference, reference_of
-from weight_decay.training.provenance import provenance, stretch_provenance
+from weight_decay.training.provenance import Origin, provenance, stretch_provenance
 from weight_decay.training.record import Mirror, Progress, speaker, write_summary
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
-from weight_decay.training.stretch import Origin
 
 Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from weight_decay.training import checkpoint
 from weight_decay.training.cadence import Cadence
 from weight_decay.training.loop import Event, Training, train
 from weight_decay.training.measure import Measurements
-from weight_decay.training.provenance import differences
+from weight_decay.training.provenance import Origin, stretches_after
 from weight_decay.training.record import Progress, Recorder
 from weight_decay.training.saving import Saver
 
@@ -36,20 +35,6 @@ class BranchInterruptedError(Exception):
 
 class _DivergedError(Exception):
     """Leaves the loop from inside the log event; its argument is the step."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the numbers of a stretch come from.
-
-    Whose they are, the fingerprint of the data, what is computing now (see `stretch_provenance`), and the SHA-256 of
-    the record that a matched schedule follows.
-    """
-
-    owner: checkpoint.Owner
-    data: str
-    now: Mapping[str, Any]
-    reference: str | None = None
 
 
 class Segment:
@@ -304,7 +289,7 @@ class Segment:
                 f"schedule.reference: the run that {self.folder} is matched to was computed again since it began, with "
                 "other numbers; delete this run's folder to start it again."
             )
-        self._go_on(state)
+        self.stretches = stretches_after(state, self.first, self.origin.now, self._say)
         training.step = state["step"]
         training.model.load_state_dict(state["model"])
         training.optimizer.load_state_dict(state["optimizer"])
@@ -327,16 +312,3 @@ class Segment:
         self._resumed = True
         self._say(f"goes on from step {training.step} of {self.last}")
         return True
-
-    def _go_on(self, state: Mapping[str, Any]) -> None:
-        """Keep under what each part of the run was computed, and say it where that changes."""
-        now = {"from_step": state["step"], **self.origin.now}
-        # Checkpoints of older versions tell the code alone.
-        older = {"from_step": self.first, "code_fingerprint": state.get("fingerprint")}
-        self.stretches = list(state.get("stretches") or [older])
-        if changed := differences(self.stretches[-1], self.origin.now):
-            self.stretches.append(now)
-            self._say(
-                f"goes on under other conditions than it began ({'; '.join(changed)}), so it need not end bitwise as "
-                "an uninterrupted run would; its summary keeps where"
-            )

@@ -13,7 +13,7 @@ import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,6 +30,7 @@ from weight_decay.data.images.cifar5m_parts import (
 from weight_decay.data.images.image_set import ImageSet, RowView, derived_fingerprint
 from weight_decay.data.manifest import (
     MANIFEST_NAME,
+    Verify,
     exclusive_lock,
     read_manifest,
     write_manifest,
@@ -177,7 +178,7 @@ def _write(handle: IO[bytes], block: bytes, path: Path) -> None:
         raise UserError(f"{path} cannot be written ({error}); make room and start again, it will go on.") from error
 
 
-def read_cifar5m_manifest(folder: Path, verify: Literal["size", "sha256"] = "size") -> dict[str, Any]:
+def read_cifar5m_manifest(folder: Path, verify: Verify = "sampled") -> dict[str, Any]:
     """The manifest of a prepared folder, checked as `read_manifest` does and for its own fields."""
     manifest = read_manifest(folder, KIND, verify)
     if set(manifest["fields"]) != {"parts", "part_rows", "size", "classes", "origin"}:

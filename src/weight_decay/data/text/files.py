@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from weight_decay.data.manifest import read_manifest, write_manifest
+from weight_decay.data.manifest import Verify, read_manifest, write_manifest
 from weight_decay.data.where import folder_of, require_data
 from weight_decay.errors import UserError
 
@@ -145,7 +145,7 @@ def load_tokens(
     kind: Literal["python_text", "synthetic_text", "openwebtext", "text", "nanogpt"],
     split: Literal["train", "val"],
     root: Path,
-    verify: Literal["size", "sha256"] = "size",
+    verify: Verify = "sampled",
     name: str | None = None,
     seed: int = 0,
     train_tokens: int | None = None,
@@ -158,7 +158,7 @@ def load_tokens(
             uint16, GPT-2 tokens, no manifest).
         split: "train" or "val"; documents are never shared between the two.
         root: the folder in which all data sets lie.
-        verify: "size" checks file lengths, "sha256" reads every byte. For nanogpt there is nothing
+        verify: see `read_manifest`; "sha256" reads every byte. For nanogpt there is nothing
             to check against.
         name: the folder below `root`; None for the kind's own name.
         seed: of the synthetic text.
@@ -189,7 +189,7 @@ def load_tokens(
     return _load_nanogpt(folder, split) if kind == "nanogpt" else _load_folder(folder, split, verify)
 
 
-def _load_folder(folder: Path, split: str, verify: Literal["size", "sha256"]) -> TokenSet:
+def _load_folder(folder: Path, split: str, verify: Verify) -> TokenSet:
     if (folder / "train.bin").is_file() and not (folder / "manifest.json").is_file():
         raise UserError(
             f"{folder} has a train.bin but no manifest.json: if it was made by nanoGPT, read it as nanogpt; "
