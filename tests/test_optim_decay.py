@@ -65,3 +65,15 @@ def test_bad_input_is_one_clear_sentence(rules: list[DecayRule], strength: float
     assert words in message
     assert message.endswith(".")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(a+)+$", r"(.*)*(.*)*(.*)*!", r"^(\w+\.?)*\1\1x$", "(?:" * 3000 + "a" + ")" * 3000, "a" * 5000]
+)
+def test_a_pattern_that_would_never_end_is_refused_or_ends(pattern: str) -> None:
+    """Each keeps Python's own `re` busy for longer than anybody lives, or breaks its recursion."""
+    model = torch.nn.ParameterDict({"a" * 60 + "b": torch.nn.Parameter(torch.ones(1))})
+    try:
+        decay_groups(model.named_parameters(), [DecayRule(pattern), DecayRule(".*")], 0.1)
+    except UserError as error:
+        assert "decay rule" in str(error)

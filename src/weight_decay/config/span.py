@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 UNITS = ("steps", "epochs", "samples", "tokens", "%")
 _PATTERN = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][0-9]+)?)\s*([kM]?)\s*(steps?|epochs?|samples?|tokens?|%)\s*$")
+_LONGEST = 60
 _MULTIPLE = {"": 1.0, "k": 1e3, "M": 1e6}
 
 
@@ -42,10 +43,12 @@ class Span:
     @classmethod
     def parse(cls, text: str) -> Span:
         """Read "100 epochs", "1 step", "5M samples", "50%"; ValueError says what is accepted."""
-        found = _PATTERN.match(text)
+        # Matching a pattern of repetitions takes the square of the length.
+        found = _PATTERN.match(text) if len(text) <= _LONGEST else None
         if not found:
             raise ValueError(
-                f'"{text}" is not a length; write for example "960 steps", "100 epochs", "5M samples" or "50%"'
+                f'"{text[:_LONGEST]}" is not a length; write for example "960 steps", "100 epochs", "5M samples" '
+                'or "50%"'
             )
         if not math.isfinite(float(found[1]) * _MULTIPLE[found[2]]):
             raise ValueError(f'"{text}" is too long to count')

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import regex
 from torch import nn
 
 from weight_decay.errors import UserError
+
+_LONGEST_PATTERN = 1000
+_LONGEST_SECONDS = 1.0
+"""A pattern is matched against a few hundred short names in microseconds; Python's own `re` has no such bound."""
 
 
 @dataclass(frozen=True)
 class DecayRule:
     """One line of an ordered list: parameters whose name matches decay with `scale` times the strength.
 
-    match: regular expression, searched anywhere in the parameter's name (`re.search`).
+    match: regular expression, searched anywhere in the parameter's name (as `re.search` does).
     scale: factor on λ; 0 exempts the parameter.
     """
 
@@ -46,7 +50,7 @@ def decay_groups(
     Returns groups with distinct `weight_decay` = strength · scale, ordered by their first parameter.
 
     Raises UserError if the strength or a scale is negative or not finite, a pattern is not a regular
-    expression, a trainable parameter is matched by no rule, or strength > 0 decays nothing.
+    expression or takes too long, a trainable parameter is matched by no rule, or strength > 0 decays nothing.
     """
     if not (math.isfinite(strength) and strength >= 0):
         raise UserError(f"decay.strength is {strength}; use a finite number that is 0 or more.")
@@ -56,7 +60,7 @@ def decay_groups(
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
-        scale = next((scale for pattern, scale in patterns if pattern.search(name)), None)
+        scale = next((scale for pattern, scale in patterns if _found(pattern, name)), None)
         if scale is None:
             raise UserError(
                 f"no decay rule matches the parameter '{name}'; "
@@ -79,12 +83,27 @@ def decay_groups(
     ]
 
 
-def _compiled(rule: DecayRule) -> re.Pattern[str]:
+def _found(pattern: regex.Pattern[str], name: str) -> bool:
+    try:
+        return pattern.search(name, timeout=_LONGEST_SECONDS) is not None
+    except TimeoutError:
+        raise UserError(
+            f"the decay rule '{pattern.pattern}' takes more than {_LONGEST_SECONDS:g} s to match '{name}'; "
+            "write it without repetitions inside repetitions."
+        ) from None
+
+
+def _compiled(rule: DecayRule) -> regex.Pattern[str]:
     if not (math.isfinite(rule.scale) and rule.scale >= 0):
         raise UserError(f"the decay rule '{rule.match}' has scale {rule.scale}; use a finite number that is 0 or more.")
+    if len(rule.match) > _LONGEST_PATTERN:
+        raise UserError(
+            f"a decay rule has {len(rule.match)} characters ('{rule.match[:40]}...'); "
+            f"shorten it to at most {_LONGEST_PATTERN}."
+        )
     try:
-        return re.compile(rule.match)
-    except re.error as error:
+        return regex.compile(rule.match)
+    except (regex.error, RecursionError) as error:
         raise UserError(
             f"the decay rule '{rule.match}' is not a valid regular expression ({error}); correct the pattern."
         ) from error

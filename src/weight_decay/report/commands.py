@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import json
 import math
 import os
@@ -212,7 +214,37 @@ def advise(words: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+Command = Callable[[Sequence[str]], int]
+
+
+def _told(name: str, command: Command) -> Command:
+    """`command`, with the failures of a disk in one sentence, as UserError."""
+
+    @functools.wraps(command)
+    def told(words: Sequence[str]) -> int:
+        try:
+            return command(words)
+        except (BrokenPipeError, FileNotFoundError):
+            raise  # a reader that has seen enough, and a mistake of ours
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            advice = _ADVICE.get(error.errno or 0, "see to the disk")
+            raise UserError(
+                f"{name}: {where}{error.strerror or error}; {advice}, then the same command does it all again."
+            ) from error
+
+    return told
+
+
+_ADVICE = {
+    errno.ENOSPC: "make room on the disk (and in the folder for temporary files, TMPDIR)",
+    errno.EDQUOT: "make room within your quota",
+    errno.EROFS: "the disk is read-only: name a results=FOLDER that can be written to",
+    errno.EACCES: "make it readable and writable, or name another results=FOLDER",
+    errno.EPERM: "make it readable and writable, or name another results=FOLDER",
+}
+
+_COMMANDS: dict[str, Command] = {
     "status": status,
     "watch": watch,
     "collect": collect_tables,
@@ -226,3 +258,4 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "dashboard": dashboard,
     "advise": advise,
 }
+COMMANDS = {name: _told(name, command) for name, command in _COMMANDS.items()}

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import filecmp
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+LARGEST_TEXT = 64 << 20
+"""Bytes that a summary, a config or an experiment's file may have: hundreds of times what any has had."""
+
+
+def read_bounded(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """The content of a regular file of at most `largest` bytes; OSError for anything else, before it is read."""
+    # A named pipe without a writer would be waited for without end.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        if found.st_size > largest:
+            raise OSError(errno.EFBIG, f"it has {found.st_size} bytes, more than such a file can have", str(path))
+        return file.read(largest + 1)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from weight_decay.config.identity import folder_name, run_id, to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
+from weight_decay.runs.files import read_bounded
 from weight_decay.runs.fingerprint import code_fingerprint
 from weight_decay.runs.judge import ForeignRunError, judge, judge_branch
 from weight_decay.runs.lock import claimed
@@ -87,7 +88,7 @@ def _other_owner(folder: Path, run_id: str) -> str | None:
     branch = folder.name if folder.parent.name == "branches" else MAIN_BRANCH
     for path in sorted((folder / "checkpoints").glob("step-*.json")):
         try:
-            owner = json.loads(path.read_bytes())["owner"]
+            owner = json.loads(read_bounded(path))["owner"]
             found = (owner["run_id"], owner["branch"])
         except UNREADABLE:
             continue  # damaged, or older than owners: whoever loads it will see
@@ -99,8 +100,8 @@ def _other_owner(folder: Path, run_id: str) -> str | None:
 def read_summary(folder: Path) -> dict[str, Any]:
     """The content of summary.json; empty if there is no readable one."""
     try:
-        found = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+        found = json.loads(read_bounded(folder / "summary.json"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from dataclasses import dataclass
@@ -9,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from weight_decay.errors import UserError
+from weight_decay.runs.files import read_bounded
 from weight_decay.runs.seal import BrokenSealError, is_sealed
 
 STATUSES = ("completed", "diverged", "failed", "interrupted", "running")
 FINISHED = ("completed", "diverged")
 MAIN_BRANCH = "main"
 """The name, in tables, of the run itself, beside its branches."""
+
+LARGEST_RECORD = 4 << 30
+"""Bytes that a record without a seal may have."""
 
 Row = dict[str, float]
 """What was measured at one step: metric name -> value; a value recorded as null is NaN."""
@@ -79,7 +84,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Overflow
 def read_experiment(path: Path, results: Path) -> Experiment:
     """One experiment file. Folders in it are taken relative to `results`/runs when only a name."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_bounded(path))
         is_sealed(record)
         return experiment_of(record, results)
     except (*UNREADABLE, BrokenSealError) as error:
@@ -135,12 +140,12 @@ def finite(value: Any) -> float | None:
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json of a run or branch folder. Raises DamagedRunError, naming what is wrong."""
     try:
-        summary = json.loads((folder / "summary.json").read_bytes())
+        summary = json.loads(read_bounded(folder / "summary.json"))
     except FileNotFoundError as error:
         raise DamagedRunError("summary.json is missing") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedRunError(f"summary.json cannot be read ({error})") from error
-    if not isinstance(summary, dict) or summary.get("status") not in STATUSES:
+        raise DamagedRunError(f"summary.json cannot be read ({_reason(error)})") from error
+    if not isinstance(summary, dict) or str(summary.get("status")) not in STATUSES:
         raise DamagedRunError("summary.json has no known status")
     try:
         is_sealed(summary)
@@ -158,14 +163,26 @@ def read_metrics(path: Path) -> list[Row]:
     return rows_of(read_record(path), path.name)
 
 
-def read_record(path: Path) -> bytes:
-    """The bytes of metrics.jsonl. Raises DamagedRunError if it is not there or cannot be read."""
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def read_record(path: Path, sealed: Any = None) -> bytes:
+    """The bytes of metrics.jsonl. Raises DamagedRunError if it is not there or cannot be read.
+
+    Nothing is read of a file that is longer than it was when it was `sealed` (its length and SHA-256).
+    """
+    length = sealed.get("bytes") if isinstance(sealed, dict) else None
     try:
-        return path.read_bytes()
+        return read_bounded(path, length if isinstance(length, int) else LARGEST_RECORD)
     except FileNotFoundError as error:
         raise DamagedRunError(f"{path.name} is missing") from error
     except OSError as error:
-        raise DamagedRunError(f"{path.name} cannot be read ({error})") from error
+        if error.errno == errno.EFBIG and length is not None:
+            raise DamagedRunError(
+                f"{path.name} was changed after it was written ({path.stat().st_size} bytes, sealed with {length})"
+            ) from error
+        raise DamagedRunError(f"{path.name} cannot be read ({_reason(error)})") from error
 
 
 def rows_of(content: bytes, name: str = "metrics.jsonl") -> list[Row]:

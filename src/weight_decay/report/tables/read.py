@@ -11,6 +11,9 @@ import pandas as pd
 from weight_decay.errors import UserError
 from weight_decay.runs.read import MAIN_BRANCH
 
+_NUMBERS = {"lr", "weight_decay", "step", "epoch", "samples", "seed"}
+_WORDS = {"provenance/changed"}
+
 LEARNING_RATE = "optimizer.lr"
 DECAY = "decay.strength"
 
@@ -64,12 +67,25 @@ def tables_of(results: Path, experiment: str, scale: str) -> Tables:
             frames.append(pd.read_csv(path, dtype={"run_id": str, "git_commit": str}, low_memory=False))
         except FileNotFoundError as error:
             raise UserError(f"There is no table {path}: run {experiment} first, then collect.") from error
-        except ValueError as error:
-            raise UserError(f"The table {path} cannot be read ({error}): collect again.") from error
+        except (OSError, ValueError, OverflowError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"The table {path} cannot be read ({reason}): restore it, or collect again.") from error
+        _check(frames[-1], path)
     summary, curves = frames
     if summary.empty:
         raise UserError(f"No run of {experiment} at scale {scale} has finished under {results}: run it first.")
     return Tables(experiment, scale, summary, curves)
+
+
+def _check(frame: pd.DataFrame, path: Path) -> None:
+    """UserError unless the columns are those of such a table and what was measured is numbers."""
+    needed = {"run_id", "data", "seed", "branch"} | ({"step"} if path.name.endswith(".curves.csv") else {"status"})
+    if missing := sorted(needed - set(frame.columns)):
+        raise UserError(f"The table {path} has no column {missing[0]}: restore it, or collect again.")
+    measured = [name for name in frame.columns if name in _NUMBERS or ("/" in name and name not in _WORDS)]
+    for name in measured:
+        if not pd.api.types.is_numeric_dtype(frame[name]) and frame[name].notna().any():
+            raise UserError(f"The table {path} has words in its column {name}: restore it, or collect again.")
 
 
 def scales_of(results: Path, experiment: str) -> list[str]:
@@ -80,7 +96,7 @@ def scales_of(results: Path, experiment: str) -> list[str]:
 
 
 def _has_a_row(path: Path) -> bool:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         return sum(1 for _ in zip(lines, range(2), strict=False)) == 2
 
 
