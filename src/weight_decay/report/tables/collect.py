@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 from weight_decay.errors import UserError
 from weight_decay.report.tables.merge import Stored, csv_line, differing, stored, write_merged
+from weight_decay.report.tables.provenance import changed_column
 from weight_decay.runs.files import replacing
 from weight_decay.runs.fingerprint import code_fingerprint
 from weight_decay.runs.judge import Record, read_run
@@ -171,7 +171,7 @@ def _collect_one(experiment: Experiment, target: _Target, collected: Collected) 
             for record in records:
                 named = _identity(experiment, cell, run, record, coordinates)
                 described = [*named, *_described(experiment, run, record)]
-                summary.add(described, [{**record.summary["final"], **_changed(record.summary)}])
+                summary.add(described, [{**record.summary["final"], **changed_column(record.summary)}])
                 curves.add([*named, _commit(run)], record.rows)
         stem = f"{experiment.name}-{experiment.scale}"
         merged_in = any((folder / f"{stem}.summary.csv").is_file() for folder in target.others)
@@ -251,19 +251,6 @@ def _described(experiment: Experiment, run: dict[str, Any], record: Record) -> l
         _text(own.get("parameters")), _text(own.get("device")), _text(own.get("seconds")),
         experiment.figure, experiment.title, experiment.command,
     ]  # fmt: skip
-
-
-def _changed(summary: dict[str, Any]) -> dict[str, str]:
-    """The column `provenance/changed`: what a resumed run was not computed under from start to end; else nothing.
-
-    It stands behind the metrics and only where some run has it, so that all other tables stay what they are.
-    """
-    stretches = summary.get("stretches")
-    stretches = [one for one in stretches if isinstance(one, dict)] if isinstance(stretches, list) else []
-    flat = [{**one, **one["versions"]} if isinstance(one.get("versions"), dict) else one for one in stretches]
-    names = {name for one in flat for name in one} - {"versions", "from_step"}
-    changed = sorted(name for name in names if len({str(one[name]) for one in flat if name in one}) > 1)
-    return {"provenance/changed": " ".join(re.sub(r"[^\w.-]", "", name) for name in changed)} if changed else {}
 
 
 def _commit(run: dict[str, Any]) -> str:
