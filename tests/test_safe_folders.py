@@ -33,6 +33,11 @@ Words = Callable[..., list[str]]
 WITH_BRANCH = f'"{BRANCH}keep_optimizer_state: true}}]"'
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """All files but the lock, which says who looked last."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.lock"}
+
+
 def believed(results: Path) -> list[str]:
     """Status of each recorded cell, as `status` and `collect` say it; they must agree."""
     words = []
@@ -71,11 +76,11 @@ def test_a_folder_under_another_runs_name_is_refused_by_every_command(
         run(config, LABELS)
     wrong = folder_of(other.cells[0].config)
     folder_of(config).rename(wrong)
-    before = {path: path.read_bytes() for path in wrong.rglob("*") if path.is_file()}
+    before = contents(wrong)
     write_plan(tmp_path / "results", other)
     with pytest.raises(ForeignFolderError, match="belongs to"):
         run(other.cells[0].config, LABELS)
-    assert before == {path: path.read_bytes() for path in wrong.rglob("*") if path.is_file()}
+    assert before == contents(wrong)
     assert unfinished(other) == list(other.cells)
     assert believed(tmp_path / "results") == ["damaged"]
     assert "belongs to" in collect(tmp_path / "results").damaged[0].reason

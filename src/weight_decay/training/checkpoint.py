@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,7 +107,11 @@ def load_latest(folder: Path, device: torch.device, say: Callable[[str], None], 
 
 def _steps(folder: Path) -> list[int]:
     """Steps that have both files, newest first."""
-    found = [int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json") if path.stem[5:].isdigit()]
+    found = [
+        int(path.stem.removeprefix("step-"))
+        for path in folder.glob("step-*.json")
+        if re.fullmatch(r"step-[0-9]+", path.stem)
+    ]
     return sorted(found, reverse=True)
 
 
