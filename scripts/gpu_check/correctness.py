@@ -122,7 +122,7 @@ def main_jobs(device: torch.device, sizes: Sizes, folder: Path) -> list[Row]:
             Row(f"{name}: completed on {device_description(device)}", told["step"], "steps",
                 "it completes there", told["status"] == "completed" and told["device"] == device_description(device)),
             Row(f"{name}: last logged loss as a share of the first", lines[-1]["batch/loss"] / lines[0]["batch/loss"],
-                "", "" if sizes.job_steps < 10 else "<= 1"),
+                "", sizes.goal("<= 1")),
             Row(f"{name}: seconds, evaluations and probes included", told["seconds"], "s"),
         ]  # fmt: skip
         if hasattr(module, "max_memory_allocated"):

@@ -51,7 +51,9 @@ def compiler_problem(kind: str) -> str | None:
     try:
         torch.compile(_one_line, backend=BACKEND)(torch.ones(8, device=kind))
     except Exception as error:  # a compiler fails in as many ways as there are toolchains
-        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
+        lines = [line.strip() for line in str(error).splitlines()]
+        # torch's own first line only says that the compiler raised something.
+        return next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)[:160]
     return None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 import re
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -49,11 +50,12 @@ def _git(*words: str) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torchvision", "numpy")},
-    }
+    """Versions of what computes, as far as it is installed: training needs no torchvision."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
