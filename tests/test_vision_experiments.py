@@ -14,9 +14,10 @@ from weight_decay.config.groups import TwoPhaseSchedule
 from weight_decay.config.identity import run_id
 from weight_decay.config.span import Clock
 from weight_decay.data.images.image_set import ImageSet
-from weight_decay.experiments.cost import CPU_CORE, GPU, estimate, forward_operations
+from weight_decay.experiments.cost import estimate, forward_operations
 from weight_decay.experiments.dry_run import describe
 from weight_decay.experiments.plan import Plan
+from weight_decay.experiments.throughput import CPU_CORE, GPU
 
 # PAPER.md section 2, typed in a second time: (data, model, learning rates, decays, duration, final rate and its start).
 PAPER: dict[str, tuple[str, str, set[float], set[float], str, tuple[float, str] | None]] = {

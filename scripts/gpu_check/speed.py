@@ -129,6 +129,7 @@ def steps_language(device: torch.device, sizes: Sizes, folder: Path) -> list[Row
         for name, each in seconds.items():
             goal = sizes.goal(">= 0.5" if name == "ours, compiled" and context == 1024 else "")
             rows.append(Row(f"context {context}: {name}", tokens / each, "tokens/s"))
+            rows.append(Row(f"context {context}: {name}: sustained", work / each / 1e12, "TFLOP/s"))
             rows.append(Row(f"context {context}: {name}: share of the matmul peak", work / each / peak, "", goal))
         for label in ("", ", compiled"):
             ratio = seconds[f"plain{label}"] / seconds[f"ours{label}"]
@@ -193,7 +194,10 @@ def steps_vision(device: torch.device, sizes: Sizes, folder: Path) -> list[Row]:
         config = one_run(base)
         contestants["plain"] = plain_vision(config, device)
         seconds = best_of(contestants, sizes.steps, sizes.rounds, device)
-        rows += [Row(f"{precision}: {name}", config.batch_size / each, "images/s") for name, each in seconds.items()]
+        work = 3 * forward_operations(config) * config.batch_size
+        for name, each in seconds.items():
+            rows.append(Row(f"{precision}: {name}", config.batch_size / each, "images/s"))
+            rows.append(Row(f"{precision}: {name}: sustained", work / each / 1e12, "TFLOP/s"))
         for name in [name for name in seconds if name != "plain"]:
             goal = sizes.goal(">= 1.3" if name == "ours, compile=true" else "")
             rows.append(Row(f"{precision}: {name} over plain", seconds["plain"] / seconds[name], "times", goal))

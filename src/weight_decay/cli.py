@@ -80,11 +80,7 @@ def _dispatch(words: list[str]) -> int:
 
         if words[0] not in COMMANDS:
             close = difflib.get_close_matches(words[0], COMMANDS, n=1)
-            hint = (
-                f"; did you mean {close[0]}?"
-                if close
-                else f"; there are {', '.join(COMMANDS)}, and key=value settings."
-            )
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(COMMANDS)}, and settings."
             raise UserError(f"{words[0]}: no such command{hint}")
         return COMMANDS[words[0]](words[1:])
     flags = [word for word in words if word.startswith("-")]
@@ -93,10 +89,11 @@ def _dispatch(words: list[str]) -> int:
     if unknown:
         raise UserError(f"{sorted(unknown)[0]}: no such flag; there are -m, --dry-run, --info and --help.")
     if "--dry-run" in flags:
-        from weight_decay.experiments.dry_run import describe
+        from weight_decay.experiments.dry_run import describe, take_assumptions
 
+        settings, assumed = take_assumptions(settings)
         for plan in _expand_multirun(_own(settings)) if len(flags) > 1 else [make_plan(settings)[0]]:
-            print(describe(plan))
+            print(describe(plan, assumed))
         return 0
     return _multirun(settings) if flags else _run(settings)
 

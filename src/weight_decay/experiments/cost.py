@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from weight_decay.config.groups import ImageData
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock, Span
+from weight_decay.experiments.throughput import Throughput
 from weight_decay.training.build import build_model
 
 SIZES = {
@@ -22,23 +23,6 @@ SIZES = {
 """Training and test images of the sets that come with a split."""
 WINDOWS_TOKENS = {"openwebtext": 9.04e9, "python_text": 9.8e6}
 """Training tokens, for lengths given in epochs."""
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """What a device is assumed to sustain on these nets.
-
-    operations: per second. step: least seconds of one optimizer step; a small net keeps a GPU waiting for the host.
-    """
-
-    device: str
-    operations: float
-    step: float
-    unit: str
-
-
-CPU_CORE = Throughput("one CPU core, float32", 30e9, 0.0, "core-hours")
-GPU = Throughput("one A100-class GPU, 16-bit, not compiled", 40e12, 6e-3, "GPU-hours")
 
 
 @dataclass(frozen=True)
@@ -58,11 +42,6 @@ class Cost:
     def hours(self, throughput: Throughput) -> float:
         """Hours of all of it at the assumed throughput."""
         return sum(self.seconds(throughput)) / 3600
-
-
-def throughput_at(scale: str) -> Throughput:
-    """The device that a scale is meant for."""
-    return CPU_CORE if scale == "micro" else GPU
 
 
 def forward_operations(config: RunConfig) -> float:

@@ -9,14 +9,17 @@ from weight_decay.config.identity import folder_name, to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
 from weight_decay.data.where import HOMES, folder_of, how_to_make, is_there
-from weight_decay.experiments.cost import Cost, Throughput, estimate, forward_operations, throughput_at
+from weight_decay.experiments.cost import Cost, estimate, forward_operations
 from weight_decay.experiments.plan import Plan
+from weight_decay.experiments.throughput import Assumptions, Throughput, take_assumptions
 from weight_decay.training.build import check
+
+__all__ = ["describe", "take_assumptions"]
 
 COST_PARTS = ("training", "evaluation", "probes")
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: Plan, assumed: Assumptions = Assumptions()) -> str:  # noqa: B008 (frozen)
     """Text: the settings that all cells share, then one line for each cell with what is its own."""
     for cell in plan.cells:
         check(cell.config)
@@ -31,7 +34,8 @@ def describe(plan: Plan) -> str:
         "",
         "cells",
     ]
-    throughput = throughput_at(plan.scale)
+    first = plan.cells[0].config
+    throughput = assumed.throughput(plan.scale, first, Path(first.execution.results))
     costs = [estimate(cell.config) for cell in plan.cells]
     for cell, cost in zip(plan.cells, costs, strict=True):
         hours = "" if cost is None else f"  about {cost.hours(throughput):.2g} {throughput.unit}"
@@ -59,8 +63,9 @@ def _cost_lines(costs: list[Cost | None], throughput: Throughput) -> list[str]:
     parts = [f"{100 * share / sum(shares):.0f} % {name}" for share, name in zip(shares, COST_PARTS, strict=True)]
     return [
         f"cost: about {total:.3g} {throughput.unit} ({', '.join(parts)})",
-        f"  assumed: {throughput.operations / 1e12:g} tera-operations a second, and {1000 * throughput.step:g} ms "
-        f"a step at least, sustained on {throughput.device}; counted on the model's shapes, without data loading",
+        f"  {throughput.source}: {throughput.operations / 1e12:g} tera-operations a second, and "
+        f"{1000 * throughput.step:g} ms a step at least, sustained on {throughput.device}; counted on the model's "
+        "shapes, without data loading",
     ]
 
 

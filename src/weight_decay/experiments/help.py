@@ -25,7 +25,7 @@ weight-decay: what does weight decay do to a training run, and do you need it?
   weight-decay [group=option ...] [key=value ...]                        one run of your own
   weight-decay -m key=a,b,c ...          Hydra multirun: one job for each combination, or for each cell
   weight-decay -m hydra/launcher=slurm experiment=NAME ...               the same as SLURM jobs; see docs/cluster.md
-  weight-decay --dry-run ...             print the cells with their settings, run nothing
+  weight-decay --dry-run ...             print the cells with their settings and cost, run nothing (cost.tflops=80)
   weight-decay --info                    experiments, scales, config groups and the dotted names of all settings
   weight-decay status [EXPERIMENT]       waiting, running, completed, diverged, failed
   weight-decay watch [EXPERIMENT]        the same, live, with sparklines of the running cells; q quits
