@@ -101,3 +101,21 @@ def test_lost_updates_counts_only_changed_weights() -> None:
     after = [torch.tensor([1.0, 1.0 + 2**-10, 1.0 + 2**-6]), torch.tensor([256.5, 1e-20])]
     assert weights.bf16_lost_updates(before, after).item() == pytest.approx(2 / 4)
     assert weights.bf16_lost_updates(before, before).item() == 0.0
+
+
+def test_differences_are_held_a_part_at_a_time_and_give_the_same_numbers(
+    tensors: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [tensor + 0.01 * tensor.abs() for tensor in tensors]
+    whole = weights.rotation(before, tensors), weights.update_norm(before, tensors)
+    subtract, held = torch._foreach_sub, []
+
+    def counting(left: list[torch.Tensor], right: list[torch.Tensor]) -> list[torch.Tensor]:
+        held.append(sum(tensor.numel() for tensor in left))
+        return subtract(left, right)
+
+    monkeypatch.setattr(torch, "_foreach_sub", counting)
+    monkeypatch.setattr(weights, "AT_ONCE", 20)
+    in_parts = weights.rotation(before, tensors), weights.update_norm(before, tensors)
+    assert held == 2 * [108, 20]  # the first tensor alone is larger than a part
+    assert [value.item() for value in in_parts] == [value.item() for value in whole]

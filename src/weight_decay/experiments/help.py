@@ -39,7 +39,7 @@ weight-decay: what does weight decay do to a training run, and do you need it?
 --config-dir FOLDER, with any of these: look for FOLDER/experiment/NAME.yaml (or model/, data/, ...) of your own too.
 Useful settings: jobs=2 (cells at a time), cell=3 (only this one), execution.results=FOLDER,
 cells_per_job=8 (with -m), stale=rerun|keep (runs that other code computed),
-tracking=offline|online|disabled (W&B), execution.device=cpu|cuda.
+tracking=offline|online|disabled (W&B), execution.device=auto|cpu|cuda|mps|xpu.
 The same command after an interruption goes on where it stopped; finished cells are skipped."""
 
 

@@ -7,12 +7,15 @@ only, in one fixed order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from weight_decay.device.traits import traits
+
+AT_ONCE = 2**25
+"""Entries whose differences are held at a time: all of them would be one more copy of the weights."""
 
 
 def trainable_parameters(model: nn.Module) -> list[Tensor]:
@@ -23,9 +26,26 @@ def trainable_parameters(model: nn.Module) -> list[Tensor]:
 @torch.no_grad()
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     """‖·‖_2 of all the tensors as one vector: `weights/norm`, `weights/decayed_norm`, `grad/norm`."""
+    return torch.linalg.vector_norm(torch.stack(_norms(tensors)))
+
+
+def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """2-norm of each."""
     # Half-precision squares overflow or vanish, and on a CPU torch's float32 sum is off by 1e-3 at 40M entries.
     dtype = torch.promote_types(tensors[0].dtype, traits(tensors[0].device).sums)
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors), 2, dtype)))
+    return list(torch._foreach_norm(list(tensors), 2, dtype))
+
+
+def _parts(tensors: Sequence[Tensor]) -> Iterator[slice]:
+    """Slices of successive tensors of about `AT_ONCE` entries together, so that differences need little memory."""
+    start = entries = 0
+    for index, tensor in enumerate(tensors):
+        if index > start and entries + tensor.numel() > AT_ONCE:
+            yield slice(start, index)
+            start, entries = index, 0
+        entries += tensor.numel()
+    if len(tensors) > start:
+        yield slice(start, len(tensors))
 
 
 @torch.no_grad()
@@ -83,19 +103,23 @@ def rotation(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     The angle is 2·atan2(‖u - v‖, ‖u + v‖) of the unit vectors u, v: an arc cosine would return 0 for every
     angle below 3e-4 in float32, and a step's angle is often smaller. A zero vector gives NaN.
     """
-    units = []
-    for vector in (before, after):
-        norm = global_norm(vector)
-        units.append([tensor / norm for tensor in vector])
-    apart = global_norm(torch._foreach_sub(*units))
-    together = global_norm(torch._foreach_add(*units))
-    return 2 * torch.atan2(apart, together)
+    lengths = global_norm(before), global_norm(after)
+    apart: list[Tensor] = []
+    together: list[Tensor] = []
+    for part in _parts(before):
+        units = [[t / length for t in vector[part]] for vector, length in zip((before, after), lengths, strict=True)]
+        apart += _norms(torch._foreach_sub(*units))
+        together += _norms(torch._foreach_add(*units))
+    return 2 * torch.atan2(*(torch.linalg.vector_norm(torch.stack(norms)) for norms in (apart, together)))
 
 
 @torch.no_grad()
 def update_norm(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     """‖w_after - w_before‖_2, decay included: `update/norm`."""
-    return global_norm(torch._foreach_sub(list(after), list(before)))
+    norms = [
+        norm for part in _parts(before) for norm in _norms(torch._foreach_sub(list(after[part]), list(before[part])))
+    ]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 @torch.no_grad()
