@@ -36,7 +36,7 @@ BRANCHES = (
     "branches=[{name: tail, start: 2 steps, every: 2 steps, duration: 3 steps, lr: 0.001, strength: 0.0, "
     "keep_optimizer_state: true}]"
 )
-_OF_THE_MACHINE = ("seconds", "git_commit", "device", "provenance/changed")
+_OF_THE_MACHINE = ("seconds", "git_commit", "device", "command", "provenance/changed")
 """Columns in which two repetitions of a run may differ."""
 
 
@@ -91,6 +91,14 @@ class Laboratory:
         """Put a copy back as the results."""
         clear(self.results)
         shutil.copytree(kept, self.results, symlinks=True)
+
+    def copy_experiments(self, kept: Path) -> None:
+        """Put the experiments of a copy into the results, without a run."""
+        shutil.copytree(kept / "experiments", self.results / "experiments", dirs_exist_ok=True)
+
+    def copy_all(self, kept: Path) -> None:
+        """Put a copy into a results folder that is there."""
+        shutil.copytree(kept, self.results, dirs_exist_ok=True)
 
     def _put_aside(self) -> Path:
         self._kept += 1
