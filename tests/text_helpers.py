@@ -71,4 +71,4 @@ def decoded(folder: Path) -> dict[str, list[str]]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".bin"}

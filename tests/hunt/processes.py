@@ -204,9 +204,11 @@ def clocks(laboratory: Laboratory, ledger: Ledger, cases: int, seed: int) -> Non
         draw = random.Random(f"clocks {seed} {number}")
         clock = times[number % len(times)]
 
-        def scenario(clock: str = clock, kill: float | None = draw.choice([None, 2.5, 4.0])) -> str:
+        kill = draw.choice([None, 2.5, 4.0])
+        words = laboratory.words(number % 2, *SAVING)
+
+        def scenario(clock: str = clock, kill: float | None = kill, words: list[str] = words) -> str:
             scene.clean()
-            words = laboratory.words(number % 2, *SAVING)
             code = (
                 f"import sys; sys.path.insert(0, {str(here)!r}); import torch; torch.set_num_threads(1); "
                 f"from weight_decay.cli import main; main({words!r})"
@@ -220,6 +222,9 @@ def clocks(laboratory: Laboratory, ledger: Ledger, cases: int, seed: int) -> Non
                 _, said = process.communicate()
             if b"Traceback" in said:
                 raise RuntimeError(said.decode()[-300:])
+            # One run of its own has recorded an experiment of its own.
+            clear(laboratory.results / "experiments")
+            laboratory.copy_experiments(scene.kept)
             return scene.ended()
 
         ledger.attempt(area, f"case {number}: {clock}", scenario, 120)
