@@ -26,6 +26,7 @@ help:
 	@echo "make watch [EXP=NAME]     the same, live: sparklines of loss, effective LR, Jacobian norm; q quits"
 	@echo "make claims | figures | report   verdicts of all claims | every figure | both on one page, results/report.html"
 	@echo "make gpu-check [PIECES=...]  is it right and fast on this machine's GPU | make gpu-bundle: what that needs where there is no network"
+	@echo "make hunt                 thousands of faults and hostile inputs: nothing may be silently wrong (docs/reliability.md)"
 	@echo "make test-cluster | soak  the same on a real one-node SLURM | 200 cells with random kills"
 	@echo "Everything else is the command $(BIN)/weight-decay (try --help and --info)."
 
@@ -146,6 +147,11 @@ dashboard: install
 test-cluster: install
 	@scripts/one_node_slurm.sh install || { test $$? = 3 && exit 0; exit 1; }; \
 	  WEIGHT_DECAY_CLUSTER=1 $(BIN)/python -m pytest -s -rs tests/cluster/test_slurm.py
+
+# Faults in folders, disks, processes, clocks, command lines and data; docs/reliability.md. [SHARE=0.1] [SEED=0]
+.PHONY: hunt
+hunt: install
+	$(BIN)/python tests/hunt share=$(or $(SHARE),1.0) seed=$(or $(SEED),0)
 
 # 200 cells, two workers, random kills for 10 minutes.
 soak: install

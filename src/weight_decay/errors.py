@@ -4,5 +4,9 @@
 class UserError(Exception):
     """A problem the user can fix; its message is one sentence: what is wrong, where, what to do.
 
-    The command line prints the message alone, without a traceback, and exits with code 2.
+    The command line prints the message alone, without a traceback, and exits with code 2. Line breaks, which come with
+    the names of files and the messages of libraries, become spaces.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(message.splitlines()))

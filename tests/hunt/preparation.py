@@ -1,5 +1,6 @@
 """Hostile and damaged sources of data, and damage to prepared data: refused, or the very same content."""
 
+# ruff: noqa: E501  (tables of nonsense)
 from __future__ import annotations
 
 import functools
@@ -88,7 +89,7 @@ def hostile_npz(folder: Path, draw: random.Random) -> str:
             arrays = dict(found)
         wild: list[Any] = [
             np.array([{"a": 1}], dtype=object), np.zeros(0), np.zeros((3, 3)), np.full(12, 1e300), np.full(12, -1), np.array("x"),
-            np.zeros((12, 8, 8, 3), np.complex64), np.full((12, 8, 8, 3), np.nan), np.arange(12, dtype="datetime64[s]"), np.zeros((12, 0, 0, 3), np.uint8),
+            np.zeros((12, 8, 8, 3), np.complex64), np.full((12, 8, 8, 3), np.nan), np.arange(0, 12, dtype="datetime64[s]"), np.zeros((12, 0, 0, 3), np.uint8),
         ]  # fmt: skip
         arrays[name] = draw.choice(wild)
         _npz(path, **arrays)

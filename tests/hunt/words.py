@@ -1,10 +1,12 @@
 """Command lines and experiment files nobody in their right mind would write; hypothesis makes them up."""
 
+# ruff: noqa: E501  (tables of nonsense)
 from __future__ import annotations
 
 import functools
 import os
 import random
+import shlex
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NonInteractiveExampleWarning
 
-from hunt.laboratory import Laboratory
+from hunt.laboratory import TINY_TEXT, Laboratory
 from hunt.ledger import Ledger, in_a_child
 from weight_decay.cli import main
 from weight_decay.config.own import OWN_CONFIGS
@@ -95,8 +97,18 @@ def lines() -> st.SearchStrategy[list[str]]:
     setting = st.tuples(names, values()).map("=".join)
     prefixed = st.tuples(st.sampled_from(["+", "++", "~", "hydra.", "hydra/"]), setting).map("".join)
     word = st.one_of(setting, setting, setting, st.sampled_from(options()), prefixed, values())
-    dry = st.tuples(st.lists(word, max_size=4), st.booleans()).map(
-        lambda both: ["--dry-run", *["-m"] * both[1], *both[0]]
+    # Half of them are sound but for one word or two, so that what is refused late is tried too.
+    sound = st.sampled_from(
+        [
+            (),
+            ("model=resnet18", "data=procedural"),
+            tuple(shlex.split(TINY_TEXT)),
+            ("experiment=demo_over_training",),
+            ("scale=small", "experiment=fig06_language_model"),
+        ]
+    )
+    dry = st.tuples(sound, st.sampled_from([False, False, True]), st.lists(word, max_size=3)).map(
+        lambda parts: ["--dry-run", *["-m"] * parts[1], *parts[0], *parts[2]]
     )
     tool = st.tuples(
         st.sampled_from(["status", "collect", "claims", "figures", "readme", "watch", "advise", "--info", "--help", "statsu", "-x", "demo-report"]),
@@ -137,7 +149,7 @@ def command_lines(laboratory: Laboratory, ledger: Ledger, cases: int, number: in
         os.environ.pop(OWN_CONFIGS, None)
         if words[0] == "watch":
             words = [*words, "once"]
-        main([word.replace("\0", "\0") for word in words])
+        main(words)
         return "survived"
 
     found: list[list[str]] = []

@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from weight_decay.runs.files import read_bounded
+
 BLOCKS_NAME, VERIFIED_NAME = "blocks.json", ".verified.json"
 BLOCK_BYTES = 1 << 20
 SAMPLED = 32
@@ -110,7 +112,7 @@ def _places(folder: Path, fingerprint: str) -> list[Path]:
 def _traces(folder: Path, fingerprint: str) -> dict[str, Any]:
     for place in _places(folder, fingerprint):
         try:
-            content = json.loads(place.read_bytes())
+            content = json.loads(read_bounded(place))
             if content["fingerprint"] == fingerprint and isinstance(content["files"], dict):
                 return content["files"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -121,7 +123,7 @@ def _traces(folder: Path, fingerprint: str) -> dict[str, Any]:
 def _blocks(folder: Path, fingerprint: str) -> dict[str, list[str]]:
     """The block hashes; none if they were never made, are damaged, or belong to other content."""
     try:
-        content = json.loads((folder / BLOCKS_NAME).read_bytes())
+        content = json.loads(read_bounded(folder / BLOCKS_NAME))
         body = {name: content[name] for name in ("fingerprint", "block_bytes", "files")}
         sound = content["seal"] == _seal(body) and body["fingerprint"] == fingerprint
         return body["files"] if sound and body["block_bytes"] == BLOCK_BYTES else {}

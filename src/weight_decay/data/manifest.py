@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from weight_decay.data.content import ChangedFileError, check, hashed, remember
 from weight_decay.errors import UserError
+from weight_decay.runs.files import read_bounded
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -96,7 +97,7 @@ def read_manifest(folder: Path, kind: str, verify: Verify = "sampled") -> dict[s
     """
     path = folder / MANIFEST_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bounded(path))
     except FileNotFoundError:
         raise UserError(f"{folder} is not a prepared data folder (no {MANIFEST_NAME}); {_AGAIN}.") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -125,7 +126,7 @@ def read_manifest(folder: Path, kind: str, verify: Verify = "sampled") -> dict[s
 def verify_folder(folder: Path) -> dict[str, Any]:
     """Read every byte of a prepared folder and compare it with its manifest, which is returned. UserError if not."""
     try:
-        kind = json.loads((folder / MANIFEST_NAME).read_bytes())["kind"]
+        kind = json.loads(read_bounded(folder / MANIFEST_NAME))["kind"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{folder} is not a prepared data folder ({type(error).__name__}); name one with a {MANIFEST_NAME}."

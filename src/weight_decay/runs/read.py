@@ -26,7 +26,10 @@ Row = dict[str, float]
 
 
 class DamagedRunError(Exception):
-    """A run folder that cannot be believed; the message says what is wrong with it."""
+    """A run folder that cannot be believed; the message says, in one line, what is wrong with it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 @dataclass(frozen=True)

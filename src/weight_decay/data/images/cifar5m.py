@@ -115,7 +115,9 @@ def _finished_parts(target: Path, parts: list[Part]) -> int:
     """How many parts an earlier, killed conversion of these very files has written in full."""
     try:
         finished = json.loads((target / _PROGRESS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
+        return 0
+    if not isinstance(finished, list):
         return 0
     done = 0
     while done < min(len(finished), PARTS) and finished[done] == parts[done].identity():

@@ -6,6 +6,8 @@ integer labels (rows,), compressed or not.
 
 from __future__ import annotations
 
+import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -19,7 +21,12 @@ from weight_decay.errors import UserError
 
 PARTS = 6
 CLASSES = 10
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError)
+DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError, OverflowError, MemoryError,
+    # NumPy reads an array's header with Python's own tokenizer and parser.
+    tokenize.TokenError, SyntaxError, RecursionError, TypeError, KeyError, RuntimeError, struct.error,
+)  # fmt: skip
+"""What zipfile and NumPy raise on an archive of arrays that is not what it should be."""
 OFFICIAL_PART_ROWS = 1_000_448
 
 
@@ -74,7 +81,7 @@ class DamageGuard:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> Literal[False]:
-        if isinstance(error, _DAMAGE):
+        if isinstance(error, DAMAGE):
             text = str(error) or type(error).__name__
             raise UserError(f"{self.path} is truncated or damaged ({text}); fetch it again.") from error
         return False

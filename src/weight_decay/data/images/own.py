@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from weight_decay.data.images.cifar5m_parts import DAMAGE
 from weight_decay.data.images.image_set import ImageSet, content_fingerprint, seeded_order
 from weight_decay.errors import UserError
 
@@ -105,6 +106,8 @@ def load_npz(path: Path, split: str, size: int) -> ImageSet:
         UserError: an array is absent, of another shape or type, or damaged. Shape, type and length are known before
             an array is read, and nothing is unpickled.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file; save your arrays there with numpy.savez.")
     try:
         with zipfile.ZipFile(path) as archive:
             images_key, shape = _checked(archive, path, "images", split)
@@ -120,7 +123,7 @@ def load_npz(path: Path, split: str, size: int) -> ImageSet:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays[images_key], arrays[labels_key].reshape(-1).astype(np.int64)
             classes = int(arrays[train_key].max()) + 1
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path} cannot be read ({error}); save it again with numpy.savez.") from error
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(f"{path}: {labels_key} must be numbers from 0 to {classes - 1}, the largest of {train_key}.")

@@ -202,6 +202,14 @@ def find_text(source: Path, text_column: str) -> TextSource:
         UserError: nothing is there, or nothing that can be read.
     """
     source = source.expanduser()
+    try:
+        source.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # said below
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{str(source)[:200]!r} cannot be a path ({error}): name a text file, or a folder of them."
+        ) from None
     if source.is_file() and source.suffix in SUFFIXES:
         return TextSource(source.parent, (source,), "files", text_column)
     if not source.is_dir():
