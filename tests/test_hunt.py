@@ -70,7 +70,7 @@ def test_tracebacks_hangs_crashes_and_sentences_are_told_apart() -> None:
 
     ledger = Ledger()
     cases = [("refused", refused), ("crashes", crashes), ("hangs", hangs), ("dies", dies), ("fine", lambda: "survived")]
-    in_a_child(cases, ledger, "all", seconds=0.3)
+    in_a_child(cases, ledger, "all", seconds=0.2)
     assert ledger.counts["all"] == {"refused": 1, "traceback": 1, "hang": 2, "survived": 1}
     assert ledger.failures == 3
     assert "KeyError" in ledger.table()

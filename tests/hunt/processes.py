@@ -33,13 +33,12 @@ def forked(do: Callable[[], object]) -> int:
     code = 3
     try:
         quiet()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
         do()
         code = 0
     except SystemExit as left:
         code = int(left.code or 0)
-    except BaseException as error:
-        Path(f"/tmp/hunt-{os.getpid()}.txt").write_text(repr(error))
     finally:
         os._exit(code)
 

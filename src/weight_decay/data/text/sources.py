@@ -128,7 +128,7 @@ class TextSource:
                     continue
                 try:
                     record = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise UserError(
                         f"{path} line {_line_number(path, offset)} is not JSON ({error}): correct or remove it."
                     ) from error
