@@ -27,6 +27,7 @@ from weight_decay.report.figures.language import (
 )
 from weight_decay.report.figures.language import Panel as LanguagePanel
 from weight_decay.report.figures.precision import decay_kept, divergence
+from weight_decay.report.figures.rules import forest, passes, tuned
 from weight_decay.report.figures.style import light_only
 from weight_decay.report.figures.vision import (
     ERROR,
@@ -103,7 +104,14 @@ UNDER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
     "effective_lr_matching": _steps(MATCHING, "Matching: norms, QK-norm, gentler, longer"),
 }
 
-FIGURES = {**OVER_TRAINING, **UNDER_TRAINING}
+RULES: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
+    "decay_rules_over_training": lambda results, tables: [forest(results, tables)],
+    "decay_rules_under_training": lambda results, tables: [forest(results, tables)],
+    "passes_text": lambda results, tables: [passes(results, tables)],
+    "tuned_lr": lambda results, tables: [tuned(results, tables)],
+}
+
+FIGURES = {**OVER_TRAINING, **UNDER_TRAINING, **RULES}
 """Experiment -> its figures, from its tables; a new experiment enters here with one line."""
 
 

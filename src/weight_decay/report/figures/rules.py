@@ -1,0 +1,181 @@
+"""Kinds of weight decay side by side, passes over a text, and tuned learning rates: figures of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from weight_decay.errors import UserError
+from weight_decay.report.figures.demo import DrawnFigure, drawn
+from weight_decay.report.figures.style import Theme, curve, legend, new_figure, plain_log, shades
+from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
+
+PILOT = 100
+"""Seeds from here on choose a kind's strength and enter no interval."""
+
+PLAIN = ("decoupled", "decoupled_except_norms")
+OUTCOMES = (
+    ("test/error", "test error", 100.0, "points"),
+    ("ema/test/error", "test error of the EMA", 100.0, "points"),
+    ("val/loss", "validation loss", 1.0, "nats"),
+    ("ema/val/loss", "validation loss of the EMA", 1.0, "nats"),
+)
+
+
+def forest(results: Path, tables: Tables) -> DrawnFigure:
+    """Each kind at its best strength: difference to no decay and to decoupled decay, and effective learning rate."""
+    return drawn(
+        results, tables, "Kinds of weight decay",
+        "Each kind at its best strength (in brackets), chosen by the average's outcome on pilot seeds where there are "
+        "any and otherwise, too kindly, on these seeds. Differences are paired by seed, with 95 % intervals (Student's "
+        "t) where there are two seeds or more; left is better. Right: η/‖w‖ at the end.",
+        "For each kind of weight decay, its difference in outcome to no decay and to decoupled decay with intervals.",
+        lambda theme: _forest(tables, theme),
+    )  # fmt: skip
+
+
+def best_strengths(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Columns `decay`, `strength`: for each kind the strength with the lowest mean of `metric`; diverged runs lose.
+
+    Chosen on the seeds from PILOT on, or on all seeds if there are none.
+    """
+    pilot = runs[runs["seed"] >= PILOT]
+    chosen = (pilot if len(pilot) else runs).copy()
+    chosen.loc[chosen["status"] != "completed", metric] = np.inf
+    means = chosen[chosen[DECAY] > 0].groupby(["decay", DECAY])[metric].mean().reset_index()
+    best = means.loc[means.groupby("decay")[metric].idxmin()]
+    return best[["decay", DECAY]].rename(columns={DECAY: "strength"}).reset_index(drop=True)
+
+
+def differences(runs: pd.DataFrame, metric: str, factor: float) -> pd.DataFrame:
+    """Per kind at its best strength: `decay`, `strength`, `against`, `effect`, `low`, `high`, `seeds`.
+
+    against: "none" (λ = 0) or "decoupled" (decoupled decay at its own best strength). effect: mean over seeds of the
+    paired difference, times `factor`, negative if the kind has the lower value; the interval is NaN with one seed.
+    """
+    best = best_strengths(runs, metric)
+    judged = runs[(runs["seed"] < PILOT) & (runs["status"] == "completed")]
+    judged = judged if len(judged) else runs[runs["status"] == "completed"]
+    references = {"none": judged[judged[DECAY] == 0]}
+    plain = best[best["decay"].isin(PLAIN)]
+    if len(plain):
+        kind, strength = plain.iloc[0]
+        references["decoupled"] = judged[(judged["decay"] == kind) & (judged[DECAY] == strength)]
+    rows = []
+    for kind, strength in best.itertuples(index=False):
+        own = judged[(judged["decay"] == kind) & (judged[DECAY] == strength)].set_index("seed")[metric]
+        for name, reference in references.items():
+            gaps = (own - reference.set_index("seed")[metric]).dropna() * factor
+            if (name == "decoupled" and kind in PLAIN) or not len(gaps):
+                continue
+            margin = (
+                stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.nan
+            )
+            mean = gaps.mean()
+            rows.append((kind, strength, name, mean, mean - margin, mean + margin, len(gaps)))
+    return pd.DataFrame(rows, columns=["decay", "strength", "against", "effect", "low", "high", "seeds"])
+
+
+def _forest(tables: Tables, theme: Theme) -> Figure:
+    runs = tables.runs
+    outcomes = [outcome for outcome in OUTCOMES if not missing_metrics(runs, [outcome[0]])]
+    if not outcomes or "decay" not in runs:
+        raise UserError(f"{tables.experiment} at {tables.scale}: no outcome is in its table; run it again.")
+    metric, label, factor, unit = outcomes[-1]
+    effects = differences(runs, metric, factor)
+    order = effects[effects["against"] == "none"].sort_values("effect")["decay"].tolist()
+    if not order:
+        raise UserError(f"{tables.experiment} at {tables.scale}: there is no pair with and without decay yet.")
+    figure, axes = new_figure(1, 3, tables.stamp, width=4.2, height=0.28 * len(order) + 1.6)
+    for axis, against, words in zip(axes, ("none", "decoupled"), ("no decay", "decoupled decay"), strict=False):
+        _rows(axis, effects[effects["against"] == against], order, theme)
+        axis.set(title=f"against {words}", xlabel=f"difference in {label} ({unit})")
+    strengths = effects.drop_duplicates("decay").set_index("decay")["strength"]
+    axes[0].set_yticks(range(len(order)), [f"{kind.replace('_', ' ')} ({strengths[kind]:g})" for kind in order])
+    axes[1].set_yticks(range(len(order)), [""] * len(order))
+    _effective(axes[2], runs, order, strengths, theme)
+    return figure
+
+
+def _rows(axis: Axes, effects: pd.DataFrame, order: list[str], theme: Theme) -> None:
+    axis.axvline(0, color=theme.muted, linewidth=1.0)
+    for row in effects.itertuples(index=False):
+        height = order.index(row.decay)
+        axis.plot([row.low, row.high], [height, height], color=theme.series[0], linewidth=1.6)
+        axis.plot([row.effect], [height], color=theme.series[0], marker="o", markersize=5, linestyle="")
+    axis.set_ylim(len(order) - 0.5, -0.5)
+
+
+def _effective(axis: Axes, runs: pd.DataFrame, order: list[str], strengths: pd.Series, theme: Theme) -> None:
+    """η/‖w‖ at the end of each kind, as dots; the line is that without decay."""
+    metric = "effective_lr/adamw"
+    axis.axvline(runs[runs[DECAY] == 0][metric].mean(), color=theme.muted, linewidth=1.0)
+    for height, kind in enumerate(order):
+        values = runs[(runs["decay"] == kind) & (runs[DECAY] == strengths[kind])][metric].dropna()
+        axis.plot(values, [height] * len(values), color=theme.series[1], marker="o", markersize=4, linestyle="")
+    plain_log(axis, "x")
+    axis.set_yticks(range(len(order)), [""] * len(order))
+    axis.set_ylim(len(order) - 0.5, -0.5)
+    axis.set(title="effective learning rate", xlabel="final η/‖w‖ (line: no decay)")
+
+
+def passes(results: Path, tables: Tables) -> DrawnFigure:
+    """Loss against the number of passes for each decay, and what decay wins over none (Fig 1 for language)."""
+    return drawn(
+        results, tables, "Passes over a text",
+        "Left: loss on other documents after the same number of presentations, from one pass over much text to many "
+        "over little. Right: difference to no decay of the same seed; below the line decay is better.",
+        "Validation loss against training tokens for each decay, and its difference to the run without decay.",
+        lambda theme: _passes(tables, theme),
+    )  # fmt: skip
+
+
+def _passes(tables: Tables, theme: Theme) -> Figure:
+    runs, axis_name, metric = tables.runs, "data.train_tokens", "val/loss"
+    figure, (left, right) = new_figure(1, 2, tables.band_stamp, width=4.6, height=3.6)
+    strengths = sorted(runs[DECAY].unique())
+    none = runs[runs[DECAY] == 0].set_index([axis_name, "seed"])[metric]
+    for color, strength in zip(shades(theme, len(strengths)), strengths, strict=True):
+        rows = runs[runs[DECAY] == strength]
+        curve(left, rows, axis_name, metric, color, label=f"λ = {strength:g}", marker="o")
+        keys = pd.MultiIndex.from_frame(rows[[axis_name, "seed"]])
+        curve(right, rows.assign(gap=rows[metric] - none.reindex(keys).to_numpy()), axis_name, "gap", color, marker="o")
+    for axis in (left, right):
+        plain_log(axis, "x")
+        axis.invert_xaxis()
+        axis.set_xlabel("training tokens (fewer: more passes)")
+    left.set_ylabel("final validation loss")
+    right.set_ylabel("difference to λ = 0")
+    legend(figure, left, columns=5)
+    return figure
+
+
+def tuned(results: Path, tables: Tables) -> DrawnFigure:
+    """Final losses against the learning rate for each amount of decay λ·η, with and without averaging."""
+    return drawn(
+        results, tables, "Each at its own learning rate",
+        "λ·η is the same along a line. What counts is the lowest point of each line, not the gap at one learning rate.",
+        "Final validation loss of iterate and average against the learning rate for each product of rate and decay.",
+        lambda theme: _tuned(tables, theme),
+    )  # fmt: skip
+
+
+def _tuned(tables: Tables, theme: Theme) -> Figure:
+    runs = tables.runs
+    product = (runs[LEARNING_RATE] * runs[DECAY]).map(lambda value: float(f"{value:.2g}"))
+    runs = runs.assign(product=product)
+    figure, axes = new_figure(1, 2, tables.band_stamp, width=4.4, height=3.6)
+    groups = sorted(runs["product"].unique())
+    for axis, metric in zip(axes, ("val/loss", "ema/val/loss"), strict=True):
+        for color, group in zip(shades(theme, len(groups)), groups, strict=True):
+            rows = runs[runs["product"] == group]
+            curve(axis, rows, LEARNING_RATE, metric, color, label=f"η·λ = {group:g}", marker="o")
+        plain_log(axis, "x")
+        axis.set(xlabel="η", ylabel=metric.replace("ema/", "EMA, ").replace("val/loss", "final validation loss"))
+    legend(figure, axes[0], columns=4)
+    return figure

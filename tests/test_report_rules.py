@@ -1,0 +1,71 @@
+"""The forest figure of decay kinds: strengths chosen on pilots, differences paired by seed."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from weight_decay.errors import UserError
+from weight_decay.report.figures.rules import _forest, _passes, _tuned, best_strengths, differences
+from weight_decay.report.figures.style import LIGHT, rc
+from weight_decay.report.tables.read import Tables
+
+
+def row(decay: str, strength: float, seed: int, loss: float, status: str = "completed") -> dict[str, object]:
+    return {
+        "decay": decay, "decay.strength": strength, "seed": seed, "ema/val/loss": loss, "val/loss": loss,
+        "effective_lr/adamw": 1e-5, "status": status, "branch": "main", "data": "text",
+    }  # fmt: skip
+
+
+ROWS = pd.DataFrame(
+    [row("decoupled", 0.0, seed, 2.0 + 0.1 * seed) for seed in (0, 1, 2, 100)]
+    + [row("decoupled", 0.1, seed, 1.9 + 0.1 * seed) for seed in (0, 1, 2, 100)]
+    + [row("l1", 0.1, seed, 1.5 + 0.1 * seed) for seed in (0, 1, 2)]  # better, but not on the pilot seed
+    + [row("l1", 0.1, 100, 12.0), row("l1", 0.2, 100, 11.0), row("l1", 0.4, 100, 1.0, "diverged")]
+    + [row("l1", 0.2, seed, 1.8 + 0.1 * seed + 0.01 * gap) for seed, gap in ((0, -1), (1, 0), (2, 1))]
+)
+
+
+def tables(frame: pd.DataFrame) -> Tables:
+    return Tables("decay_rules_under_training", "micro", frame, frame)
+
+
+def test_strengths_are_chosen_on_pilot_seeds_and_a_diverged_one_is_not_chosen() -> None:
+    best = best_strengths(ROWS, "ema/val/loss")
+    assert dict(zip(best["decay"], best["strength"], strict=True)) == {"decoupled": 0.1, "l1": 0.2}
+    without = best_strengths(ROWS[ROWS["seed"] < 100], "ema/val/loss")
+    assert dict(zip(without["decay"], without["strength"], strict=True)) == {"decoupled": 0.1, "l1": 0.1}
+
+
+def test_differences_are_paired_and_pilots_enter_no_interval() -> None:
+    effects = differences(ROWS, "ema/val/loss", 100.0).set_index(["decay", "against"])
+    assert set(effects.index) == {("decoupled", "none"), ("l1", "none"), ("l1", "decoupled")}
+    assert (effects["seeds"] == 3).all()
+    l1 = effects.loc[("l1", "none")]
+    margin = 4.3026527 * 1.0 / np.sqrt(3)  # Student's t with two degrees of freedom, standard deviation 1
+    assert (l1["effect"], l1["low"], l1["high"]) == pytest.approx((-20.0, -20.0 - margin, -20.0 + margin))
+    assert effects.loc[("l1", "decoupled"), "effect"] == pytest.approx(-10.0)
+
+
+def test_the_forest_names_every_kind_best_first() -> None:
+    with matplotlib.rc_context(rc(LIGHT)):
+        figure = _forest(tables(ROWS), LIGHT)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["l1 (0.2)", "decoupled (0.1)"]
+    with pytest.raises(UserError, match="no pair"):
+        _forest(tables(ROWS[ROWS["decay.strength"] > 0]), LIGHT)
+
+
+def test_passes_and_tuned_rates_are_drawn() -> None:
+    grid = pd.DataFrame(
+        [row("decoupled", strength, 0, strength + passes / 100) | {"data.train_tokens": 64 / passes, "optimizer.lr": lr}
+         for strength in (0.0, 0.1) for passes in (1, 4) for lr in (0.1, 0.2)]
+    )  # fmt: skip
+    with matplotlib.rc_context(rc(LIGHT)):
+        left, right = _passes(tables(grid[grid["optimizer.lr"] == 0.1]), LIGHT).axes
+        labels = [line.get_label() for line in _tuned(tables(grid), LIGHT).axes[0].lines]
+    assert [line.get_label() for line in left.lines] == ["λ = 0", "λ = 0.1"]
+    np.testing.assert_allclose(right.lines[1].get_ydata(), 0.1)
+    assert labels == ["η·λ = 0", "η·λ = 0.01", "η·λ = 0.02"]
