@@ -33,7 +33,8 @@ def forest(results: Path, tables: Tables) -> DrawnFigure:
         results, tables, "Kinds of weight decay",
         "Each kind at its best strength (in brackets), chosen by the average's outcome on pilot seeds where there are "
         "any and otherwise, too kindly, on these seeds. Differences are paired by seed, with 95 % intervals (Student's "
-        "t) where there are two seeds or more; left is better. Right: η/‖w‖ at the end.",
+        "t) where there are two seeds or more; left is better. Right: η/‖w‖ at the end"
+        ", in units of the same seed's without decay.",
         "For each kind of weight decay, its difference in outcome to no decay and to decoupled decay with intervals.",
         lambda theme: _forest(tables, theme),
     )  # fmt: skip
@@ -112,16 +113,18 @@ def _rows(axis: Axes, effects: pd.DataFrame, order: list[str], theme: Theme) -> 
 
 
 def _effective(axis: Axes, runs: pd.DataFrame, order: list[str], strengths: pd.Series, theme: Theme) -> None:
-    """η/‖w‖ at the end of each kind, as dots; the line is that without decay."""
+    """η/‖w‖ at the end of each kind over that of the same seed without decay, as dots."""
     metric = "effective_lr/adamw"
-    axis.axvline(runs[runs[DECAY] == 0][metric].mean(), color=theme.muted, linewidth=1.0)
+    none = runs[runs[DECAY] == 0].set_index("seed")[metric]
+    axis.axvline(1, color=theme.muted, linewidth=1.0)
     for height, kind in enumerate(order):
-        values = runs[(runs["decay"] == kind) & (runs[DECAY] == strengths[kind])][metric].dropna()
+        own = runs[(runs["decay"] == kind) & (runs[DECAY] == strengths[kind])].set_index("seed")[metric]
+        values = (own / none).dropna()
         axis.plot(values, [height] * len(values), color=theme.series[1], marker="o", markersize=4, linestyle="")
     plain_log(axis, "x")
     axis.set_yticks(range(len(order)), [""] * len(order))
     axis.set_ylim(len(order) - 0.5, -0.5)
-    axis.set(title="effective learning rate", xlabel="final η/‖w‖ (line: no decay)")
+    axis.set(title="effective learning rate", xlabel="final η/‖w‖, times that without decay")
 
 
 def passes(results: Path, tables: Tables) -> DrawnFigure:

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from weight_decay.errors import UserError
+from weight_decay.report.advise import page as advise
 from weight_decay.report.claims.paper import judged_claims
 from weight_decay.report.figures.demo import DrawnFigure
 from weight_decay.report.figures.gallery import Section, write_page
@@ -77,13 +78,14 @@ def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
     report = Report(target, count_line(claims), list(chapters), missing, refused, _without_figure(results))
     sections = [
         Section("The claims", _CLAIMS, None, [], claims_html(claims, chapters.keys()), "Claims", "claims"),
+        Section("What would it do to your run?", advise.INTRODUCTION, None, [], advise.body(), "Advise", advise.ANCHOR),
         *(_section(name, chapter) for name, chapter in chapters.items()),
     ]
     if missing or refused or report.without_figure:
         sections.append(_absent(report))
     write_page(
         results, target, TITLE, sections,
-        embedded=embedded_webp, style=CLAIMS_CSS, script=SORT_SCRIPT, closing=_CLOSING,
+        embedded=embedded_webp, style=CLAIMS_CSS + advise.CSS, script=SORT_SCRIPT + advise.script(), closing=_CLOSING,
     )  # fmt: skip
     return report
 
