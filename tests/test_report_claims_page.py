@@ -163,7 +163,7 @@ def test_figures_stand_in_the_papers_order_the_largest_scale_first(
 ) -> None:
     assert report.drawn == ["fig02_cifar10", "fig02d_tiny_imagenet"]
     identities = [attributes["id"] for attributes in page.named("section")]
-    assert identities == ["claims", "fig02_cifar10", "fig02d_tiny_imagenet", "absent"]
+    assert identities == ["claims", "advise", "fig02_cifar10", "fig02d_tiny_imagenet", "absent"]
     links = {(link["href"] or "")[1:] for link in page.named("a")}
     assert links <= {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     names = ["fig02_cifar10-small", "fig02_cifar10-micro", "fig02d_tiny_imagenet-micro"]
