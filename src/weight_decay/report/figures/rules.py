@@ -105,10 +105,9 @@ def _forest(tables: Tables, theme: Theme) -> Figure:
 
 def _rows(axis: Axes, effects: pd.DataFrame, order: list[str], theme: Theme) -> None:
     axis.axvline(0, color=theme.muted, linewidth=1.0)
-    for row in effects.itertuples(index=False):
-        height = order.index(row.decay)
-        axis.plot([row.low, row.high], [height, height], color=theme.series[0], linewidth=1.6)
-        axis.plot([row.effect], [height], color=theme.series[0], marker="o", markersize=5, linestyle="")
+    heights = [order.index(kind) for kind in effects["decay"]]
+    axis.hlines(heights, effects["low"], effects["high"], color=theme.series[0], linewidth=1.6)
+    axis.plot(effects["effect"], heights, color=theme.series[0], marker="o", markersize=5, linestyle="")
     axis.set_ylim(len(order) - 0.5, -0.5)
 
 
