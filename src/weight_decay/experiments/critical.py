@@ -42,7 +42,7 @@ def critical_lr(diverges: Callable[[float], bool], start: float, factor: float, 
     """Bracket the critical rate from `start` in steps of `factor`, then halve the bracket `bisections` times.
 
     Halves are of the logarithm. Rates are rounded to four digits, so that an interrupted search meets the same runs
-    again. At most six steps are made in search of a bracket. UserError for a factor of 1 or less or a negative number of bisections.
+    again. At most six steps are made in search of a bracket. UserError for a start or factor that brackets nothing.
     """
     if not (factor > 1 and bisections >= 0 and start > 0):
         raise UserError(
