@@ -23,6 +23,7 @@ import pretend_device
 from tiny_runs import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary, write_fashion_mnist
 from weight_decay.cli import make_plan
 from weight_decay.config.identity import folder_name, to_dict
+from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.run import RunConfig, build
 from weight_decay.device import traits
 from weight_decay.runs.folder import Labels
@@ -73,6 +74,12 @@ def numerics() -> Iterator[tuple[str, RunConfig]]:
         yield f"text {rounding}", changed(text, precision={"kind": "bfloat16", "rounding": rounding})
     for i, optimizer in enumerate(options("optimizer")):
         for j, decay in enumerate(options("decay")):
+            kind = DECAY_KINDS[option("decay", decay)["kind"]]
+            if option("optimizer", optimizer)["kind"] not in kind.optimizers:
+                continue
+            # A rule is the same code beside every optimizer: once each with AdamW, and one of them with Muon.
+            if not kind.own and optimizer != "adamw" and (optimizer, decay) != ("muon", "cautious"):
+                continue
             kernel = ("fused", "foreach")[(i + j) % 2]
             yield (
                 f"{optimizer} {decay} {kernel}",
