@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from test_run import folder_of
+from test_run import folder_of, frozen_text, stop_after
 from weight_decay.config.run import RunConfig
 from weight_decay.data import content
 from weight_decay.data.manifest import read_manifest, reading_whole, write_manifest
@@ -179,6 +179,20 @@ def test_a_run_on_changed_data_does_not_start(tiny: Callable[..., RunConfig], tm
     with pytest.raises(UserError, match=r"train\.bin is damaged"):
         run(other, labels)
     assert not (folder_of(other) / "checkpoints").exists()
+
+
+def test_a_run_does_not_go_on_when_only_the_data_it_is_evaluated_on_have_changed(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bare files have no manifest that would find it."""
+    config, labels = tiny("text", frozen_text(tmp_path)), Labels("test", "micro", "test")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert run(config, labels) == "interrupted"
+    path = tmp_path / "nanogpt" / "val.bin"
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(UserError, match="was evaluated on other data so far"):
+        run(config, labels)
 
 
 def test_the_whole_check_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

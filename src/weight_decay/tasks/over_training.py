@@ -248,6 +248,7 @@ def image_regime(config: RunConfig, device: torch.device) -> Regime:
     described = {
         "name": train.name,
         "fingerprint": train.fingerprint,
+        "evaluated_fingerprint": test.fingerprint,
         "split": {"train": train.split, "test": test.split},
         "train_samples": len(train),
         "test_samples": len(test),

@@ -132,6 +132,7 @@ def token_regime(config: RunConfig, device: torch.device) -> Regime:
     described: dict[str, Any] = {
         "name": train.name,
         "fingerprint": train.fingerprint,
+        "evaluated_fingerprint": val.fingerprint,
         "split": {"train": train.split, "val": val.split},
         "train_tokens": len(train.tokens),
         "val_tokens": len(val.tokens),

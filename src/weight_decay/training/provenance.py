@@ -24,12 +24,13 @@ from weight_decay.training.checkpoint import Owner
 class Origin:
     """Where the numbers of a stretch come from.
 
-    Whose they are, the fingerprint of the data, what is computing now (see `stretch_provenance`), and the SHA-256 of
-    the record that a matched schedule follows.
+    Whose they are, the fingerprints of the data trained and evaluated on, what is computing now (see
+    `stretch_provenance`), and the SHA-256 of what a matched schedule follows.
     """
 
     owner: Owner
     data: str
+    evaluated: str
     now: Mapping[str, Any]
     reference: str | None = None
 

@@ -125,6 +125,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     origin = Origin(
         Owner(run_id(config), MAIN_BRANCH),
         regime.data["fingerprint"],
+        regime.data["evaluated_fingerprint"],
         stretch_provenance(device),
         None if reference is None else reference["sha256"],
     )

@@ -224,6 +224,7 @@ class Segment:
         training = self.training
         state = {
             "data": self.origin.data,
+            "evaluated": self.origin.evaluated,
             "reference": self.origin.reference,
             "stretches": self.stretches,
             "step": training.step,
@@ -283,6 +284,11 @@ class Segment:
             raise UserError(
                 f"data.root: {self.folder} began on other data ({state['data'][:12]}, now "
                 f"{self.origin.data[:12]}); give it that data again, or choose another execution.results."
+            )
+        if state.get("evaluated", self.origin.evaluated) != self.origin.evaluated:
+            raise UserError(
+                f"data.root: {self.folder} was evaluated on other data so far ({state['evaluated'][:12]}, now "
+                f"{self.origin.evaluated[:12]}); give it that data again, or choose another execution.results."
             )
         if state.get("reference", self.origin.reference) != self.origin.reference:
             raise UserError(
