@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 
 from synthetic_runs import OVER_TRAINING, over_training_run, write_demo, write_experiment, write_run
+from test_run import folder_of, stop_after
 from weight_decay.cli import main
+from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
 from weight_decay.report.tables.collect import collect
 from weight_decay.report.tables.read import tables_of
 from weight_decay.runs.files import read_bounded
+from weight_decay.runs.folder import Labels
 from weight_decay.runs.read import DamagedRunError, read_summary
+from weight_decay.training.run import run
 
 WRITERS = ["collect", "claims", "figures", "report"]
 
@@ -166,3 +170,22 @@ def test_hostile_json_is_damaged(tmp_path: Path, content: str) -> None:
     (tmp_path / "summary.json").write_text(content)
     with pytest.raises(DamagedRunError, match="summary"):
         read_summary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.lock", "metrics.jsonl", "checkpoints/step-000000003.pt", "checkpoints/step-000000003.json"]
+)
+def test_a_link_to_a_device_in_a_run_folder_does_not_eat_the_memory(
+    tiny: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    config, labels = tiny("text"), Labels("test", "micro", "test")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert run(config, labels) == "interrupted"
+    path = folder_of(config) / name
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    try:
+        assert run(config, labels) == "completed"  # from the start, where it was the only checkpoint
+    except UserError as error:
+        assert "is no file" in str(error)

@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import platform
+import resource
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 
 from hunt import disks, folders, preparation, processes, words
 from hunt.laboratory import laboratory
-from hunt.ledger import Ledger, Stopwatch
+from hunt.ledger import MEMORY, Ledger, Stopwatch
 
 PLAN = (
     (folders.after, 900), (folders.before, 360), (folders.during, 240), (disks.full, 60), (disks.reading, 60),
@@ -52,6 +53,8 @@ def main(arguments: list[str]) -> int:
     given = dict(word.partition("=")[::2] for word in arguments)
     seed = int(given.get("seed", 0))
     print(f"seed {seed}, Python {platform.python_version()}, torch {torch.__version__}, {platform.system()}")
+    # What reads without end shall end as a traceback here, not as another program's death.
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     ledger = hunt(float(given.get("share", 1.0)), seed, given.get("only", ""))
     print(ledger.table())
     return 1 if ledger.failures else 0

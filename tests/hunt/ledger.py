@@ -23,7 +23,8 @@ GOOD, BAD = ("refused", "survived"), ("silent", "traceback", "hang")
 LIMIT = 30.0
 """Seconds after which a case counts as a hang."""
 _PATIENCE = 6
-_MEMORY = 12 << 30
+MEMORY = 8 << 30
+"""Bytes of addresses that a case may take."""
 
 
 class TooLongError(BaseException):
@@ -151,7 +152,7 @@ def _batch(batch: Sequence[tuple[str, Callable[[], str]]], ledger: Ledger, area:
         try:
             os.close(read)
             quiet()
-            resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             for _, do in batch:
                 os.write(write, json.dumps(ended(do, seconds)).encode() + b"\n")
             code = 0

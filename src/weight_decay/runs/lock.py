@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from weight_decay.errors import UserError
+from weight_decay.runs.files import read_bounded
 
 NAME = "run.lock"
 _held: dict[Path, tuple[IO[bytes], bytes]] = {}
@@ -82,7 +83,7 @@ def confirm(path: Path) -> None:
     file, name = _held[folder]
     lock = folder / NAME
     try:
-        if lock.stat().st_ino == os.fstat(file.fileno()).st_ino and lock.read_bytes() == name:
+        if lock.stat().st_ino == os.fstat(file.fileno()).st_ino and _read(lock) == name:
             return
     except FileNotFoundError:
         if _made_again(folder, lock):
@@ -123,9 +124,14 @@ def _sign(file: IO[bytes]) -> bytes:
     return b""
 
 
+def _read(lock: Path) -> bytes:
+    """What a lock file says; no more of it than any process writes."""
+    return read_bounded(lock, 4096)
+
+
 def _owner(lock: Path) -> str:
     try:
-        words = lock.read_bytes()[:200].decode(errors="replace").split()
+        words = _read(lock).decode(errors="replace").split()
     except OSError:
         words = []
     return f"process {words[1]} on {words[0]}" if len(words) == 3 else "its lock file does not say which"
@@ -133,8 +139,13 @@ def _owner(lock: Path) -> str:
 
 def _opened(path: Path) -> IO[bytes]:
     try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+        # Neither through a link nor to a device: what is written here must not land anywhere else.
+        return os.fdopen(
+            os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644), "r+b", buffering=0
+        )
     except OSError as error:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UserError(f"execution.results: {path} is no file of its own; delete it.") from None
         raise UserError(
             f"execution.results: cannot write in {path.parent} ({error.strerror}); "
             "make it writable, or choose another folder."

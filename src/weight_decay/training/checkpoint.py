@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from weight_decay.runs.files import write_atomically, write_json
+from weight_decay.runs.files import read_bounded, write_atomically, write_json
 from weight_decay.runs.lock import confirm
 
 FORMAT = 2
@@ -61,12 +61,13 @@ def write(path: Path, step: int, state: dict[str, Any], owner: Owner) -> None:
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
     """The state written to `path`; ValueError if it does not match its checksum."""
-    expected = json.loads(path.with_suffix(".json").read_text())
+    expected = json.loads(read_bounded(path.with_suffix(".json")))
     if expected["format"] != FORMAT:
         raise ValueError(f"format {expected['format']} is not {FORMAT}")
     if path.stem.startswith("step-") and path.stem != f"step-{expected['step']:09d}":
         raise ValueError(f"it holds step {expected['step']}")
-    if {key: expected[key] for key in ("bytes", "sha256")} != _digest(path):
+    # Its length first: a link to a device has no end to be read to.
+    if path.stat().st_size != expected["bytes"] or {key: expected[key] for key in ("bytes", "sha256")} != _digest(path):
         raise ValueError("its content does not match its checksum")
     return torch.load(path, map_location=device, weights_only=True)
 

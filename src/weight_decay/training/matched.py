@@ -17,6 +17,7 @@ from weight_decay.config.run import RunConfig, build
 from weight_decay.config.text import MatchedSchedule
 from weight_decay.errors import UserError
 from weight_decay.optim.schedules import MatchedEffectiveLR
+from weight_decay.runs.files import read_bounded
 from weight_decay.runs.folder import read_status, read_summary, standing
 from weight_decay.runs.judge import read_run
 from weight_decay.runs.read import Cell, DamagedRunError, Row
@@ -162,7 +163,7 @@ def _interpolate(at: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Te
 
 def _read_config(folder: Path) -> RunConfig | None:
     try:
-        return build(yaml.safe_load((folder / "config.yaml").read_text()))
+        return build(yaml.safe_load(read_bounded(folder / "config.yaml", 1 << 20)))
     except (OSError, yaml.YAMLError, UserError):
         return None
 

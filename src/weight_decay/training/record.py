@@ -20,9 +20,10 @@ from weight_decay.config.groups import TrackingConfig
 from weight_decay.device.distributed import current
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
-from weight_decay.runs.files import write_json
+from weight_decay.runs.files import read_bounded, write_json
 from weight_decay.runs.folder import read_summary
 from weight_decay.runs.lock import confirm
+from weight_decay.runs.read import UNREADABLE
 from weight_decay.runs.seal import sealed, without_seal
 
 
@@ -55,9 +56,13 @@ class Recorder:
         self.folder = folder
         self.latest: dict[str, float | int | None] = {}
         self._mirror = mirror
+        path = folder / "metrics.jsonl"
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no file; delete the run's folder to start it again.")
         # Unbuffered: what a full disk has refused must not be written later, when somebody else may hold the folder.
-        self._file = (folder / "metrics.jsonl").open("ab", buffering=0)
-        self._hash = hashlib.sha256((folder / "metrics.jsonl").read_bytes())
+        self._file = path.open("ab", buffering=0)
+        with path.open("rb") as written:
+            self._hash = hashlib.file_digest(written, "sha256")
         self._started = time.monotonic() - start_seconds
 
     @property
@@ -206,8 +211,8 @@ class Mirror:
         """What results/experiments says of the experiments with this run among their cells."""
         found = []
         for path in sorted((self._folder.parent.parent / "experiments").glob("*.json")):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is not a run's matter
-                record = json.loads(path.read_text(encoding="utf-8"))
+            with contextlib.suppress(*UNREADABLE):  # a damaged file is not a run's matter
+                record = json.loads(read_bounded(path))
                 if any(cell["run_id"] == self._id for cell in record["cells"]):
                     found.append(without_seal(record))
         return found
