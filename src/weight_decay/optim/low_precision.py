@@ -77,7 +77,7 @@ class RoundedOptimizer:
         """Multiply every strength, as `DecayedOptimizer.set_decay_factor`."""
         self._wide.set_decay_factor(factor)
 
-    def decay_metrics(self) -> dict[str, Tensor]:
+    def decay_metrics(self) -> dict[str, Tensor | float]:
         """Return what the decay rule has to say, as `DecayedOptimizer.decay_metrics`."""
         return self._wide.decay_metrics()
 

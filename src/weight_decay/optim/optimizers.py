@@ -199,7 +199,7 @@ class DecayedOptimizer:
         state = self._torch.state
         return [state[p]["exp_avg_sq"] for p in self.parameters if "exp_avg_sq" in state.get(p, {})]
 
-    def decay_metrics(self) -> dict[str, Tensor]:
+    def decay_metrics(self) -> dict[str, Tensor | float]:
         """Return what the decay rule has to say: scalars on the device, by metric name."""
         return {} if self.rule is None else self.rule.metrics()
 

@@ -48,7 +48,7 @@ class Optimizer(Protocol):
         """Multiply the strength of the decay from now on."""
         ...
 
-    def decay_metrics(self) -> dict[str, Tensor]:
+    def decay_metrics(self) -> dict[str, Tensor | float]:
         """What the decay rule has to say, on the device."""
         ...
 

@@ -59,9 +59,9 @@ class Constrained(Rule):
             torch._foreach_mul_(group.weights, in_dtype(shrink, group.weights))
             first = last
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor | float]:
         """`decay/multiplier`: mean Lagrange multiplier."""
-        return {"decay/multiplier": torch.stack(self._multipliers).mean()}
+        return {"decay/multiplier": torch.stack(self._multipliers).mean().float()}
 
     def state(self) -> dict[str, list[Tensor]]:
         """Multipliers, bounds, and how many steps were made."""

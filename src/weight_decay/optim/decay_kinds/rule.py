@@ -93,7 +93,7 @@ class Rule:
         """What happens after the optimizer's step: `after`."""
         self.after(step)
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor | float]:
         """What the rule has to say in a run's log: scalars on the device."""
         return {}
 

@@ -12,6 +12,7 @@ from weight_decay.config.groups import DecayConfig
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.schema import require
 from weight_decay.config.span import Clock
+from weight_decay.device.traits import traits
 from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step
 
 
@@ -44,11 +45,11 @@ class SoftThreshold(Rule):
             torch._foreach_sub_(group.weights, cut)
 
     @torch.no_grad()
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor | float]:
         """`weights/zero_share`: the share of decayed weights that are exactly zero."""
         weights = self.decayed.weights
-        nonzero = torch.stack(torch._foreach_norm(weights, 0)).double().sum()
-        return {"weights/zero_share": 1 - nonzero / sum(w.numel() for w in weights)}
+        nonzero = torch.stack(torch._foreach_norm(weights, 0)).to(traits(weights[0].device).sums).sum()
+        return {"weights/zero_share": (1 - nonzero / sum(w.numel() for w in weights)).float()}
 
 
 @DECAY_KINDS.add("l1")

@@ -72,10 +72,9 @@ class Spectral(Rule):
                 self._factors[index].fill_(self.lowest + (self.highest - self.lowest) * share)
         self._numbers = [float(factor) for factor in self._factors]
 
-    def metrics(self) -> dict[str, Tensor]:
+    def metrics(self) -> dict[str, Tensor | float]:
         """The largest and the smallest λ_i / λ."""
-        factors = torch.stack(self._factors)
-        return {"decay/strongest": factors.max(), "decay/weakest": factors.min()}
+        return {"decay/strongest": max(self._numbers), "decay/weakest": min(self._numbers)}
 
     def state(self) -> dict[str, list[Tensor]]:
         """The factors, and how many steps were made."""
