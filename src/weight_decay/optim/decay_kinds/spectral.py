@@ -44,10 +44,10 @@ class Spectral(Rule):
             for index, (name, weight) in enumerate(zip(decayed.names, decayed.weights, strict=True))
             if weight.dim() >= 2 and pattern.search(name) and min(_matrix(weight).shape) >= smallest
         ]
-        self._numbers = [1.0 for _ in decayed.names]
         self._factors = [torch.ones((), dtype=torch.float64) for _ in decayed.names]
         self._taken = [torch.zeros((), dtype=torch.int64) for _ in decayed.names]
         self._steps = 0
+        self._place()
 
     def before(self, step: Step) -> None:
         """Look at the spectra if it is time, then shrink."""
@@ -58,19 +58,26 @@ class Spectral(Rule):
         first = 0
         for group in self.decayed.groups:
             rate = step.lr * group.strength * step.factor
-            factors = self._numbers[first : first + len(group.weights)]
+            factors = self._vector[first : first + len(group.weights)]
             first += len(group.weights)
-            torch._foreach_mul_(group.weights, [1.0 - rate * factor for factor in factors])
+            shrink = (1.0 - rate * factors).to(group.weights[0].dtype)
+            torch._foreach_mul_(group.weights, list(shrink.unbind()))
 
     def _assign(self) -> None:
-        # Waits for the device, once in `every` steps.
+        # Waits for the device, once in `every` steps. Rounded, so that kernels which differ in the last digits agree.
         weights = self.decayed.weights
-        alphas = [float(hill_exponent(weights[index])) for index in self._chosen]
+        alphas = [float(f"{float(hill_exponent(weights[index])):.4g}") for index in self._chosen]
         if len(alphas) > 1 and max(alphas) > min(alphas):
             for index, alpha in zip(self._chosen, alphas, strict=True):
                 share = (alpha - min(alphas)) / (max(alphas) - min(alphas))
                 self._factors[index].fill_(self.lowest + (self.highest - self.lowest) * share)
+        self._place()
+
+    def _place(self) -> None:
+        weight = self.decayed.weights[0]
         self._numbers = [float(factor) for factor in self._factors]
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self._vector = torch.tensor(self._numbers, dtype=dtype).to(weight.device)
 
     def metrics(self) -> dict[str, Tensor | float]:
         """The largest and the smallest λ_i / λ."""
@@ -83,7 +90,7 @@ class Spectral(Rule):
     def restored(self) -> None:
         """Take factors and number of steps back from the checkpoint."""
         self._steps = int(max(taken.item() for taken in self._taken))
-        self._numbers = [float(factor) for factor in self._factors]
+        self._place()
 
 
 def hill_exponent(weight: Tensor) -> Tensor:
