@@ -3,6 +3,7 @@
 # ruff: noqa: E501  (tables of nonsense)
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
@@ -152,10 +153,21 @@ def command_lines(laboratory: Laboratory, ledger: Ledger, cases: int, number: in
         main(words)
         return "survived"
 
+    _warm_up()
     found: list[list[str]] = []
     while len(found) < cases:
         found += made_up(lines(), cases - len(found), number + len(found))
     in_a_child([(repr(words)[:300], functools.partial(told, words)) for words in found], ledger, "command lines", LIMIT)
+
+
+def _warm_up() -> None:
+    """Load and compose here what each child would otherwise load and compose again."""
+    for words in (["experiment=demo_over_training"], ["experiment=fig06_language_model"], shlex.split(TINY_TEXT)):
+        with contextlib.suppress(SystemExit):
+            main(["--dry-run", *words])
+    for command in ("status", "claims"):
+        with contextlib.suppress(SystemExit):
+            main([command, "results=nowhere"])
 
 
 TEMPLATE = {
@@ -230,6 +242,7 @@ def experiment_files(laboratory: Laboratory, ledger: Ledger, cases: int, number:
         return "survived"
 
     found = [(case, ruined(random.Random(f"yaml {number} {case}"))) for case in range(cases)]
+    _warm_up()
     named = [(f"case {case}: {text[:200]!r}", functools.partial(told, case, text)) for case, text in found]
     in_a_child(named, ledger, "experiment files", LIMIT)
 
