@@ -32,7 +32,8 @@ import torch.nn.functional as F
 
 from weight_decay.cli import make_plan
 from weight_decay.config.run import RunConfig
-from weight_decay.data.text.files import load_tokens
+from weight_decay.data.text.files import open_folder
+from weight_decay.data.text.python_text import ensure_python_text
 from weight_decay.device.choose import apply_precision, autocast, choose_device
 from weight_decay.tasks.choose import build_regime
 from weight_decay.training.assemble import build_training
@@ -78,7 +79,7 @@ def compare(size: str, folder: Path, arguments: argparse.Namespace) -> None:
     apply_precision(plainest.precision)
     if size == "micro":
         (folder / "nanogpt").mkdir()
-        tokens = load_tokens("python_text", "train", folder).tokens
+        tokens = open_folder(ensure_python_text(folder), "train").tokens
         tokens.astype(np.uint16).tofile(folder / "nanogpt" / "train.bin")
     else:
         write_tokens(folder)

@@ -11,17 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from text_helpers import load_tokens
 from weight_decay import cli
 from weight_decay.cli import make_plan
 from weight_decay.config.identity import run_id, to_dict
+from weight_decay.config.registry import DATA
 from weight_decay.config.run import RunConfig
-from weight_decay.data.text.files import load_tokens
-from weight_decay.data.where import HOMES, is_there, require_data
+from weight_decay.data.where import is_there, require_data
 from weight_decay.errors import UserError
 from weight_decay.experiments.dry_run import describe
 from weight_decay.experiments.help import groups
 from weight_decay.experiments.sweep import prepare, run_cells
 
+MODEL = {"over_training": ["model=resnet18_micro"], "under_training": ["model=gpt_micro", "probes=language"]}
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_text.py"
 
 
@@ -32,16 +34,19 @@ def exit_code(words: list[str]) -> int:
 
 
 def test_every_data_set_is_made_on_the_spot_or_has_a_home() -> None:
-    assert set(groups()["data"]) - {"procedural", "python_text", "text_bytes", "synthetic_text"} == set(HOMES)
+    made = {kind for kind in DATA.names() if DATA[kind].home is None}
+    assert made == {"procedural", "python_text", "synthetic_text"}
+    assert set(groups()["data"]) - {"text_bytes"} == set(DATA.names())
 
 
-@pytest.mark.parametrize("kind", sorted(HOMES))
+@pytest.mark.parametrize("kind", [kind for kind in DATA.names() if DATA[kind].home is not None])
 def test_absent_data_are_named_with_the_command_that_makes_them(kind: str, tmp_path: Path) -> None:
-    assert not is_there(kind, tmp_path, None)
+    data = make_plan([f"data={kind}", f"data.root={tmp_path}", *MODEL[DATA[kind].regime]])[0].cells[0].config.data
+    assert not is_there(data)
     with pytest.raises(
         UserError, match=r"data\.root: .* is not in .*; make it with `[^`]+`, or set data\.root"
     ) as caught:
-        require_data(kind, tmp_path, None)
+        require_data(data)
     assert "\n" not in str(caught.value) and "{" not in str(caught.value)
 
 
@@ -75,7 +80,7 @@ def test_the_folder_itself_as_root_is_answered_with_the_right_settings(kind: str
     folder.mkdir()
     (folder / ("train.bin" if kind == "nanogpt" else "manifest.json")).write_text("{}")
     with pytest.raises(UserError, match=rf"set data\.root={tmp_path} data\.name=mine"):
-        load_tokens(kind, "train", folder)  # type: ignore[arg-type]
+        load_tokens(kind, "train", folder)
 
 
 def test_the_dry_run_says_whether_the_data_are_there(tmp_path: Path) -> None:

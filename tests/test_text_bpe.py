@@ -17,9 +17,9 @@ import pytest
 import tiktoken
 from transformers import GPT2TokenizerFast
 
-from text_helpers import beside, write_jsonl
+from text_helpers import beside, load_tokens, write_jsonl
 from weight_decay.data.text.encodings import BYTES_VOCABULARY, bytes_encoding, gpt2_encoding
-from weight_decay.data.text.files import SPLITS, TokenSet, load_tokens
+from weight_decay.data.text.files import SPLITS, TokenSet
 from weight_decay.data.text.openwebtext import encode, prepare
 from weight_decay.data.text.python_text import library_sources
 from weight_decay.data.text.sources import find_text

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from text_helpers import beside, content, decoded, run, small_encoding, some_texts, write_jsonl
-from weight_decay.data.text.files import SPLITS, load_tokens
+from text_helpers import beside, content, decoded, load_tokens, run, small_encoding, some_texts, write_jsonl
+from weight_decay.data.text.files import SPLITS
 from weight_decay.data.text.openwebtext import encode
 from weight_decay.data.text.sources import TXT_DOCUMENT_BYTES, find_text
 from weight_decay.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weight_decay.data.text.files import load_tokens
+from text_helpers import load_tokens
 from weight_decay.data.text.synthetic_text import END_OF_TEXT, entropy_bounds, synthetic_documents
 from weight_decay.errors import UserError
 

@@ -12,11 +12,10 @@ import pytest
 from torchvision.datasets import FashionMNIST
 
 from conftest import read_summary
-from vision_files import idx
+from vision_files import idx, load_images
 from vision_files import write_fashion_mnist as write
 from weight_decay.config.run import RunConfig
 from weight_decay.data.images.fashion_mnist import load_fashion_mnist, read_idx, resized
-from weight_decay.data.images.load import load_images
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels
 from weight_decay.training.run import run

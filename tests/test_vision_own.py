@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from conftest import read_summary
+from vision_files import load_images
 from weight_decay.config.run import RunConfig
-from weight_decay.data.images.load import load_images
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels
 from weight_decay.training.run import run

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import tiktoken
 
-from weight_decay.data.text.files import SPLITS, load_tokens
+from weight_decay.config.registry import DATA
+from weight_decay.data.text.files import SPLITS, TokenSet, open_folder
 from weight_decay.data.text.openwebtext import prepare
 from weight_decay.data.text.sources import find_text
+from weight_decay.data.where import folder_of
 
 
 def small_encoding() -> tiktoken.Encoding:
@@ -72,3 +74,13 @@ def decoded(folder: Path) -> dict[str, list[str]]:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".bin"}
+
+
+def load_tokens(
+    kind: str, split: str, root: Path, name: str | None = None, verify: str = "sampled", **made: int
+) -> TokenSet:
+    """A split of a kind of text below `root`; verify="sha256" reads every byte of it."""
+    asked = {"context": 16, "vocabulary": 50257, "sampling": "one_pass", "evaluation_windows": 1, "held_out": 0.0}
+    size = {"seed": 0, "train_tokens": None, **made}
+    data = DATA[kind](kind=kind, name=name, **asked, held_out_block=64, **size, root=str(root))
+    return data.load(split) if verify == "sampled" else open_folder(folder_of(data), split, "sha256")

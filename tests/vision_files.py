@@ -8,8 +8,10 @@ import numpy as np
 from PIL import Image
 
 from tiny_runs import FASHION_MNIST, idx, write_fashion_mnist
+from weight_decay.config.registry import DATA
+from weight_decay.data.images.image_set import ImageSet
 
-__all__ = ["FASHION_MNIST", "idx", "write_fashion_mnist", "write_parts", "write_tiny_imagenet"]
+__all__ = ["FASHION_MNIST", "idx", "load_images", "write_fashion_mnist", "write_parts", "write_tiny_imagenet"]
 
 PARTS = 6
 
@@ -62,3 +64,12 @@ def write_tiny_imagenet(folder: Path, train_per_class: int = 12, val_images: int
         lines.append(f"val_{number}.JPEG\t{wnids[number % 2]}\t0\t32\t44\t62")
     (folder / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
     return pixels
+
+
+def load_images(
+    kind: str, split: str, root: Path, name: str | None = None, size: int = 32, seed: int = 0, **counts: int
+) -> ImageSet:
+    """A split of a kind of data below `root`; `counts` are train_size and test_size."""
+    settings = {"kind": kind, "name": name, "image_size": size, "classes": 10, "seed": seed, "normalise": True}
+    sizes = {"train_size": None, "test_size": None, **counts}
+    return DATA[kind](**settings, **sizes, root=str(root)).load(split)

@@ -27,7 +27,7 @@ from vision_files import write_fashion_mnist, write_parts
 from weight_decay.data.images.cifar5m import convert_cifar5m, load_cifar5m
 from weight_decay.data.images.fashion_mnist import load_fashion_mnist
 from weight_decay.data.images.own import load_image_folder, load_npz
-from weight_decay.data.text.files import load_tokens
+from weight_decay.data.text.files import open_folder
 
 AREA = "data preparation"
 
@@ -181,7 +181,7 @@ def damaged_folder(folder: Path, draw: random.Random) -> str:
         target = folder / "mine"
 
         def read() -> bytes:
-            parts = [load_tokens("text", split, folder, name="mine") for split in ("train", "val")]  # type: ignore[arg-type]
+            parts = [open_folder(folder / "mine", split) for split in ("train", "val")]
             return b"".join(np.asarray(part.tokens).tobytes() for part in parts)
 
     wanted = read()

@@ -16,14 +16,17 @@ from weight_decay.config.window import Window
 
 @dataclass(frozen=True)
 class ImageData:
-    """Labelled images. `seed` drives the procedural generator and the nested choice of a subset.
+    """Labelled images; each kind is a class of its own in `data/images/`, with how it is loaded.
 
+    seed: drives the procedural generator and the nested choice of a subset.
     root: the folder in which all data sets lie; name: this one's folder there, null for the usual one.
+
+    Of a kind: `named`, whether it may have another folder than the usual one; `drawn`, whether the config alone
+    determines its content; `home`, where it lies and how it is made, None if it is made on the spot; `sizes`, its
+    training and test images where it comes with a split.
     """
 
-    kind: Literal[
-        "procedural", "cifar5m", "cifar10", "cifar100", "tiny_imagenet", "fashion_mnist", "image_folder", "npz"
-    ]
+    kind: str
     name: str | None = field(metadata=off(None))
     image_size: int
     classes: int
@@ -33,15 +36,15 @@ class ImageData:
     normalise: bool
     root: str = field(metadata=EXECUTION)
     regime: ClassVar[str] = "over_training"
+    named: ClassVar[bool] = False
+    drawn: ClassVar[bool] = False
+    home: ClassVar[Any] = None
+    sizes: ClassVar[tuple[int, int] | None] = None
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
-        require(
-            self.kind != "cifar5m" or self.test_size is not None,
-            "test_size: CIFAR-5m's test part has 1,000,448 images and papers differ in how many they use; say how many",
-        )
         require(self.image_size >= 8, f"image_size: must be at least 8 pixels, got {self.image_size}")
-        check_name(self.name, self.kind, ("fashion_mnist", "image_folder", "npz"))
+        check_name(self.name, self.kind, self.named)
         require(self.classes >= 2, f"classes: must be at least 2, got {self.classes}")
         for name in ("train_size", "test_size"):
             size = getattr(self, name)
@@ -49,15 +52,10 @@ class ImageData:
                 size is None or size > 0,
                 f"{name}: must be a positive number of images or null for all, got {size}",
             )
-        if self.kind == "procedural":
-            require(
-                self.train_size is not None,
-                "train_size: the procedural generator is endless, so say how many images",
-            )
-            require(
-                self.test_size is not None,
-                "test_size: the procedural generator is endless, so say how many images",
-            )
+
+    def load(self, split: str) -> Any:
+        """The whole split "train" or "test" as an `ImageSet`; UserError if it is missing or damaged."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from weight_decay.config.groups import (
     WarmupCosineSchedule,
 )
 from weight_decay.config.measurements import AveragingConfig
-from weight_decay.config.registry import DECAY_KINDS, MODELS
+from weight_decay.config.registry import DATA, DECAY_KINDS, MODELS
 from weight_decay.config.schema import EXECUTION, build_dataclass, require
 from weight_decay.config.span import Span
 from weight_decay.config.text import MatchedSchedule, TokenData
@@ -43,7 +43,7 @@ class RunConfig:
     seed: int
     batch_size: int
     duration: Span
-    data: ImageData | TokenData
+    data: Annotated[ImageData | TokenData, DATA]
     model: Annotated[ModelConfig, MODELS]
     optimizer: OptimizerConfig
     decay: Annotated[DecayConfig, DECAY_KINDS]

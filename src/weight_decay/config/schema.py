@@ -38,9 +38,9 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def check_name(name: str | None, kind: str, named: tuple[str, ...]) -> None:
+def check_name(name: str | None, kind: str, named: bool) -> None:
     """ValueError unless `name` is null, or a folder below `root` for a data set whose kind may have another one."""
-    require(name is None or kind in named, f"name: {kind} data have a folder of their own; set it to null")
+    require(name is None or named, f"name: {kind} data have a folder of their own; set it to null")
     parts = () if name is None else PurePath(name).parts
     require(
         name is None or (bool(parts) and not PurePath(name).is_absolute() and ".." not in parts),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from weight_decay.config.groups import PrecisionConfig
 from weight_decay.config.schema import EXECUTION, check_name, off, require
@@ -12,8 +12,9 @@ from weight_decay.config.span import Span
 
 @dataclass(frozen=True)
 class TokenData:
-    """A token stream. `sampling` is the paper's `with_replacement`, or `one_pass` (each window exactly once).
+    """A token stream; each kind is a class of its own in `data/text/`, with how it is opened.
 
+    sampling: the paper's `with_replacement`, or `one_pass` (each window exactly once).
     held_out: share of the training text, in blocks of `held_out_block` tokens, that is kept from training (Fig 19).
     `train/loss` is then measured on windows that the run trains on, `unseen/loss` on held-out windows of the same
     documents, and `val/loss` as ever on documents of their own.
@@ -21,9 +22,13 @@ class TokenData:
     documents, so a little more). A longer text starts with a shorter one.
     seed: chooses evaluation windows and held-out blocks, and which documents the synthetic text has.
     root: the folder in which all data sets lie; name: this one's folder there, null for the usual one.
+
+    Of a kind: `named`, whether it may have another folder than the usual one; `drawn`, whether the config alone
+    determines its content; `home`, where it lies and how it is made, None if it is made on the spot; `tokens`, its
+    training tokens where that is known.
     """
 
-    kind: Literal["python_text", "synthetic_text", "openwebtext", "text", "nanogpt"]
+    kind: str
     name: str | None = field(metadata=off(None))
     context: int
     vocabulary: int
@@ -35,9 +40,13 @@ class TokenData:
     train_tokens: int | None = field(metadata=off(None))
     root: str = field(metadata=EXECUTION)
     regime: ClassVar[str] = "under_training"
+    named: ClassVar[bool] = False
+    drawn: ClassVar[bool] = False
+    home: ClassVar[Any] = None
+    tokens: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        check_name(self.name, self.kind, ("text", "nanogpt"))
+        check_name(self.name, self.kind, self.named)
         require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
         require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
         require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")
@@ -45,21 +54,23 @@ class TokenData:
             self.evaluation_windows > 0,
             f"evaluation_windows: must be positive, got {self.evaluation_windows}",
         )
-        if self.kind == "synthetic_text":
-            require(
-                self.train_tokens is not None and self.train_tokens > 0,
-                f"train_tokens: the synthetic text is endless, so say how many tokens, got {self.train_tokens}",
-            )
-        else:
-            require(
-                self.train_tokens is None,
-                f"train_tokens: only the synthetic text is made to a size; set it to null, got {self.train_tokens}",
-            )
+        self.check_train_tokens()
         require(0 <= self.held_out < 1, f"held_out: must be a share of the text in [0, 1), got {self.held_out:g}")
         require(
             self.held_out_block > self.context,
             f"held_out_block: must be longer than the context of {self.context} tokens, got {self.held_out_block}",
         )
+
+    def check_train_tokens(self) -> None:
+        """ValueError unless `train_tokens` suits the kind."""
+        require(
+            self.train_tokens is None,
+            f"train_tokens: only the synthetic text is made to a size; set it to null, got {self.train_tokens}",
+        )
+
+    def load(self, split: str) -> Any:
+        """The split "train" or "val" as a `TokenSet`; UserError if it is missing, unfinished or damaged."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

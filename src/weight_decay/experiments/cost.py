@@ -14,16 +14,6 @@ from weight_decay.config.span import Clock, Span
 from weight_decay.experiments.throughput import Throughput
 from weight_decay.training.build import build_model
 
-SIZES = {
-    "cifar5m": (5_002_240, 1_000_448),
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "tiny_imagenet": (100_000, 10_000),
-}
-"""Training and test images of the sets that come with a split."""
-WINDOWS_TOKENS = {"openwebtext": 9.04e9, "python_text": 9.8e6}
-"""Training tokens, for lengths given in epochs."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -113,7 +103,7 @@ def _clock(config: RunConfig) -> Clock | None:
             return None
         clock = Clock(config.batch_size, sizes[0], 1)
     else:
-        windows = int((data.train_tokens or WINDOWS_TOKENS.get(data.kind, 0.0)) / data.context)
+        windows = int((data.train_tokens or data.tokens) / data.context)
         if windows == 0 and config.duration.unit == "epochs":
             return None
         clock = Clock(config.batch_size, windows, data.context)
@@ -122,7 +112,7 @@ def _clock(config: RunConfig) -> Clock | None:
 
 def _sizes(data: ImageData) -> tuple[int, int] | None:
     """Training and test images; None if nobody says how many there are."""
-    train, test = SIZES.get(data.kind, (0, 0))
+    train, test = data.sizes or (0, 0)
     sizes = data.train_size or train, data.test_size or test
     return sizes if all(sizes) else None
 

@@ -8,7 +8,7 @@ from typing import Any
 from weight_decay.config.identity import folder_name, to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
-from weight_decay.data.where import HOMES, folder_of, how_to_make, is_there
+from weight_decay.data.where import folder_of, how_to_make, is_there
 from weight_decay.experiments.cost import Cost, estimate, forward_operations
 from weight_decay.experiments.plan import Plan
 from weight_decay.experiments.throughput import Assumptions, Throughput, take_assumptions
@@ -93,10 +93,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 def _data_needed(config: RunConfig) -> str:
     """What the runs need, whether it is there, and how it is made."""
     data = config.data
-    if data.kind not in HOMES:
+    if data.home is None:
         return f"{data.kind}, made on the spot, in {data.root}"
-    root = Path(data.root)
-    what = f"{HOMES[data.kind].what} in {folder_of(data.kind, root, data.name)}"
-    if is_there(data.kind, root, data.name):
-        return f"{what}: there"
-    return f"{what}: not there, make it with `{how_to_make(data.kind, root, data.name)}`"
+    what = f"{data.home.what} in {folder_of(data)}"
+    return f"{what}: there" if is_there(data) else f"{what}: not there, make it with `{how_to_make(data)}`"

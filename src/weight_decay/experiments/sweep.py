@@ -95,7 +95,7 @@ def prepare(plan: Plan, stale: str, record: bool = True) -> None:
         _refuse_other_data(cell)
     # Once, and before any cell starts: the data of what is still to be run.
     for data in dict.fromkeys(cell.config.data for cell in unfinished(plan)):
-        require_data(data.kind, Path(data.root), data.name)
+        require_data(data)
     results = folders[0].parent.parent
     try:
         if stale == "rerun":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import torch
 
@@ -11,7 +10,6 @@ from weight_decay.config.groups import ImageData
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
 from weight_decay.data.manifest import reading_whole
-from weight_decay.data.text.files import load_tokens
 from weight_decay.data.where import is_there
 from weight_decay.device.distributed import current
 from weight_decay.errors import UserError
@@ -34,25 +32,23 @@ def build_regime(config: RunConfig, device: torch.device) -> Regime:
 
 def check_data(data: ImageData | TokenData) -> None:
     """Read every byte of the data, where they are here and have a manifest; UserError if one is not what it was."""
-    if not is_there(data.kind, Path(data.root), data.name):
+    if not is_there(data):
         return
     with reading_whole():
         if isinstance(data, ImageData):
             load_image_sets(data)
         else:
-            load_tokens(
-                data.kind, "train", Path(data.root), name=data.name, seed=data.seed, train_tokens=data.train_tokens
-            )
+            data.load("train")
 
 
 @functools.cache
 def data_fingerprint(data: ImageData | TokenData) -> str | None:
     """What names the training data's content; None if the config determines it anyway, or the data are not here."""
-    if data.kind in ("procedural", "synthetic_text"):
+    if data.drawn:
         return None
     try:
         if isinstance(data, ImageData):
             return load_image_sets(data)[0].fingerprint
-        return load_tokens(data.kind, "train", Path(data.root), name=data.name).fingerprint
+        return data.load("train").fingerprint
     except UserError:
         return None

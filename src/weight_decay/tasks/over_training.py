@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from weight_decay.config.groups import ImageData
 from weight_decay.config.measurements import CurvatureConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.data.images.image_set import ImageSet
-from weight_decay.data.images.load import load_images
 from weight_decay.data.images.resident import hold
 from weight_decay.data.images.stream import FixedImages, ImageStream
 from weight_decay.device.choose import autocast, weight_dtype
@@ -181,21 +179,7 @@ class Classification:
 
 def load_image_sets(data: ImageData) -> tuple[ImageSet, ImageSet]:
     """Training and test set; subsets of the training set are nested: the 10k one is inside the 25k one (Fig 1)."""
-    options: dict[str, Any] = {}
-    if data.kind == "procedural":
-        options = {
-            "seed": data.seed,
-            "size": data.image_size,
-            "train_images": data.train_size,
-            "test_images": data.test_size,
-        }
-    elif data.kind == "cifar5m":
-        options = {"train_parts": (0, 1, 2, 3, 4), "test_part": 5, "test_images": data.test_size}
-    elif data.kind in ("cifar10", "cifar100"):
-        options = {"download": False}
-    elif data.kind in ("fashion_mnist", "image_folder", "npz"):
-        options = {"name": data.name, "size": data.image_size}
-    train, test = (load_images(data.kind, split, Path(data.root), **options) for split in ("train", "test"))
+    train, test = data.load("train"), data.load("test")
     if data.train_size is not None and data.train_size != len(train):
         train = train.subset(data.train_size, data.seed)
     if data.test_size is not None and data.test_size != len(test):

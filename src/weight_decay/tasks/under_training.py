@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
-from weight_decay.data.text.files import load_tokens
 from weight_decay.data.text.stream import FixedWindows, TokenStream, seen_windows
 from weight_decay.data.text.windows import hold_out_windows
 from weight_decay.device.choose import autocast
@@ -121,10 +119,7 @@ def token_regime(config: RunConfig, device: torch.device) -> Regime:
     """Text and the language-modelling task; UserError if the text cannot serve the run."""
     data, probes, ranks = config.data, config.probes, current()
     assert isinstance(data, TokenData)
-    train, val = (
-        load_tokens(data.kind, split, Path(data.root), name=data.name, seed=data.seed, train_tokens=data.train_tokens)
-        for split in ("train", "val")
-    )
+    train, val = data.load("train"), data.load("val")
     if train.vocabulary > data.vocabulary:
         raise UserError(
             f"data.vocabulary: must be at least the {train.vocabulary} of {data.kind}, got {data.vocabulary}."

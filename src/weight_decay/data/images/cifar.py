@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from weight_decay.config.groups import ImageData
+from weight_decay.config.registry import DATA
 from weight_decay.data.images.image_set import ImageSet, content_fingerprint
+from weight_decay.data.where import Home, torchvision_command
 from weight_decay.errors import UserError
 
 
@@ -46,3 +51,24 @@ def load_cifar(kind: str, split: str, root: Path, download: bool = False) -> Ima
         split=split,
         fingerprint=content_fingerprint(images, labels),
     )
+
+
+@DATA.add("cifar10")
+@dataclass(frozen=True)
+class Cifar10(ImageData):
+    """CIFAR-10."""
+
+    home: ClassVar[Home] = Home("CIFAR-10", torchvision_command("CIFAR10"), "cifar-10-batches-py", ("data_batch_1",))
+    sizes: ClassVar[tuple[int, int]] = (50_000, 10_000)
+
+    def load(self, split: str) -> ImageSet:
+        """One of the official splits, in memory."""
+        return load_cifar(self.kind, split, Path(self.root))
+
+
+@DATA.add("cifar100")
+@dataclass(frozen=True)
+class Cifar100(Cifar10):
+    """CIFAR-100."""
+
+    home: ClassVar[Home] = Home("CIFAR-100", torchvision_command("CIFAR100"), "cifar-100-python", ("train",))

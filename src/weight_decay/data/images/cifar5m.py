@@ -12,12 +12,16 @@ import os
 import shutil
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
 
+from weight_decay.config.groups import ImageData
+from weight_decay.config.registry import DATA
+from weight_decay.config.schema import require
 from weight_decay.data.images.cifar5m_parts import (
     CLASSES,
     OFFICIAL_PART_ROWS,
@@ -36,6 +40,7 @@ from weight_decay.data.manifest import (
     write_manifest,
     write_text_atomically,
 )
+from weight_decay.data.where import Home
 from weight_decay.errors import UserError
 
 KIND = "cifar5m"
@@ -241,3 +246,26 @@ def load_cifar5m(
         fingerprint=derived_fingerprint(manifest["fingerprint"], text),
         folder=folder,
     )
+
+
+@DATA.add("cifar5m")
+@dataclass(frozen=True)
+class Cifar5mData(ImageData):
+    """CIFAR-5m: trained on its first five parts, tested on the first `test_size` images of the sixth."""
+
+    home: ClassVar[Home] = Home(
+        "CIFAR-5m's six parts, 18.4 GB", "make data-cifar5m FROM=FOLDER", "cifar5m", (MANIFEST_NAME,)
+    )
+    sizes: ClassVar[tuple[int, int]] = (5_002_240, 1_000_448)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.test_size is not None,
+            "test_size: CIFAR-5m's test part has 1,000,448 images and papers differ in how many they use; say how many",
+        )
+
+    def load(self, split: str) -> ImageSet:
+        """One split, as memory maps."""
+        assert self.test_size is not None
+        return load_cifar5m(Path(self.root) / self.kind, split, self.test_size)

@@ -10,12 +10,17 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from weight_decay.config.groups import ImageData
+from weight_decay.config.registry import DATA
 from weight_decay.data.images.image_set import ImageSet, content_fingerprint
+from weight_decay.data.where import Home, torchvision_command
 from weight_decay.errors import UserError
 
 KIND = "fashion_mnist"
@@ -24,6 +29,13 @@ SIDE = 28
 SIZES = (8, 14, 16, 28, 32)
 """Sides that follow from 28 by black borders of two pixels and by means of square blocks."""
 _PREFIXES = {"train": "train", "test": "t10k"}
+_BELOW = ("", "raw/", "FashionMNIST/raw/")
+_MARKS = tuple(
+    f"{below}train-images{style}{ending}"
+    for below in _BELOW
+    for style in ("-idx3-ubyte", ".idx3-ubyte")
+    for ending in ("", ".gz")
+)
 _MOST_DEFLATE_SAVES = 1032
 _GET = (
     "get it with python -c \"from torchvision.datasets import FashionMNIST as F; F('data', download=True)\", or put any"
@@ -65,7 +77,7 @@ def load_fashion_mnist(split: str, root: Path, size: int, name: str | None = Non
 def find_fashion_mnist(root: Path, name: str | None) -> Path:
     """The folder with the idx files; UserError, saying where they were looked for and how to get them, if none has."""
     tops = [root / name] if name is not None else [root / KIND, root / "FashionMNIST"]
-    folders = [top / below for top in tops for below in ("", "raw", "FashionMNIST/raw")]
+    folders = [top / below for top in tops for below in _BELOW]
     for folder in folders:
         if any(_names(folder, "train", "images", 3)):
             return folder
@@ -122,3 +134,21 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     blocks = pixels.reshape(len(pixels), size, block, size, block)
     area = block * block
     return ((blocks.sum(axis=(2, 4), dtype=np.uint32) + area // 2) // area).astype(np.uint8)
+
+
+@DATA.add("fashion_mnist")
+@dataclass(frozen=True)
+class FashionMNISTData(ImageData):
+    """Fashion-MNIST, in the folder itself or in torchvision's below it."""
+
+    named: ClassVar[bool] = True
+    home: ClassVar[Home] = Home(
+        "Fashion-MNIST's four idx files",
+        torchvision_command("FashionMNIST"),
+        KIND,
+        (*_MARKS, *(f"../FashionMNIST/{mark}" for mark in _MARKS)),
+    )
+
+    def load(self, split: str) -> ImageSet:
+        """One of the official splits, in memory."""
+        return load_fashion_mnist(split, Path(self.root), self.image_size, self.name)

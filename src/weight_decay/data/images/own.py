@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
+from weight_decay.config.groups import ImageData
+from weight_decay.config.registry import DATA
 from weight_decay.data.images.cifar5m_parts import DAMAGE
 from weight_decay.data.images.image_set import ImageSet, content_fingerprint, seeded_order
+from weight_decay.data.where import Home, folder_of
 from weight_decay.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -151,3 +156,39 @@ def _checked(archive: zipfile.ZipFile, path: Path, what: str, split: str) -> tup
     if member.file_size != start + prod(shape) * dtype.itemsize:
         raise UserError(f"{path}: {found[0]} is not as long as its header says; save it again.")
     return found[0], shape
+
+
+@DATA.add("image_folder")
+@dataclass(frozen=True)
+class ImageFolder(ImageData):
+    """Pictures of one's own by class."""
+
+    named: ClassVar[bool] = True
+    home: ClassVar[Home] = Home(
+        "your own images",
+        "mkdir -p {root}/{name}/train/CLASS {root}/{name}/test/CLASS and put the images there",
+        "image_folder",
+        ("train",),
+    )
+
+    def load(self, split: str) -> ImageSet:
+        """One split, decoded into memory."""
+        return load_image_folder(folder_of(self), split, self.image_size)
+
+
+@DATA.add("npz")
+@dataclass(frozen=True)
+class NpzData(ImageData):
+    """Arrays of one's own in one npz file."""
+
+    named: ClassVar[bool] = True
+    home: ClassVar[Home] = Home(
+        "your own images",
+        "numpy.savez('{root}/{name}.npz', train_images=..., train_labels=..., test_images=..., test_labels=...)",
+        "npz",
+        ("../{name}.npz",),
+    )
+
+    def load(self, split: str) -> ImageSet:
+        """One split, in memory."""
+        return load_npz(npz_file(folder_of(self)), split, self.image_size)

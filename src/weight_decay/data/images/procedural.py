@@ -15,14 +15,19 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import numpy as np
 from tqdm import tqdm
 
-from weight_decay.data.images.cifar5m import ORIGIN_NAME, convert_cifar5m, read_cifar5m_manifest
+from weight_decay.config.groups import ImageData
+from weight_decay.config.registry import DATA
+from weight_decay.config.schema import require
+from weight_decay.data.images.cifar5m import ORIGIN_NAME, convert_cifar5m, load_cifar5m, read_cifar5m_manifest
 from weight_decay.data.images.cifar5m_parts import PARTS
+from weight_decay.data.images.image_set import ImageSet
 from weight_decay.data.manifest import exclusive_lock, write_text_atomically
 from weight_decay.errors import UserError
 
@@ -290,3 +295,26 @@ def _check_space(root: Path, needed: int) -> None:
             f"data.root: {needed / 1e9:.1f} GB are needed in {root} and {free / 1e9:.1f} GB are free; "
             "ask for fewer images, or choose another folder."
         )
+
+
+@DATA.add("procedural")
+@dataclass(frozen=True)
+class ProceduralData(ImageData):
+    """Shapes drawn as a function of (seed, index), made on first use."""
+
+    drawn: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("train_size", "test_size"):
+            require(
+                getattr(self, name) is not None,
+                f"{name}: the procedural generator is endless, so say how many images",
+            )
+
+    def load(self, split: str) -> ImageSet:
+        """The first `train_size` or `test_size` images of a split, as memory maps."""
+        assert self.train_size is not None and self.test_size is not None
+        folder = ensure_procedural(Path(self.root), self.seed, self.image_size, self.train_size, self.test_size)
+        whole = load_cifar5m(folder, split, self.test_size)
+        return whole.first(self.train_size) if split == "train" else whole

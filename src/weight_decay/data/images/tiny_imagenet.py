@@ -10,15 +10,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from weight_decay.config.groups import ImageData
+from weight_decay.config.registry import DATA
 from weight_decay.data.images.image_set import ImageSet, derived_fingerprint
 from weight_decay.data.manifest import MANIFEST_NAME, exclusive_lock, read_manifest, write_manifest
+from weight_decay.data.where import Home
 from weight_decay.errors import UserError
 
 KIND = "tiny_imagenet"
@@ -176,3 +180,18 @@ def load_tiny_imagenet(folder: Path, split: str) -> ImageSet:
         split="train" if split == "train" else "test:official-val",
         fingerprint=derived_fingerprint(manifest["fingerprint"], split),
     )
+
+
+@DATA.add("tiny_imagenet")
+@dataclass(frozen=True)
+class TinyImageNetData(ImageData):
+    """Tiny-ImageNet; the test set is the official validation set."""
+
+    home: ClassVar[Home] = Home(
+        "tiny-imagenet-200", "make data-tiny-imagenet FROM=FOLDER", "tiny_imagenet", (MANIFEST_NAME,)
+    )
+    sizes: ClassVar[tuple[int, int]] = (100_000, 10_000)
+
+    def load(self, split: str) -> ImageSet:
+        """One split, as memory maps."""
+        return load_tiny_imagenet(Path(self.root) / self.kind, split)

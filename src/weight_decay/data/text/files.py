@@ -1,4 +1,4 @@
-"""The folder format of a tokenised text, and reading it (or nanoGPT's bare files) as memory maps.
+"""The folder format of a tokenised text, and reading it as memory maps.
 
 A prepared folder holds, for each split `train` and `val`: `<split>.bin` (the tokens of all documents,
 one after another, each followed by the end-of-text token; little-endian uint8 or uint16) and
@@ -8,23 +8,18 @@ This module never imports torch, so that preparation processes start quickly.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from weight_decay.data.manifest import Verify, read_manifest, write_manifest
-from weight_decay.data.where import folder_of, require_data
 from weight_decay.errors import UserError
 
 KIND = "tokens"
 SPLITS = ("train", "val")
-GPT2_VOCABULARY = 50257
-_SAMPLED_BLOCKS = 64
-_SAMPLED_BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -141,55 +136,16 @@ def finish_folder(
     return write_manifest(folder, KIND, {**fields, **own}, files)
 
 
-def load_tokens(
-    kind: Literal["python_text", "synthetic_text", "openwebtext", "text", "nanogpt"],
-    split: Literal["train", "val"],
-    root: Path,
-    verify: Verify = "sampled",
-    name: str | None = None,
-    seed: int = 0,
-    train_tokens: int | None = None,
-) -> TokenSet:
-    """Open one split of a corpus as memory maps.
+def open_folder(folder: Path, split: str, verify: Verify = "sampled") -> TokenSet:
+    """One split, "train" or "val", of a prepared folder as memory maps.
 
-    Args:
-        kind: "python_text" and "synthetic_text" (made below `root` when not there yet), "openwebtext", "text"
-            (any prepared folder) or "nanogpt" (a folder with nanoGPT's bare `train.bin` and `val.bin`:
-            uint16, GPT-2 tokens, no manifest).
-        split: "train" or "val"; documents are never shared between the two.
-        root: the folder in which all data sets lie.
-        verify: see `read_manifest`; "sha256" reads every byte. For nanogpt there is nothing
-            to check against.
-        name: the folder below `root`; None for the kind's own name.
-        seed: of the synthetic text.
-        train_tokens: of the synthetic text, which is endless: the least size of its train split.
+    verify: see `read_manifest`; "sha256" reads every byte.
 
     Raises:
-        UserError: the folder is missing, unfinished, damaged or of another kind.
+        UserError: another split, or the folder is missing, unfinished, damaged or of another kind.
     """
     if split not in SPLITS:
         raise UserError(f"a text has the splits train and val, not {split!r}.")
-    root = Path(root)
-    if kind not in ("python_text", "synthetic_text", "openwebtext", "text", "nanogpt"):
-        raise UserError(f"unknown text {kind!r}: choose python_text, synthetic_text, openwebtext, text or nanogpt.")
-    if kind == "python_text":
-        # Imported here because python_text writes with this module's SplitWriter.
-        from weight_decay.data.text.python_text import ensure_python_text
-
-        return _load_folder(ensure_python_text(root), split, verify)
-    if kind == "synthetic_text":
-        from weight_decay.data.text.synthetic_text import ensure_synthetic_text
-
-        if train_tokens is None:
-            raise UserError("data.train_tokens: the synthetic text is endless, so say how many tokens.")
-        return _load_folder(ensure_synthetic_text(root, seed, train_tokens), split, verify)
-    folder = folder_of(kind, root, name)
-    if not folder.is_dir():
-        require_data(kind, root, name)
-    return _load_nanogpt(folder, split) if kind == "nanogpt" else _load_folder(folder, split, verify)
-
-
-def _load_folder(folder: Path, split: str, verify: Verify) -> TokenSet:
     if (folder / "train.bin").is_file() and not (folder / "manifest.json").is_file():
         raise UserError(
             f"{folder} has a train.bin but no manifest.json: if it was made by nanoGPT, read it as nanogpt; "
@@ -200,26 +156,3 @@ def _load_folder(folder: Path, split: str, verify: Verify) -> TokenSet:
     tokens = np.memmap(folder / f"{split}.bin", dtype=np.dtype(fields["dtype"]).newbyteorder("<"), mode="r")
     starts = np.memmap(folder / f"{split}.documents.bin", dtype="<i8", mode="r")
     return TokenSet(tokens, starts, fields["vocabulary"], fields["name"], split, manifest["fingerprint"])
-
-
-def _load_nanogpt(folder: Path, split: str) -> TokenSet:
-    path = folder / f"{split}.bin"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: nanogpt data is a folder with train.bin and val.bin.")
-    size = path.stat().st_size
-    if size == 0 or size % 2:
-        raise UserError(f"{path} has {size} bytes, which is no list of uint16 tokens: make it again.")
-    tokens = np.memmap(path, dtype="<u2", mode="r")
-    # Hashing 18 GB at every start would take minutes, and there is no manifest that could remember
-    # the result: the size and evenly spaced blocks stand for the whole, and the name says so.
-    positions = np.linspace(0, max(size - _SAMPLED_BLOCK_BYTES, 0), _SAMPLED_BLOCKS).astype(np.int64) // 2
-    digest = hashlib.sha256(str(size).encode())
-    for position in np.unique(positions):
-        block = tokens[position : position + _SAMPLED_BLOCK_BYTES // 2]
-        if int(block.max()) >= GPT2_VOCABULARY:
-            raise UserError(
-                f"{path} holds token {int(block.max())}, but nanogpt data has GPT-2's "
-                f"{GPT2_VOCABULARY} tokens: read it as what it is, or make it again."
-            )
-        digest.update(block.tobytes())
-    return TokenSet(tokens, None, GPT2_VOCABULARY, "nanogpt", split, f"sampled-{digest.hexdigest()}")

@@ -13,12 +13,16 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from weight_decay.config.registry import DATA
+from weight_decay.config.text import TokenData
 from weight_decay.data.manifest import MANIFEST_NAME, read_manifest
-from weight_decay.data.text.files import KIND, SPLITS, SplitWriter, finish_folder
+from weight_decay.data.text.files import KIND, SPLITS, SplitWriter, TokenSet, finish_folder, open_folder
 from weight_decay.errors import UserError
 
 VOCABULARY = 256
@@ -92,3 +96,15 @@ def library_sources() -> Iterator[tuple[str, bytes]]:
             content = named[name].read_bytes()
             if content and END_OF_TEXT not in content:
                 yield name, content
+
+
+@DATA.add("python_text")
+@dataclass(frozen=True)
+class PythonText(TokenData):
+    """The standard library's sources as bytes, made on first use."""
+
+    tokens: ClassVar[float] = 9.8e6
+
+    def load(self, split: str) -> TokenSet:
+        """One split, as memory maps."""
+        return open_folder(ensure_python_text(Path(self.root)), split)

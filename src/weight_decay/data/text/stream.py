@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weight_decay.data.text.files import TokenSet, load_tokens
+from weight_decay.data.text.files import TokenSet
 from weight_decay.data.text.windows import (
     SEEN_STREAM,
     TRAINING_STREAM,
@@ -25,7 +25,7 @@ from weight_decay.data.text.windows import (
 from weight_decay.device.memory import pinned, to_device
 from weight_decay.errors import UserError
 
-__all__ = ["FixedWindows", "TokenSet", "TokenStream", "hold_out_windows", "load_tokens", "seen_windows"]
+__all__ = ["FixedWindows", "TokenSet", "TokenStream", "hold_out_windows", "seen_windows"]
 
 RESIDENT_BYTES = 1 << 30
 _PREFETCHED_STEPS = 2

@@ -8,15 +8,9 @@ known to a few percent (`entropy_bounds`). `GENERATOR_VERSION` must rise with an
 
 from __future__ import annotations
 
-import shutil
-import warnings
-from pathlib import Path
-
 import numpy as np
 
-from weight_decay.data.manifest import exclusive_lock, read_manifest
 from weight_decay.data.text import synthetic_language as grammar
-from weight_decay.data.text.files import KIND, SPLITS, SplitWriter, finish_folder
 from weight_decay.data.text.synthetic_language import Language, language, mix
 from weight_decay.errors import UserError
 
@@ -24,12 +18,10 @@ NAME = "synthetic_text"
 GENERATOR_VERSION = 1
 VOCABULARY = 256
 END_OF_TEXT = 0
-# Held-out documents begin far beyond any training document, and are the same for every training size.
-VALIDATION_START = 2**40
-VALIDATION_TOKENS = 1 << 21
+CHUNK = 1024
+"""Documents made at a time."""
 _GAMMA_INT = 0x9E3779B97F4A7C15
 _GAMMA = np.uint64(_GAMMA_INT)
-_CHUNK = 1024
 _BYTE = np.uint64(0xFF)
 
 
@@ -43,7 +35,7 @@ def synthetic_documents(seed: int, documents: np.ndarray) -> tuple[np.ndarray, n
     """
     if seed < 0:
         raise UserError(f"Synthetic text needs a seed ≥ 0, not {seed}.")
-    parts = [_Paragraphs(seed, documents[i : i + _CHUNK]).write() for i in range(0, len(documents), _CHUNK)]
+    parts = [_Paragraphs(seed, documents[i : i + CHUNK]).write() for i in range(0, len(documents), CHUNK)]
     if not parts:
         return np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.int64)
     return np.concatenate([text for text, _ in parts]), np.concatenate([lengths for _, lengths in parts])
@@ -58,8 +50,8 @@ def entropy_bounds(seed: int, documents: np.ndarray) -> tuple[float, float]:
     repaid it.
     """
     bits, hidden, size = 0.0, 0.0, 0
-    for i in range(0, len(documents), _CHUNK):
-        paragraphs = _Paragraphs(seed, documents[i : i + _CHUNK])
+    for i in range(0, len(documents), CHUNK):
+        paragraphs = _Paragraphs(seed, documents[i : i + CHUNK])
         bits += float(paragraphs.surprise(language()).sum())
         hidden += paragraphs.hidden_bits()
         size += len(paragraphs.write()[0])
@@ -242,68 +234,3 @@ def _draw(key: np.ndarray, number: int) -> np.ndarray:
 def _entropy(counts: np.ndarray) -> float:
     shares = counts / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
-
-
-def ensure_synthetic_text(root: Path, seed: int, train_tokens: int) -> Path:
-    """The prepared folder below `root` with the synthetic text of this seed and size, made if absent.
-
-    `train` holds documents 0, 1, 2, ... until there are `train_tokens`; `val` documents of its own, the same for every
-    size. Processes that start at once wait for the first to finish; what a killed one has written is kept; a damaged
-    folder is made again. Memory is flat.
-
-    Raises:
-        UserError: a negative seed, no tokens, or a folder that cannot hold them.
-    """
-    if train_tokens < 1:
-        raise UserError(f"Synthetic text needs at least 1 token, not {train_tokens}.")
-    folder = Path(root) / f"{NAME}-v{GENERATOR_VERSION}-seed{seed}-tokens{train_tokens}"
-    with exclusive_lock(folder.with_name(f".{folder.name}.lock")):
-        if folder.exists():
-            try:
-                read_manifest(folder, KIND)
-                return folder
-            except UserError as error:
-                warnings.warn(f"making {folder} again: {error}", stacklevel=2)
-                shutil.rmtree(folder)
-        free = shutil.disk_usage(folder.parent).free
-        if train_tokens + VALIDATION_TOKENS > free:
-            raise UserError(
-                f"data.train_tokens: {train_tokens / 1e9:.1f} GB are needed in {root} and {free / 1e9:.1f} GB are "
-                "free; ask for fewer, or choose another folder."
-            )
-        partial = folder.with_name(f".{folder.name}.partial")
-        partial.mkdir(exist_ok=True)
-        _write_folder(partial, seed, train_tokens)
-        partial.replace(folder)
-    return folder
-
-
-def _write_folder(folder: Path, seed: int, train_tokens: int) -> None:
-    dtype = np.dtype("uint8")
-    writers = {split: SplitWriter(folder, split, dtype, resume=True) for split in SPLITS}
-    _write_split(writers["val"], seed, VALIDATION_START, VALIDATION_TOKENS)
-    _write_split(writers["train"], seed, 0, train_tokens)
-    fields = {
-        "name": NAME,
-        "generator_version": GENERATOR_VERSION,
-        "seed": seed,
-        "end_of_text": END_OF_TEXT,
-        "encoding": "bytes",
-    }
-    finish_folder(folder, writers, VOCABULARY, dtype, fields)
-
-
-def _write_split(writer: SplitWriter, seed: int, first: int, wanted: int) -> None:
-    """Append documents `first`, `first + 1`, ... until there are `wanted` tokens, after those already there."""
-    if writer.documents:
-        # After a power cut a file may hold zeros where nothing reached the disk: its ends tell.
-        head, _ = synthetic_documents(seed, np.array([first]))
-        tail, _ = synthetic_documents(seed, np.array([first + writer.documents - 1]))
-        if not (writer.starts_with(head) and writer.ends_with(tail)):
-            writer.start_over()
-    while writer.tokens < wanted:
-        begin = first + writer.documents
-        tokens, lengths = synthetic_documents(seed, np.arange(begin, begin + _CHUNK))
-        enough = int(np.searchsorted(np.cumsum(lengths), wanted - writer.tokens)) + 1
-        lengths = lengths[:enough]
-        writer.append(tokens[: int(lengths.sum())], lengths)
