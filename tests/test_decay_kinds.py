@@ -454,3 +454,36 @@ def test_muon_steps_the_matrices_and_adamw_the_rest(decay: Any) -> None:
 def test_muon_without_a_matrix_is_refused() -> None:
     with pytest.raises(UserError, match="matrices"):
         build("decoupled", kind="muon", momentum=0.95, matrices="nothing")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "momentum"), OPTIMIZERS)
+@pytest.mark.parametrize("decay", ["decoupled", "torch", "l2", "penalty", Cautious])
+def test_a_factor_on_the_decay_is_that_factor_on_every_strength(decay: Any, kind: str, momentum: float) -> None:
+    half = build(decay, kind=kind, momentum=momentum)
+    groups = [(("a", "b"), 0.15), (("head",), 0.05), (("bias",), 0.0)]
+    weights = {name: nn.Parameter(torch.from_numpy(value)) for name, value in draw(0).items()}
+    made = [ParameterGroup(names, [weights[name] for name in names], strength) for names, strength in groups]
+    weaker = DecayedOptimizer(made, kind, PEAK, momentum, BETAS, EPS, False, decay, None)  # type: ignore[arg-type]
+    for t in range(4):
+        advance(half, t, 0.5)
+        advance(weaker, t)
+    for p, q in zip(half.parameters, weaker.parameters, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("rule", [Cautious, SoftThreshold, Constrained, StartingPoint])
+def test_a_step_that_the_scaler_skips_does_not_decay(rule: Any) -> None:
+    """With foreach kernels, which float16 needs beside a rule, torch does not call the step at all."""
+    optimizer = build(rule, torch.float32, fused=False)
+    advance(optimizer, 1)
+    before = [p.detach().clone() for p in optimizer.parameters]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.zeros(()))
+    for parameter in optimizer.parameters:
+        parameter.grad = torch.full_like(parameter, float("inf"))
+    optimizer.step(scaler)
+    assert all(torch.equal(p, old) for p, old in zip(optimizer.parameters, before, strict=True))
+    for parameter in optimizer.parameters:
+        parameter.grad = torch.full_like(parameter, 512.0)
+    optimizer.step(scaler)
+    assert not any(torch.equal(p, old) for p, old in zip(optimizer.parameters, before, strict=True))
