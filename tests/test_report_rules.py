@@ -8,7 +8,15 @@ import pandas as pd
 import pytest
 
 from weight_decay.errors import UserError
-from weight_decay.report.figures.rules import _forest, _passes, _tuned, best_strengths, differences
+from weight_decay.report.figures.rules import (
+    _forest,
+    _passes,
+    _timescale,
+    _tuned,
+    best_strengths,
+    differences,
+    rate_exponent,
+)
 from weight_decay.report.figures.style import LIGHT, rc
 from weight_decay.report.tables.read import Tables
 
@@ -69,3 +77,20 @@ def test_passes_and_tuned_rates_are_drawn() -> None:
     assert [line.get_label() for line in left.lines] == ["λ = 0", "λ = 0.1"]
     np.testing.assert_allclose(right.lines[1].get_ydata(), 0.1)
     assert labels == ["η·λ = 0", "η·λ = 0.01", "η·λ = 0.02"]
+
+
+def test_the_exponent_of_a_constant_timescale_is_minus_one() -> None:
+    rows = [
+        row("decoupled", strength, seed, abs(np.log(rate * strength / 1e-3)) + 0.01 * seed)
+        | {"optimizer.lr": rate, "batch_size": batch, "duration": "100 steps", "step": 100}
+        for seed in (0, 1) for rate in (1e-3, 1e-2) for batch in (8, 16) for strength in (0.0, 0.01, 0.1, 1.0, 10.0)
+        if strength or seed < 0
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows).assign(run_id=lambda made: made.index.astype(str))
+    assert rate_exponent(frame, "val/loss") == (pytest.approx(-1.0), pytest.approx(0.0, abs=1e-12), 2)
+    constant = frame.assign(**{"ema/val/loss": np.log(frame["decay.strength"]) ** 2})
+    assert rate_exponent(constant, "ema/val/loss")[0] == pytest.approx(0.0, abs=1e-12)
+    with matplotlib.rc_context(rc(LIGHT)):
+        figure = _timescale(tables(frame), LIGHT)
+    assert figure.axes[0].get_title(loc="left").startswith("λ ∝ η^p, p = -1")
+    assert len(figure.axes[0].lines) == 4

@@ -27,7 +27,7 @@ from weight_decay.report.figures.language import (
 )
 from weight_decay.report.figures.language import Panel as LanguagePanel
 from weight_decay.report.figures.precision import decay_kept, divergence
-from weight_decay.report.figures.rules import forest, passes, tuned
+from weight_decay.report.figures.rules import forest, passes, timescale, tuned
 from weight_decay.report.figures.style import light_only
 from weight_decay.report.figures.vision import (
     ERROR,
@@ -107,6 +107,8 @@ UNDER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
 RULES: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
     "decay_rules_over_training": lambda results, tables: [forest(results, tables)],
     "decay_rules_under_training": lambda results, tables: [forest(results, tables)],
+    "timescale_over_training": lambda results, tables: [timescale(results, tables)],
+    "timescale_under_training": lambda results, tables: [timescale(results, tables)],
     "passes_text": lambda results, tables: [passes(results, tables)],
     "tuned_lr": lambda results, tables: [tuned(results, tables)],
 }

@@ -181,3 +181,64 @@ def _tuned(tables: Tables, theme: Theme) -> Figure:
         axis.set(xlabel="η", ylabel=metric.replace("ema/", "EMA, ").replace("val/loss", "final validation loss"))
     legend(figure, axes[0], columns=4)
     return figure
+
+
+def timescale(results: Path, tables: Tables) -> DrawnFigure:
+    """What each decay costs above the best of its setting, against τ = 1/(ηλ) in steps and as a share of the run."""
+    return drawn(
+        results, tables, "Is the best decay a timescale?",
+        "A line for each learning rate, batch size and length: the average's outcome above the lowest of its line, "
+        "against τ = 1/(ηλ). Where lines fall on one another, that τ is what counts. In the title: the exponent p of "
+        "λ ∝ η^p at the best decay, with its 95 % interval over seeds; a constant timescale has -1.",
+        "Loss above the best of each setting against the timescale of decay in steps and as a share of the run.",
+        lambda theme: _timescale(tables, theme),
+    )  # fmt: skip
+
+
+def rate_exponent(runs: pd.DataFrame, metric: str) -> tuple[float, float, int]:
+    """Exponent p of λ* ∝ η^p, half its 95 % interval (NaN with one seed), and the number of seeds.
+
+    λ* is the best strength above 0 of each seed, learning rate, batch size and length; p is the slope of its logarithm
+    within a batch size and length, one for each seed.
+    """
+    rows = runs[(runs[DECAY] > 0) & (runs["status"] == "completed")].dropna(subset=[metric])
+    setting = ["seed", LEARNING_RATE, "batch_size", "duration"]
+    best = rows.loc[rows.groupby(setting)[metric].idxmin()].assign(
+        x=lambda frame: np.log(frame[LEARNING_RATE]), y=lambda frame: np.log(frame[DECAY])
+    )
+    pairs = best.groupby(["seed", "batch_size", "duration"])
+    best["dx"], best["dy"] = best["x"] - pairs["x"].transform("mean"), best["y"] - pairs["y"].transform("mean")
+    totals = best.assign(xy=best["dx"] * best["dy"], xx=best["dx"] ** 2).groupby("seed")[["xy", "xx"]].sum()
+    slopes = (totals["xy"] / totals["xx"]).dropna()
+    count = len(slopes)
+    half = stats.t.ppf(0.975, count - 1) * slopes.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
+    return float(slopes.mean()), float(half), count
+
+
+def _timescale(tables: Tables, theme: Theme) -> Figure:
+    runs = tables.runs
+    present = [metric for metric, *_ in OUTCOMES if not missing_metrics(runs, [metric])]
+    if not present or not {LEARNING_RATE, "batch_size", "duration"} <= set(runs.columns):
+        raise UserError(f"{tables.experiment} at {tables.scale}: no outcome over rate, batch and length; run it again.")
+    metric = present[-1]
+    slope, half, seeds = rate_exponent(runs, metric)
+    rows = runs[(runs[DECAY] > 0) & (runs["status"] == "completed")]
+    lengths = tables.main_curves.groupby("run_id")["step"].max()
+    rows = rows.assign(tau=1 / (rows[LEARNING_RATE] * rows[DECAY]), steps=rows["run_id"].map(lengths))
+    settings = list(rows.groupby([LEARNING_RATE, "batch_size", "duration"]))
+    figure, (left, right) = new_figure(1, 2, tables.stamp, width=5.0, height=3.8)
+    for color, ((rate, batch, length), part) in zip(shades(theme, len(settings)), settings, strict=True):
+        mean = part.groupby("tau")[[metric]].mean().reset_index()
+        mean["above"] = mean[metric] - mean[metric].min()
+        label = f"η = {rate:g}, {batch:g} × {length}"
+        left.plot(mean["tau"], mean["above"], color=color, marker="o", label=label)
+        right.plot(mean["tau"] / part["steps"].max(), mean["above"], color=color, marker="o")
+    for axis in (left, right):
+        plain_log(axis, "x")
+    interval = f" ± {half:.2g}" if seeds > 1 else ""
+    left.set(
+        xlabel="τ = 1/(ηλ), steps", ylabel=f"{metric} above the lowest", title=f"λ ∝ η^p, p = {slope:.2g}{interval}"
+    )
+    right.set(xlabel="τ as a share of the run")
+    legend(figure, left, columns=3)
+    return figure
