@@ -62,7 +62,6 @@ def resume(device: torch.device, sizes: Sizes, folder: Path) -> list[Row]:
     """A run that was killed and went on, beside one that was not: bitwise, or how close; with and without flags."""
     rows = []
     for deterministic in (False, True):
-        # For matrix products CUDA also wants CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment, else it only warns.
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = False
         for title in ("vision", "text"):
