@@ -33,14 +33,18 @@ from weight_decay.cli import make_plan
 from weight_decay.config.groups import ImageData
 from weight_decay.config.run import RunConfig
 from weight_decay.device.choose import choose_device
-from weight_decay.probes.divergence import DivergenceMonitor
+from weight_decay.tasks.choose import build_regime
 from weight_decay.tasks.over_training import load_image_sets
-from weight_decay.training.assemble import build_training
-from weight_decay.training.build import build_model, build_regime
+from weight_decay.tasks.regime import Regime
+from weight_decay.training.assemble import build_training, divergence_monitor
+from weight_decay.training.build import build_model
+from weight_decay.training.cadence import Cadence, Every
+from weight_decay.training.checkpoint import Owner
 from weight_decay.training.loop import Training
 from weight_decay.training.measure import Measurements
+from weight_decay.training.provenance import Origin
 from weight_decay.training.record import Progress, Recorder
-from weight_decay.training.stretch import Cadence, Every, Segment
+from weight_decay.training.stretch import Segment
 
 SPEED_GOAL, OVERHEAD_GOAL = 1.3, 0.03
 
@@ -88,7 +92,7 @@ def plain_loop(config: RunConfig, device: torch.device) -> Callable[[int], None]
     return steps
 
 
-def our_loop(config: RunConfig, training: Training, folder: Path, log: int) -> Callable[[int], None]:
+def our_loop(config: RunConfig, regime: Regime, training: Training, folder: Path, log: int) -> Callable[[int], None]:
     """Steps of the real loop with the real log; no evaluation, which the plain loop does not do either."""
     never = Every(sys.maxsize, 1, also_last=False)
     recorder = Recorder(folder, None)
@@ -99,15 +103,15 @@ def our_loop(config: RunConfig, training: Training, folder: Path, log: int) -> C
             folder,
             training.step,
             training.step + count,
-            Cadence(log, never, None, None, None),
+            Cadence(log, never, None, None, None, False),
             Measurements(training, reestimated=False, curvature_of_averages=False),
-            DivergenceMonitor(config.divergence.threshold, 100, 0),
+            divergence_monitor(config, regime.clock, training.step, training.step + count),
             config.checkpoint,
             recorder,
             Progress(count, "", shown=False),
             config.batch_size,
             print,
-            "",
+            Origin(Owner("0" * 12, "main"), "", {}),
         )
         segment.train(lambda: False)
 
@@ -167,12 +171,13 @@ def main() -> None:
         )
         torch.set_num_threads(config.execution.threads)
         device = choose_device(config)
-        training = build_training(config, build_regime(config, device), device)
+        regime = build_regime(config, device)
+        training = build_training(config, regime, device)
         # On a CPU that others may be using too, what counts is the time of this process.
         clock = time.perf_counter if device.type == "cuda" else time.process_time
         loops = {
             "plain": plain_loop(config, device),
-            "ours": our_loop(config, training, folder, arguments.steps),
+            "ours": our_loop(config, regime, training, folder, arguments.steps),
         }
         for loop in loops.values():
             loop(2)
