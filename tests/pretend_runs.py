@@ -196,8 +196,7 @@ def finish(config: RunConfig) -> Path:
     return folder
 
 
-# Multiplies by a list of numbers (`_foreach_mul_`), after which the weights' norm differs by 2e-10 of itself between the
-# devices; why is not known yet.
+# After it the weights' norm differs by 2e-10 of itself between the devices; why is not known yet.
 NEARLY = {"spectral": 1e-6}
 
 
