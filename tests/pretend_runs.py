@@ -196,7 +196,8 @@ def finish(config: RunConfig) -> Path:
     return folder
 
 
-# After it the weights' norm differs by 2e-10 of itself between the devices; why is not known yet.
+# Its strengths follow from singular values, which LAPACK computes by another routine when called through the device: a
+# few units in the last place apart.
 NEARLY = {"spectral": 1e-6}
 
 
