@@ -109,8 +109,9 @@ def experiments() -> Iterator[tuple[str, RunConfig]]:
         plan, _ = make_plan([f"experiment={file.stem}", *shlex.split(QUIET)])[:2]
         for cell in plan.cells:
             config = cell.config
+            # Optimizers and kinds of decay are the matter of `numerics`.
             kind = (config.schedule.kind, getattr(config.schedule, "norm", None), config.precision, config.model,
-                    config.optimizer.kind, config.optimizer.kernel, config.decay.kind, config.data.kind)  # fmt: skip
+                    config.optimizer.kernel, config.data.kind)  # fmt: skip
             if cell.index == 0 or kind not in kinds:
                 kinds.add(kind)
                 yield f"{file.stem}:{cell.index}", cut(config)
