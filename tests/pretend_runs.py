@@ -109,9 +109,8 @@ def experiments() -> Iterator[tuple[str, RunConfig]]:
         plan, _ = make_plan([f"experiment={file.stem}", *shlex.split(QUIET)])[:2]
         for cell in plan.cells:
             config = cell.config
-            # Optimizers and kinds of decay are the matter of `numerics`.
-            kind = (config.schedule.kind, getattr(config.schedule, "norm", None), config.precision, config.model,
-                    config.optimizer.kernel, config.data.kind)  # fmt: skip
+            # Precisions, optimizers and kinds of decay are the matter of `numerics`.
+            kind = (config.schedule.kind, getattr(config.schedule, "norm", None), config.model.kind, config.data.kind)
             if cell.index == 0 or kind not in kinds:
                 kinds.add(kind)
                 yield f"{file.stem}:{cell.index}", cut(config)
