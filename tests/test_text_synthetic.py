@@ -10,7 +10,6 @@ import pytest
 
 from text_helpers import load_tokens
 from weight_decay.data.text.synthetic_text import END_OF_TEXT, entropy_bounds, synthetic_documents
-from weight_decay.errors import UserError
 
 
 def test_a_document_does_not_depend_on_what_it_is_made_with() -> None:
@@ -52,5 +51,5 @@ def test_the_loader_makes_it_and_a_longer_text_begins_with_a_shorter_one(tmp_pat
     assert np.array_equal(short.tokens, long.tokens[: len(short.tokens)])
     held_out = load_tokens("synthetic_text", "val", tmp_path, seed=5, train_tokens=20_000)
     assert not np.array_equal(held_out.tokens[:500], short.tokens[:500])
-    with pytest.raises(UserError, match="endless"):
+    with pytest.raises(ValueError, match="train_tokens: the synthetic text is endless"):
         load_tokens("synthetic_text", "train", tmp_path, seed=5)
