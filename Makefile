@@ -27,6 +27,7 @@ help:
 	@echo "make claims | figures | report   verdicts of all claims | every figure | both on one page, results/report.html"
 	@echo "make gpu-check [PIECES=...]  is it right and fast on this machine's GPU | make gpu-bundle: what that needs where there is no network"
 	@echo "make hunt                 thousands of faults and hostile inputs: nothing may be silently wrong (docs/reliability.md)"
+	@echo "make verify CLAIM=KEY     run one claim again with fresh seeds at micro; does its verdict stand?"
 	@echo "make test-cluster | soak  the same on a real one-node SLURM | 200 cells with random kills"
 	@echo "Everything else is the command $(BIN)/weight-decay (try --help and --info)."
 
@@ -137,6 +138,16 @@ watch: install
 claims figures report: install
 	@$(BIN)/weight-decay $@ results=$(RESULTS)
 
+# Fresh seeds of the runs behind one claim, in a folder of their own, then whether its verdict stands.
+.PHONY: verify
+verify: install
+	@test -n "$(CLAIM)" || { echo "make verify: say which claim: CLAIM=lower_end (the first column of results/tables/claims.csv)" >&2; exit 2; }
+	@told=$$($(BIN)/weight-decay verify $(CLAIM) results=$(RESULTS)) && echo "$$told" | tail -n +2 && \
+	  set -- $$(echo "$$told" | head -1) && \
+	  $(BIN)/weight-decay experiment=$$1 scale=micro seeds=$$2 jobs=$(JOBS) tracking=disabled execution.results=$(RESULTS)/verify && \
+	  $(BIN)/weight-decay collect $$1 results=$(RESULTS)/verify drop=yes && \
+	  $(BIN)/weight-decay verify $(CLAIM) results=$(RESULTS) fresh=$(RESULTS)/verify
+
 sync: install
 	$(BIN)/weight-decay sync $(EXP) results=$(RESULTS)
 
@@ -160,7 +171,7 @@ soak: install
 # -- every language-model experiment: the runs of Fig 6 first, which most others share ----------------------------
 UNDER_TRAINING := fig06_language_model fig23_averaging fig07_effective_lr fig08_bfloat16_divergence \
   fig19_generalisation_gap fig20_layernorm_decay fig21_l2_penalty fig22_sgd_momentum constant_lr slower_decay \
-  bfloat16_decay_lost effective_lr_matching
+  bfloat16_decay_lost bfloat16_replay effective_lr_matching
 
 .PHONY: reproduce-under-training
 reproduce-under-training: install

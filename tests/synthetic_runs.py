@@ -169,12 +169,14 @@ def under_training_run(decay: float, seed: int = 0, steps: int = 2000, **changes
                 "samples": step * 8,
                 "lr": rate,
                 "val/loss": loss + SEED_SHIFT * seed,
+                "batch/loss": loss + SEED_SHIFT * seed,
                 "ema/val/loss": ema + SEED_SHIFT * seed,
                 "effective_lr/adamw": rate / weights,
                 "weights/norm": weights,
             }
         )
-    return Run(_coordinates(1e-2, decay, seed), "under_training", rows, data="python_text", **changes)
+    data = changes.pop("data", "synthetic_text")
+    return Run(_coordinates(1e-2, decay, seed), "under_training", rows, data=data, **changes)
 
 
 def write_demo(results: Path, seeds: tuple[int, ...] = (0,)) -> None:

@@ -32,10 +32,10 @@ def test_the_numbers_are_those_the_runs_were_made_of(tmp_path: Path) -> None:
     assert over.rows[0][1:] == ["39.4 %", "22.4 %", "23.7 %", "92", "111", "20"]
     assert over.rows[3][1:] == ["74.3 %", "73.3 %", "73.6 %", "623", "657", "36"]
     assert _verdicts(over) == ["yes"] * 4
-    assert [row[2:4] for row in under.rows] == [["1.526", "1.516"], ["1.510", "1.489"]]
+    assert [row[3:5] for row in under.rows] == [["1.526", "1.516"], ["1.510", "1.489"]]
     assert [row[-1] for row in under.rows] == ["321", "151"]
     # The rate ends at a tenth of 1e-2: 1e-3 / 321 and 1e-3 / 151.
-    assert [row[4] for row in under.rows] == ["3.12e-06", "6.62e-06"]
+    assert [row[5] for row in under.rows] == ["3.12e-06", "6.62e-06"]
     assert _verdicts(under) == ["yes"] * 4
     text = effects_text([over, under])
     assert "scale micro · data procedural · 1 seed" in text and text.count("One seed:") == 2
@@ -55,13 +55,29 @@ def test_verdicts_turn_with_the_numbers(tmp_path: Path, monkeypatch: pytest.Monk
     assert _verdicts(under) == ["no"] * 4
 
 
+def test_the_demo_cannot_tell_what_is_below_its_resolution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A final loss apart by .001 with one seed, or any on data whose spread between seeds is not known."""
+    near = {0.0: (1.693, 1.511, 1.516, 321.0), 0.05: (1.734, 1.510, 1.489, 151.0)}
+    monkeypatch.setattr(synthetic_runs, "UNDER_TRAINING", near)
+    write_demo(tmp_path)
+    collect(tmp_path)
+    under = demo_effects(tmp_path)[1]
+    assert _verdicts(under) == ["yes", "cannot tell", "yes", "yes"]
+    assert "below the resolution of 0.003" in under.findings[1].numbers
+    cells = [write_run(tmp_path / "other", under_training_run(decay, data="python_text")) for decay in (0.0, 0.05)]
+    write_experiment(tmp_path / "other", "demo_under_training", cells, "under_training")
+    collect(tmp_path / "other")
+    unknown = under_training_effect(tables_of(tmp_path / "other", "demo_under_training", "micro"))
+    assert _verdicts(unknown) == ["cannot tell"] * 3 + ["yes"]
+
+
 def test_several_seeds_give_mean_spread_and_a_count_of_agreeing_pairs(tmp_path: Path) -> None:
     write_demo(tmp_path, seeds=(0, 1, 2))
     collect(tmp_path)
     over, under = demo_effects(tmp_path)
     # Seeds shift errors by 0, 0.4 and 0.8 points: mean + 0.4, standard deviation 0.4.
     assert over.rows[0][3] == "24.1 ± 0.4 %"
-    assert under.rows[1][2] == "1.514 ± 0.004"
+    assert under.rows[1][3] == "1.514 ± 0.004"
     assert "in 3 of 3 seeds" in under.findings[1].numbers
     assert "One seed" not in effects_text([over, under])
 

@@ -49,6 +49,7 @@ def language_run(coordinates: dict[str, Any], **changes: Any) -> Run:
             norm = 100 * math.exp(-20 * lr * decay * kept * step / 100)
             row |= {"lr": lr, "weights/norm": norm, "effective_lr/adamw": lr / norm}
             row |= {"batch/loss": loss, "grad/norm": 0.5}
+            row |= {f"replay/{name}/kept_0.05": 0.9 for name in ("foreach", "fused", "nearest", "stochastic", "kahan")}
         rows.append(row)
     run = Run(coordinates, "under_training", rows, data="python_text", **changes)
     for start in (20, 60, 100):
@@ -130,7 +131,7 @@ def test_every_language_experiment_has_its_figures(built: dict[str, Figure]) -> 
 
 
 def test_the_curves_are_means_over_seeds_of_each_cell(built: dict[str, Figure]) -> None:
-    loss = line(built["fig06_language_model-micro"], 1, "λ = 0.15")
+    loss = line(built["fig06_language_model-micro"], 2, "λ = 0.15")
     assert loss[100] == pytest.approx(1.5 + 3 * math.exp(-5) - 0.075 + 0.09 + 0.001, rel=1e-5)
 
 
@@ -175,7 +176,7 @@ def test_cells_of_a_matched_run_are_told_apart(results: Path) -> None:
     curves = tables_of(results, "effective_lr_matching", "micro").main_curves
     names = {name for _, name, _ in cells(curves, LIGHT)}
     assert names == {"λ = 0", "λ = 0.05", "λ = 0.15"} | {
-        f"λ = 0, matched to λ = 0.05, {norm}" for norm in ("whole", "per_matrix")
+        f"λ = 0, matched to λ = 0.05, {norm}" for norm in ("whole norm", "each matrix")
     }
 
 
@@ -192,3 +193,28 @@ def test_diverged_cells_are_crossed(built: dict[str, Figure]) -> None:
     axis = built["fig08_bfloat16_divergence-micro"].axes[0]
     crossed = [list(one.get_xdata()) for one in axis.lines if one.get_marker() == "x"]  # type: ignore[arg-type]
     assert [0.0] in crossed and [] in crossed
+
+
+def test_the_difference_panel_pairs_runs_by_seed() -> None:
+    """Seeds that differ by a nat from one another, and by .1 between λ: the interval is that of the pairs."""
+    from weight_decay.report.figures.differences import DIFFERENCE_METRIC, with_differences
+
+    rows = [
+        {"run_id": f"{seed}-{decay}", "seed": seed, "decay.strength": decay, "step": step,
+         "batch/loss": seed + 2 * decay}
+        for seed in range(3) for decay in (0.0, 0.05) for step in range(50, 5001, 50)
+    ]  # fmt: skip
+    curves = with_differences(pd.DataFrame(rows), ["decay.strength"])
+    decayed = curves[curves["decay.strength"] > 0][DIFFERENCE_METRIC].dropna()
+    assert len(decayed) > 100 and decayed.to_numpy() == pytest.approx(0.1)
+    assert curves[curves["decay.strength"] == 0][DIFFERENCE_METRIC].isna().all()
+    without_base = pd.DataFrame([row for row in rows if row["decay.strength"]])
+    assert DIFFERENCE_METRIC not in with_differences(without_base, ["decay.strength"])
+
+
+def test_a_colour_means_the_same_decay_in_every_figure() -> None:
+    from weight_decay.report.figures.style import LIGHT, decay_colors
+
+    several, two = decay_colors(LIGHT, (0.0, 0.05, 0.15)), decay_colors(LIGHT, (0.05, 0.0, 0.05))
+    assert two == {decay: several[decay] for decay in (0.0, 0.05)} and len(set(several.values())) == 3
+    assert decay_colors(LIGHT, (0.0, 0.1, 0.3))[0.1] == several[0.05]  # the paper's, beside ours

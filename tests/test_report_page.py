@@ -66,7 +66,7 @@ def test_the_page_tells_where_everything_comes_from(demo: Path, page: HtmlPage) 
         "c0ffee1",
         "train: first 2048; test: next 1000",
         "procedural",
-        "python_text",
+        "synthetic_text",
         "scale micro",
     ):
         assert words in page.text

@@ -229,6 +229,8 @@ class ProbeConfig:
     within_branches: evaluate and probe a branch as often as the run; false: only where the branch ends.
     stability_every: largest attention logit, activation and output logit on `stability_windows` fixed windows (text).
     parameter_norms: with every log, the norm of each parameter by name (what matching per matrix needs, Fig 7).
+    replay: strengths λ whose fate in bfloat16 weights is measured when the run ends: its own gradients, step by step,
+        drive copies with and without λ in every rounding and kernel (`replay/foreach/kept_0.05`).
     """
 
     log_every: Span
@@ -244,8 +246,13 @@ class ProbeConfig:
     stability_every: Span | None = field(metadata=off(None))
     stability_windows: int
     parameter_norms: bool = field(metadata=off(False))
+    replay: tuple[float, ...] = field(metadata=off(()))
 
     def __post_init__(self) -> None:
+        require(
+            len(set(self.replay)) == len(self.replay) and all(strength > 0 for strength in self.replay),
+            f"replay: must be different strengths above 0 such as [0.05], got {list(self.replay)}",
+        )
         samples = self.evaluation_train_samples
         require(samples is None or samples > 0, f"evaluation_train_samples: must be positive or null, got {samples}")
         require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")

@@ -99,6 +99,10 @@ class RunConfig:
             images or self.probes.curvature is None,
             "probes.curvature: curvature is for images only; set it to null",
         )
+        require(
+            not self.probes.replay or (self.precision.kind == "float32" and self.optimizer.kind == "adamw"),
+            "probes.replay: replays the gradients of float32 weights under adamw; choose both, or set it to []",
+        )
         ensemble = self.averaging.ensemble
         require(
             ensemble is None or (images and len(self.averaging.ema) > 0),

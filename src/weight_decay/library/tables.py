@@ -17,8 +17,8 @@ def load_claims(results: str | Path = "results") -> pd.DataFrame:
     """The paper's claims with effect, interval and verdict: a row per claim and scale, as `claims` last wrote them.
 
     results: a results folder, such as that of a checkout. Columns: claim, statement, figure, experiment, scale,
-    verdict (holds, fails, inconclusive, not run), effect, low, high (95 %), unit, criterion, seeds, seeds_needed,
-    numbers, stamp, runs.
+    verdict (holds, fails, no effect, inconclusive, not run), effect, low, high (95 %), unit, criterion, test, seeds,
+    p, q, effects (by seed), runs and more.
 
     Raises UserError when there is no table.
     """

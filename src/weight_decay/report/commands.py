@@ -112,14 +112,18 @@ def demo_report(words: Sequence[str]) -> int:
 
 def figures(words: Sequence[str]) -> int:
     """`weight-decay figures [results=FOLDER]`: every figure of the paper whose experiment has tables."""
+    from weight_decay.report.claims.paper import SCALES, judged_claims
+    from weight_decay.report.figures.forest import forest
     from weight_decay.report.figures.paper import FIGURES, paper_figures
 
     results, names = _arguments("figures", words, "results")
     if names:
         raise UserError(f"figures: takes no experiment, got {' '.join(names)}.")
     drawn = paper_figures(results, os.cpu_count() or 1)
+    judged = judged_claims(results)
+    drawn += [figure for scale in SCALES if (figure := forest(results, judged, scale)) is not None]
     for figure in drawn:
-        print(f"{figure.experiment} at {figure.scale}: {figure.path}")
+        print(f"{figure.experiment or 'all claims'} at {figure.scale}: {figure.path}")
     without = sorted(set(FIGURES) - {figure.experiment for figure in drawn})
     if without:
         print(f"no tables, so not drawn: {', '.join(without)}")
@@ -129,15 +133,48 @@ def figures(words: Sequence[str]) -> int:
 def claims(words: Sequence[str]) -> int:
     """`weight-decay claims [results=FOLDER]`: every claim with its effect, interval and verdict."""
     from weight_decay.report.claims.paper import judged_claims
-    from weight_decay.report.claims.table import claims_markdown, write_claims
+    from weight_decay.report.claims.table import claims_text, write_claims
 
     results, names = _arguments("claims", words, "results")
     if names:
         raise UserError(f"claims: takes no experiment, got {' '.join(names)}.")
     judged = judged_claims(results)
     write_claims(judged, results / "tables" / "claims.csv")
-    print(claims_markdown(judged))
+    print(claims_text(judged))
     return 0
+
+
+def power(words: Sequence[str]) -> int:
+    """`weight-decay power [seeds=10] [results=FOLDER]`: what effect the planned seeds can see, and what they cost."""
+    from weight_decay.report.claims.paper import judged_claims
+    from weight_decay.report.claims.power import power_text
+
+    told = [word.partition("=")[2] for word in words if word.startswith("seeds=")]
+    if told and not (told[-1].isdigit() and 2 <= int(told[-1]) <= 1000):
+        raise UserError(f"power: seeds must be a number from 2 to 1000, got {told[-1]}.")
+    results, names = _arguments("power", [word for word in words if not word.startswith("seeds=")], "results")
+    if names:
+        raise UserError(f"power: takes no experiment, got {' '.join(names)}.")
+    print(power_text(results, judged_claims(results), int(told[-1]) if told else None))
+    return 0
+
+
+def verify(words: Sequence[str]) -> int:
+    """`weight-decay verify CLAIM [fresh=FOLDER] [results=FOLDER]`: does its verdict stand in fresh runs' tables?"""
+    from weight_decay.report.claims.paper import CLAIMS
+    from weight_decay.report.claims.verify import plan_text, verified
+
+    fresh = [word.partition("=")[2] for word in words if word.startswith("fresh=")]
+    results, names = _arguments("verify", [word for word in words if not word.startswith("fresh=")], "results")
+    known = {claim.key: claim for claim in CLAIMS}
+    if len(names) != 1 or names[0] not in known:
+        raise UserError(f"verify: name one claim, of {', '.join(known)}; got {' '.join(names) or 'none'}.")
+    if not fresh:
+        print(plan_text(known[names[0]], results))
+        return 0
+    text, stands = verified(known[names[0]], results, Path(fresh[-1]))
+    print(text)
+    return 0 if stands else 1
 
 
 def report(words: Sequence[str]) -> int:
@@ -252,6 +289,8 @@ _COMMANDS: dict[str, Command] = {
     "demo-report": demo_report,
     "figures": figures,
     "claims": claims,
+    "power": power,
+    "verify": verify,
     "report": report,
     "readme": readme,
     "sync": sync_offline,

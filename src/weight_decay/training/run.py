@@ -32,6 +32,7 @@ from weight_decay.training.checkpoint import Owner
 from weight_decay.training.matched import ReferenceMissingError, find_reference, reference_of
 from weight_decay.training.provenance import Origin, provenance, stretch_provenance
 from weight_decay.training.record import Mirror, Progress, speaker, write_summary
+from weight_decay.training.replay import replayed
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
 
 Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
@@ -150,6 +151,8 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
             return ranks.any(requested())
 
         segment.branches = [branch_event(config, branch, segment, regime, labels, stop) for branch in config.branches]
+        if config.probes.replay:
+            segment.at_the_end(lambda: replayed(config, regime, device, stop))
         status, divergence_step = segment.train(stop)
     progress.close()
     final = {k: v for k, v in segment.recorder.latest.items() if k != "step"}

@@ -186,6 +186,10 @@ class Segment:
             metrics |= {f"weights/norm/{name}": value for name, value in zip(optimizer.names, norms, strict=True)}
         return metrics
 
+    def at_the_end(self, measure: Callable[[], dict[str, Any]]) -> None:
+        """Record what `measure` says after the last step."""
+        self._events.append(Event(self.timed(self._recorded(measure)), start=self.last))
+
     def _recorded(self, measure: Callable[[], dict[str, Any]]) -> Callable[[], None]:
         def record() -> None:
             if metrics := measure():

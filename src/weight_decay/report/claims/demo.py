@@ -60,6 +60,12 @@ class Column:
     write: Callable[[float], str]
 
 
+RESOLUTION = {
+    ("synthetic_text", "micro"): {"gain": 0.014, "end": 0.003, "average": 0.005},
+}
+"""By data and scale, what one seed resolves in nats: two standard deviations between pilot seeds 100 to 103."""
+
+
 def percent(value: float) -> str:
     """A fraction as a percentage with one decimal."""
     return f"{100 * value:.1f} %"
@@ -147,9 +153,11 @@ def under_training_effect(tables: Tables) -> Effect:
     """λ = 0 against λ > 0 in one pass: loss in the middle and at the end, EMA, effective LR and ‖w‖."""
     curves = tables.main_curves
     final = tables.runs.set_index("run_id")
-    middle = mean_between(curves, "val/loss", 0.4, 0.6) if not missing_metrics(curves, ["val/loss"]) else _nothing()
+    curves = curves[curves["run_id"].map(final["status"]) == "completed"]
+    middle, end = _batches(curves, 0.4, 0.6), _batches(curves, 0.9501, 1.0)
     columns = [
-        Column("validation loss, middle of the run", middle, loss),
+        Column("training loss, middle of the run", middle, loss),
+        Column("training loss, last 5 %", end, loss),
         Column("final validation loss", _final(final, "val/loss"), loss),
         Column("of its EMA", _final(final, "ema/val/loss"), loss),
         Column("final effective LR η/‖w‖", _final(final, "effective_lr/adamw"), scientific),
@@ -158,20 +166,51 @@ def under_training_effect(tables: Tables) -> Effect:
     cells = sorted(_cells(tables, [DECAY]))
     rows = [_row([f"λ = {key[0]:g}"], runs, columns, final) for key, runs in cells]
     without = cells[0][1]
+    sees = RESOLUTION.get((tables.data, tables.scale), {})
     findings = []
     for (decay, *_), runs in cells[1:]:
         at = f" (λ = {decay:g})" if len(cells) > 2 else ""
-        findings += [
-            _above(f"In the middle of the run decay has the higher loss{at}", middle, runs, without, loss),
-            _below(f"At the end it has the lower loss{at}", columns[1].values, runs, without, loss),
-            _below(f"So does its moving average{at}", columns[2].values, runs, without, loss),
+        average, gain = columns[3].values, middle - end
+        gains = f"From the middle to the end decay gains on no decay{at}"
+        lower = f"At the end of the pass it has the lower training loss{at}"
+        for found, values, sees_it in (
+            (_above(gains, gain, runs, without, loss), gain, "gain"),
+            (_below(lower, end, runs, without, loss), end, "end"),
+            (
+                _below(f"Its moving average has the lower loss on other documents{at}", average, runs, without, loss),
+                average, "average",
+            ),
+        ):  # fmt: skip
+            findings.append(_resolved(found, values, runs, without, sees.get(sees_it)))
+        findings.append(
             _above(
                 f"It ends with the larger effective learning rate{at}",
-                columns[3].values, runs, without, scientific,
-            ),
-        ]  # fmt: skip
+                columns[4].values, runs, without, scientific,
+            )
+        )  # fmt: skip
     title = "Under-training: one pass, AdamW; weight decay λ"
     return Effect(tables, title, ["", *[column.header for column in columns]], rows, findings)
+
+
+def _batches(curves: pd.DataFrame, start: float, stop: float) -> pd.Series:
+    return _nothing() if missing_metrics(curves, ["batch/loss"]) else mean_between(curves, "batch/loss", start, stop)
+
+
+def _resolved(
+    finding: Finding, values: pd.Series, chosen: list[str], other: list[str], resolution: float | None
+) -> Finding:
+    """The finding, or "cannot tell" where the difference is below what so many seeds resolve.
+
+    `resolution` is that of one seed; None: nothing is known of it, and one seed then tells nothing.
+    """
+    if finding.holds is None or (resolution is None and len(chosen) > 1):
+        return finding
+    gap = abs(_mean(values, chosen) - _mean(values, other))
+    sees = math.inf if resolution is None else resolution / math.sqrt(len(chosen))
+    if gap >= sees:
+        return finding
+    words = "one seed resolves nothing here" if resolution is None else f"below the resolution of {sees:.3f}"
+    return Finding(finding.statement, None, f"{finding.numbers}; {words}")
 
 
 def _nothing() -> pd.Series:

@@ -1,7 +1,8 @@
 """How the claims about one pass over text are measured (Figs 6-8, 19-26 and the studies of our own).
 
 λ is the strength that stands for the paper's 0.1 at its scale, or the smallest positive one where a table has no such
-strength.
+strength. "The end" is the mean training loss of the last 5 % of the steps: the paper's endpoint, and several times less
+noisy than a loss on held-out windows.
 """
 
 from __future__ import annotations
@@ -13,17 +14,15 @@ import numpy as np
 import pandas as pd
 
 from weight_decay.report.claims.demo import loss, three_digits
-from weight_decay.report.claims.pairs import by_seed, difference, measured, nothing, pick
+from weight_decay.report.claims.pairs import by_seed, chosen_on_others, difference, measured, nothing, pick
 from weight_decay.report.claims.verdict import Measured
-from weight_decay.report.figures.precision import kept_shares
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, mean_between, missing_metrics
 
 LOSS = "val/loss"
+BATCH = "batch/loss"
 MATCHED = "matched_effective_lr"
-HALF_UNIT = 1 / 512
-"""η·λ below which a step of decay is less than half a unit in the last place of bfloat16 for every weight."""
-
-
+LAST = 0.9501
+"""Where the end of a run begins: logs of what lies before 95 % stay out."""
 STANDARD = (0.1, 1.5, 0.05)
 """The paper's λ = 0.1, and what stands for it at small and micro: λ · η · steps is the same."""
 
@@ -40,29 +39,60 @@ def _with_and_without(runs: pd.DataFrame, **coordinates: Any) -> tuple[pd.DataFr
     return runs[runs[DECAY] == _strength(runs)], runs[runs[DECAY] == 0]
 
 
+def _end(tables: Tables) -> pd.Series:
+    """Per run id, the mean training loss at the end."""
+    return mean_between(tables.main_curves, BATCH, LAST, 1.0)
+
+
 def higher_in_the_middle(tables: Tables) -> Measured:
     """Loss of the training batches from 40 to 60 % of the run: with λ minus without."""
     with_decay, without = _with_and_without(tables.runs)
-    middle = mean_between(tables.main_curves, "batch/loss", 0.4, 0.6)
-    return difference(with_decay, without, "batch/loss", loss, middle)
+    return difference(with_decay, without, BATCH, loss, mean_between(tables.main_curves, BATCH, 0.4, 0.6))
 
 
 def lower_at_the_end(tables: Tables) -> Measured:
-    """Final validation loss: without decay minus with λ."""
+    """Training loss at the end: without decay minus with λ."""
+    with_decay, without = _with_and_without(tables.runs)
+    return difference(without, with_decay, BATCH, loss, _end(tables))
+
+
+def lower_on_documents(tables: Tables) -> Measured:
+    """Final loss on documents of their own: without decay minus with λ."""
     with_decay, without = _with_and_without(tables.runs)
     return difference(without, with_decay, LOSS, loss)
 
 
 def higher_at_the_end(tables: Tables) -> Measured:
-    """Final validation loss: with λ minus without decay."""
+    """Training loss at the end: with λ minus without decay."""
     with_decay, without = _with_and_without(tables.runs)
-    return difference(with_decay, without, LOSS, loss)
+    return difference(with_decay, without, BATCH, loss, _end(tables))
 
 
 def stronger_decay_at_the_end(tables: Tables) -> Measured:
-    """Final validation loss: without decay minus with the largest strength."""
+    """Training loss at the end: without decay minus with the largest strength."""
     runs = tables.runs
-    return difference(runs[runs[DECAY] == 0], runs[runs[DECAY] == runs[DECAY].max()], LOSS, loss)
+    return difference(runs[runs[DECAY] == 0], runs[runs[DECAY] == runs[DECAY].max()], BATCH, loss, _end(tables))
+
+
+def best_decay_at_the_end(tables: Tables) -> Measured:
+    """Training loss at the end: without decay minus with the λ > 0 that ends lowest, chosen on the other seeds."""
+    runs = tables.runs
+    return _best(runs[runs[DECAY] == 0], runs[runs[DECAY] > 0], _end(tables))
+
+
+def _best(without: pd.DataFrame, others: pd.DataFrame, end: pd.Series) -> Measured:
+    if without.empty or others.empty:
+        return nothing("the runs it compares were not made")
+    others = others.assign(end=others["run_id"].map(end))
+
+    def chosen(seen: pd.DataFrame) -> float:
+        return float(str(seen.groupby(DECAY)["end"].mean().idxmin()))
+
+    best = chosen_on_others(others, chosen)
+    picked = others[others[DECAY] == others["seed"].map(best)]
+    found = difference(without, picked, BATCH, loss, end)
+    names = ", ".join(f"{value:g}" for value in sorted(set(best.values())))
+    return Measured(found.seeds, found.effects, found.runs, f"{found.words}; λ = {names}", found.unless)
 
 
 def tiny_rate_reveals(tables: Tables) -> Measured:
@@ -108,34 +138,23 @@ def _fig_6_cells(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def norms_too(tables: Tables) -> Measured:
-    """Fig 20: final validation loss without decay minus with decay on LayerNorm too, at λ."""
-    runs = tables.runs
-    decayed = pick(runs, decay="decoupled")
+    """Fig 20: training loss at the end without decay minus with decay on LayerNorm too, at λ."""
+    decayed = pick(tables.runs, decay="decoupled")
     if decayed.empty:
         return nothing("no run decays LayerNorm")
     strength = _strength(decayed)
-    without = pick(runs, decay__strength=0.0, decay=None)
-    found = difference(without, decayed[decayed[DECAY] == strength], LOSS, loss)
+    without = pick(tables.runs, decay__strength=0.0, decay=None)
+    found = difference(without, decayed[decayed[DECAY] == strength], BATCH, loss, _end(tables))
     return Measured(found.seeds, found.effects, found.runs, f"{found.words}; λ = {strength:g}", found.unless)
 
 
 def penalty_too(tables: Tables) -> Measured:
-    """Fig 21: final validation loss without decay minus with the ℓ2 penalty that ends lowest."""
+    """Fig 21: training loss at the end without minus with the better of the penalties, chosen on the other seeds."""
     runs = tables.runs
     penalised = pick(runs, decay="penalty_except_norms")
-    if penalised.empty:  # tables from before the penalty meant what it means in the paper
-        penalised = pick(runs, decay="l2_except_norms")
     if penalised.empty:
-        return nothing("no run has a penalty")
-    best = float(str(penalised.groupby(DECAY)[LOSS].mean().idxmin()))
-    found = difference(pick(runs, decay__strength=0.0, decay=None), penalised[penalised[DECAY] == best], LOSS, loss)
-    return Measured(
-        found.seeds,
-        found.effects,
-        found.runs,
-        f"{found.words}; the best of {penalised[DECAY].nunique()} penalties, {best:g}",
-        found.unless,
-    )
+        return nothing("no run has a penalty λ‖w‖² as the paper means it")
+    return _best(pick(runs, decay__strength=0.0, decay=None), penalised, _end(tables))
 
 
 def averaging_gains(tables: Tables) -> Measured:
@@ -155,20 +174,19 @@ def gain_needs_the_fall(tables: Tables) -> Measured:
     short = runs[runs["schedule.decay_until"] == runs["schedule.decay_until"].dropna().max()]
     if full.empty or short.empty:
         return nothing("the two schedules were not both run")
-    wins = []
+    wins, end = [], _end(tables)
     for rows in (full, short):
         with_decay, without = _with_and_without(rows)
-        wins.append(by_seed(without, LOSS) - by_seed(with_decay, LOSS))
+        wins.append(by_seed(without, BATCH, end) - by_seed(with_decay, BATCH, end))
     words = f"gain {loss(wins[0].mean())} with a full cosine, {loss(wins[1].mean())} with one cut short"
     return measured(wins[0] - wins[1], [full, short], words)
 
 
 def matching(reference: dict[str, Any], matched: dict[str, Any]) -> Callable[[Tables], Measured]:
-    """Measure how far a run without decay comes to one with decay when it is given its effective LR.
+    """Measure where a run without decay ends when it is given the effective LR of one with decay.
 
-    `reference` picks the runs with and without decay, `matched` the matched ones. Effect: 1 minus the mean distance of
-    the matched run's loss to that with decay over the distance of the unmatched run's, over the batches after the
-    first tenth; 1 is a perfect match, 0 none, below 0 worse than doing nothing.
+    `reference` picks the runs with and without decay, `matched` the matched ones, in float32. Effect: training loss at
+    the end, matched minus with decay; signed, so that noise alone does not keep it from 0.
     """
 
     def measure(tables: Tables) -> Measured:
@@ -179,30 +197,18 @@ def matching(reference: dict[str, Any], matched: dict[str, Any]) -> Callable[[Ta
         candidates = pick(runs, schedule=MATCHED, **matched)
         if "precision" in candidates:
             candidates = candidates[candidates["precision"] != "bfloat16_autocast"]
-        if with_decay.empty or without.empty or candidates.empty:
+        if with_decay.empty or candidates.empty:
             return nothing("the matched run or its reference was not made")
-        strength = float(with_decay[DECAY].iloc[0])
+        strength, end = float(with_decay[DECAY].iloc[0]), _end(tables)
         followers = candidates[candidates["schedule.reference_strength"] == strength]
-        distances = {}
-        for name, rows in (("matched", followers), ("unmatched", without)):
-            distances[name] = _distance(tables.main_curves, rows, with_decay)
-        near, far = distances["matched"], distances["unmatched"]
-        words = f"mean distance of the losses {loss(near.mean())} matched, {loss(far.mean())} unmatched"
-        diverged = followers["status"] == "diverged"
-        unless = f"{int(diverged.sum())} matched run(s) diverged" if diverged.any() else ""
-        return measured(1 - near / far, [with_decay, without, followers], words, unless=unless)
+        found = difference(followers, with_decay, BATCH, loss, end)
+        unmatched = without["run_id"].map(end).mean()
+        return Measured(
+            found.seeds, found.effects, found.runs,
+            f"matched {found.words} with decay, {loss(unmatched)} without", found.unless,
+        )  # fmt: skip
 
     return measure
-
-
-def _distance(curves: pd.DataFrame, rows: pd.DataFrame, target: pd.DataFrame) -> pd.Series:
-    """Mean |difference| of the batches' loss at the same step and seed, after the first tenth of the run."""
-    wide = []
-    for chosen in (rows, target):
-        part = curves[curves["run_id"].isin(chosen["run_id"])].dropna(subset=["batch/loss"])
-        wide.append(part.pivot_table("batch/loss", "step", "seed"))
-    gap = (wide[0] - wide[1]).abs()
-    return gap[gap.index >= 0.1 * gap.index.max()].mean()
 
 
 def squared_matching_diverges(tables: Tables) -> Measured:
@@ -229,23 +235,22 @@ def matching_in_bfloat16_diverges(tables: Tables) -> Measured:
     return measured(pd.Series(lost, rows["seed"].to_numpy()), [rows], words, binary=True)
 
 
-def only_without_decay_diverges(tables: Tables) -> Measured:
-    """Fig 8: in bfloat16 at the largest LR, whether the run without decay diverges and none with decay does.
-
-    One outcome for each seed, with the attention kernel that torch chooses; the words count all kernels.
-    """
-    runs = pick(tables.runs, precision="bfloat16_autocast")
-    runs = runs[runs[LEARNING_RATE] == runs[LEARNING_RATE].max()]
-    if runs.empty:
-        return nothing("no bfloat16 runs")
-    lost = runs["status"] == "diverged"
-    words = f"{int(lost.sum())} of {len(runs)} bfloat16 runs at η = {runs[LEARNING_RATE].max():g} diverged"
-    chosen = pick(runs, model__attention="auto") if "model.attention" in runs else runs
-    effects = {}
-    for seed, rows in chosen.groupby("seed"):
-        diverged = rows["status"] == "diverged"
-        effects[seed] = float(diverged[rows[DECAY] == 0].any() and not diverged[rows[DECAY] > 0].any())
-    return measured(pd.Series(effects), [chosen], words, binary=True)
+def bfloat16_costs_more(tables: Tables) -> Measured:
+    """Fig 8: training loss at the end in bfloat16 minus in float32, without decay minus with λ, at the largest LR."""
+    runs = tables.runs[tables.runs[LEARNING_RATE] == tables.runs[LEARNING_RATE].max()]
+    runs = pick(runs, model__attention="auto") if "model.attention" in runs else runs
+    costs, end, cells = [], _end(tables), []
+    for index in (1, 0):
+        wide, narrow = (
+            _with_and_without(runs, precision=precision)[index] for precision in ("float32", "bfloat16_autocast")
+        )
+        if wide.empty or narrow.empty:
+            return nothing("not both number formats were run")
+        costs.append(by_seed(narrow, BATCH, end) - by_seed(wide, BATCH, end))
+        cells += [wide, narrow]
+    lost = tables.runs[tables.runs["status"] == "diverged"]
+    words = f"bfloat16 costs {loss(costs[0].mean())} without, {loss(costs[1].mean())} with decay; {len(lost)} diverged"
+    return measured(costs[0] - costs[1], cells, words)
 
 
 def logits_grow(tables: Tables) -> Measured:
@@ -261,19 +266,18 @@ def logits_grow(tables: Tables) -> Measured:
     return difference(without, with_decay, metric, lambda value: three_digits(float(np.exp(value))), logs)
 
 
-def decay_is_lost(how: str) -> Callable[[Tables], Measured]:
-    """Measure the share of float32's decay that bfloat16 weights lose where η·λ < 1/512, mean over such cells.
+def decay_is_lost(how: str, *, kept: bool = False) -> Callable[[Tables], Measured]:
+    """Measure the share of float32's decay that bfloat16 weights lose (or keep) when one gradient sequence is replayed.
 
-    `how` as in `kept_shares`: "foreach kernel", "fused kernel", "nearest", "stochastic", "kahan".
+    `how`: foreach, fused, nearest, stochastic or kahan; mean over the strengths λ of the replay.
     """
 
     def measure(tables: Tables) -> Measured:
-        shares = kept_shares(tables.runs)
-        rows = shares[(shares["how"] == how) & (shares["product"] < HALF_UNIT)]
-        if rows.empty:
-            return nothing("no such runs")
-        kept = rows.groupby("seed")["kept"].mean()
-        runs = tables.runs[tables.runs["precision"].isin(["bfloat16", "float32"])]
-        return measured(1 - kept, [runs], f"{100 * kept.mean():.1f} % of float32's decay is kept")
+        names = [str(name) for name in tables.runs if str(name).startswith(f"replay/{how}/kept_")]
+        if not names:
+            return nothing("no gradients were replayed in these runs")
+        share = tables.runs[names].mean(axis=1, skipna=False)
+        effects = pd.Series((share if kept else 1 - share).to_numpy(dtype=float), tables.runs["seed"].to_numpy())
+        return measured(effects, [tables.runs], f"{100 * share.mean():.2f} % of float32's decay is kept")
 
     return measure

@@ -72,3 +72,12 @@ def difference(
         return nothing("the runs it compares were not made")
     one, other = by_seed(higher, metric, values), by_seed(lower, metric, values)
     return measured(one - other, [higher, lower], f"{write(one.mean())} against {write(other.mean())}")
+
+
+def chosen_on_others(rows: pd.DataFrame, choose: Callable[[pd.DataFrame], Any]) -> dict[int, Any]:
+    """For each seed what `choose` says of the rows of all other seeds, so that no run helps to choose itself.
+
+    With one seed there are no others: it chooses for itself, and no claim is decided by one.
+    """
+    seeds = sorted({int(seed) for seed in rows["seed"]})
+    return {seed: choose(rows[rows["seed"] != seed] if len(seeds) > 1 else rows) for seed in seeds}

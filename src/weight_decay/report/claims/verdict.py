@@ -1,9 +1,8 @@
-"""Claims: one sentence each, an effect measured seed by seed, its 95 % interval and a verdict at each scale.
+"""Claims: a sentence each, an effect measured seed by seed, a test named in the protocol, a verdict at each scale.
 
 An effect is oriented so that the claim predicts more than its threshold. Runs are paired by seed: at one seed they
-share data, order of the data and, where the model is the same, initial weights. The interval is Student's t over
-seeds, which is wide with three of them, or the exact binomial one where the effect is yes or no. A claim of equality
-has a margin and holds when the whole interval lies within it. Intervals are not widened for the number of claims.
+share data, order of the data and, where the model is the same, initial weights. Intervals are 95 % and not widened for
+the number of claims; verdicts go by q, which is (report/statistics.py). The stages are those of the protocol.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Literal
 
-from scipy import stats
-
+from weight_decay.report import statistics
+from weight_decay.report.claims.protocol import Stage, protocol
+from weight_decay.report.statistics import Interval
 from weight_decay.report.tables.read import Tables
 
-CONFIDENCE = 0.95
-POWER = 0.8
-MOST_SEEDS = 100
+Test = Literal["above", "equivalent", "different", "share"]
 
 
 class Verdict(StrEnum):
@@ -27,8 +26,12 @@ class Verdict(StrEnum):
 
     HOLDS = "holds"
     FAILS = "fails"
+    NO_EFFECT = "no effect"
     INCONCLUSIVE = "inconclusive"
     NOT_RUN = "not run"
+
+
+DECIDED = (Verdict.HOLDS, Verdict.FAILS, Verdict.NO_EFFECT)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,6 @@ class Unit:
 
 POINTS = Unit("points", 100.0, 1)
 NATS = Unit("nats", 1.0, 3)
-SHARE = Unit("", 1.0, 2)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Measured:
     """The effect of a claim, one value per seed in the order of `seeds`, and the runs it was computed from.
 
     `words` puts the numbers behind the effect in a short clause. `unless` names a reason why the runs cannot
-    answer although they were made (no two cells with the same norm, say); the verdict is then inconclusive.
+    answer although they were made (a run diverged, say); the verdict is then inconclusive.
     """
 
     seeds: tuple[int, ...]
@@ -63,7 +65,7 @@ class Measured:
     words: str
     unless: str = ""
     binary: bool = False
-    """Each effect is 1 (it happened) or 0; the interval is then Clopper and Pearson's for the share."""
+    """Each effect is 1 (it happened) or 0."""
 
 
 Measure = Callable[[Tables], Measured]
@@ -71,11 +73,10 @@ Measure = Callable[[Tables], Measured]
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper (or of ours) and how to measure it in the tables of one experiment.
+    """A statement of the paper (or of ours), how to measure it in one experiment's tables, and what decides it.
 
-    Without a `margin` the claim is that the effect exceeds `threshold`; with one, that it is within ± `margin` of zero.
-    With `different` too, the claim is the opposite: that the effect is not zero, whatever its sign; it fails when the
-    whole interval lies within the margin.
+    test: as in configs/claims/protocol.yaml. smallest: the smallest effect worth having, `margin` what counts as equal.
+    paper: the paper's own effect in the same unit, if it states one.
     """
 
     key: str
@@ -84,31 +85,30 @@ class Claim:
     experiment: str
     measure: Measure
     unit: Unit
+    test: Test = "above"
     threshold: float = 0.0
-    margin: float | None = None
-    different: bool = False
+    smallest: float = 0.0
+    margin: float = 0.0
+    endpoint: str = ""
+    paper: float | None = None
+
+    @property
+    def centre(self) -> float:
+        """The effect that would mean nothing."""
+        return 0.5 if self.test == "share" else self.threshold
 
     @property
     def criterion(self) -> str:
-        """What the interval must do for the claim to hold, in words."""
+        """What the effect must be for the claim to hold, in words."""
         unit = f" {self.unit.name}" if self.unit.name else ""
-        if self.different:
+        if self.test == "share":
+            return "more than half"
+        if self.test == "different":
             return "not 0"
-        if self.margin is not None:
+        if self.test == "equivalent":
             return f"within ±{self.unit.write(self.margin).lstrip('+')}{unit}"
         bound = "0" if self.threshold == 0 else f"{self.unit.write(self.threshold).lstrip('+')}{unit}"
         return f"above {bound}"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Mean and Student-t confidence interval over seeds; infinite for one seed."""
-
-    mean: float
-    low: float
-    high: float
-    deviation: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,17 @@ class Result:
     interval: Interval | None
     measured: Measured | None
     stamp: str
-    needed: int | None
-    """Seeds an inconclusive claim would need at the spread seen; None when decided or beyond MOST_SEEDS."""
+    effects: tuple[float, ...] = ()
+    """The effects that decide: those of the first seeds, as many as the stage has."""
+    stage: Stage | None = None
+    p: float = math.nan
+    q: float = math.nan
+    pilot: bool = False
+    """The runs were made before the protocol."""
 
     @property
     def effect(self) -> str:
-        """The effect with its interval, in the claim's unit: `+7.6 [+5.1, +10.1] points`."""
+        """The effect with its 95 % interval, in the claim's unit: `+7.6 [+5.1, +10.1] points`."""
         if self.interval is None:
             return "–"
         write = self.claim.unit.write
@@ -139,34 +144,105 @@ class Result:
         return 0 if self.interval is None else self.interval.count
 
     @property
-    def power(self) -> str:
-        """For an inconclusive claim, how many seeds would decide it."""
+    def improvement(self) -> float:
+        """Share of the seeds with an effect on the claim's side of its threshold (of 0 for a claim of equality)."""
+        return statistics.improvement(self.effects, self.claim.centre) if self.effects else math.nan
+
+    @property
+    def sensitivity(self) -> int:
+        """How many seeds there are without any one of which the verdict would be another."""
+        if self.verdict not in DECIDED or self.stage is None:
+            return 0
+        rest = statistics.without_one(self.effects, lambda kept: _verdict(self.claim, kept, self.stage.level, None)[0])  # type: ignore[union-attr]
+        return sum(verdict is not self.verdict for verdict in rest)
+
+    @property
+    def reason(self) -> str:
+        """Why a claim is open, in a clause."""
         if self.verdict is not Verdict.INCONCLUSIVE:
             return ""
         if self.measured is not None and self.measured.unless:
             return self.measured.unless
-        if self.interval is not None and self.interval.count == 1:
-            return "one seed says nothing about the spread"
-        return f"would need {self.needed} seeds" if self.needed else f"would need over {MOST_SEEDS} seeds"
+        stages = [stage for stage in protocol().stages if stage.seeds > self.seeds]
+        if self.stage is None or stages:
+            return f"{self.seeds} of {stages[0].seeds} seeds" if stages else "no seeds"
+        if self.claim.test == "share" or self.interval is None or self.interval.deviation == 0:
+            return "all planned seeds are in"
+        seen = statistics.detectable(self.interval.deviation, self.seeds, self.stage.level)
+        low, high = statistics.deviation_interval(seen, self.seeds)
+        write = self.claim.unit.write
+        words = f"±{write(seen)} ({write(low)} to {write(high)}) {self.claim.unit.name}".replace("+", "")
+        return f"all planned seeds are in; they resolve {words}"
 
 
 def judged(claim: Claim, tables: Tables) -> Result:
-    """The claim measured in the tables of its experiment at one scale; "not run" while they lack what it needs."""
+    """The claim measured in the tables of its experiment at one scale, as if it were the only one (q = p)."""
     try:
         measured = _guarded(claim.measure(tables), tables)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         # A sweep that is still running, or whose runs diverged: cells or metrics that a measure counts on are absent.
         measured = Measured((), (), (), "", f"the tables lack what it needs ({type(error).__name__}: {error})")
-    known = [effect for effect in measured.effects if not math.isnan(effect)]
+    pilot = _pilot(measured, tables)
+    stage = max((s for s in protocol().stages if s.seeds <= len(measured.effects)), key=lambda s: s.seeds, default=None)
+    first = measured.effects[: stage.seeds] if stage else measured.effects
+    known = tuple(effect for effect in first if not math.isnan(effect))
     if not known:
         verdict = Verdict.INCONCLUSIVE if measured.effects else Verdict.NOT_RUN
-        return Result(claim, tables.scale, verdict, None, measured, tables.stamp, None)
-    found = share_interval(known) if measured.binary else interval(known)
-    verdict = Verdict.INCONCLUSIVE if measured.unless else _verdict(claim, found)
-    needed = None
-    if verdict is Verdict.INCONCLUSIVE and not measured.unless:
-        needed = outcomes_needed(claim, found) if measured.binary else seeds_needed(claim, found)
-    return Result(claim, tables.scale, verdict, found, measured, tables.stamp, needed)
+        return Result(claim, tables.scale, verdict, None, measured, tables.stamp, pilot=pilot)
+    share = claim.test == "share"
+    found = statistics.share_interval(known) if share else statistics.paired_interval(known)
+    result = Result(claim, tables.scale, Verdict.INCONCLUSIVE, found, measured, tables.stamp, known, stage, pilot=pilot)
+    if stage is None or measured.unless:
+        return result
+    verdict, p = _verdict(claim, known, stage.level, None)
+    return replace(result, verdict=verdict, p=p, q=p)
+
+
+def with_false_discoveries(results: Sequence[Result]) -> list[Result]:
+    """The results with q over all claims of each scale, and the verdicts that follow from it."""
+    decided: dict[tuple[str, str], Result] = {}
+    for scale in dict.fromkeys(result.scale for result in results):
+        family = [result for result in results if result.scale == scale]
+        for result, q in zip(family, statistics.false_discovery([one.p for one in family]), strict=True):
+            verdict = result.verdict
+            if not math.isnan(q) and result.stage is not None:
+                verdict = _verdict(result.claim, result.effects, result.stage.level, q)[0]
+            decided[result.claim.key, scale] = replace(result, q=q, verdict=verdict)
+    return [decided[result.claim.key, result.scale] for result in results]
+
+
+def _verdict(claim: Claim, effects: Sequence[float], level: float, q: float | None) -> tuple[Verdict, float]:
+    """The verdict on these effects and the p of the claim's own test; `q`: p adjusted for the other claims."""
+    if claim.test == "share":
+        p = statistics.share_p(effects)
+        mean = math.fsum(effects) / len(effects)
+        small = (p if q is None else q) <= level
+        return (_side(mean > 0.5) if small else Verdict.INCONCLUSIVE), p
+    found = statistics.paired_interval(effects, 1 - level)
+    if claim.test == "equivalent":
+        p = statistics.equivalence_p(effects, claim.margin)
+        if (p if q is None else q) <= level:
+            return Verdict.HOLDS, p
+        outside = found.low > claim.margin or found.high < -claim.margin
+        return (Verdict.FAILS if outside else Verdict.INCONCLUSIVE), p
+    p = statistics.mean_p(effects, claim.threshold)
+    smallest = claim.smallest
+    # At the interval of 1 - 2 level both one-sided tests pass together: TOST.
+    tost = statistics.paired_interval(effects, 1 - 2 * level)
+    if smallest and tost.low > claim.threshold - smallest and tost.high < claim.threshold + smallest:
+        return (Verdict.FAILS if claim.test == "different" else Verdict.NO_EFFECT), p
+    if (p if q is None else q) > level:
+        return Verdict.INCONCLUSIVE, p
+    return _side(claim.test == "different" or found.mean > claim.threshold), p
+
+
+def _side(agrees: bool) -> Verdict:
+    return Verdict.HOLDS if agrees else Verdict.FAILS
+
+
+def _pilot(measured: Measured, tables: Tables) -> bool:
+    runs = tables.runs[tables.runs["run_id"].isin(measured.runs)]
+    return "git_commit" in runs and any(protocol().is_pilot(str(commit)) for commit in runs["git_commit"].unique())
 
 
 def _guarded(measured: Measured, tables: Tables) -> Measured:
@@ -178,84 +254,15 @@ def _guarded(measured: Measured, tables: Tables) -> Measured:
     diverged = int((runs["status"] != "completed").sum())
     cells = runs.groupby("seed")["run_id"].nunique()
     unless = ""
-    if diverged and not measured.binary:
+    if not measured.binary and diverged:
         unless = f"{diverged} of the {len(runs)} runs it rests on diverged"
     elif missing:
         unless = f"{missing} seed(s) without a value"
-    elif cells.nunique() > 1:
-        unless = "not every seed has every cell yet"
-    return replace(measured, unless=unless)
+    elif len(cells) and cells.min() < cells.max():
+        unless = "not every seed has every cell that it rests on"
+    return replace(measured, unless=unless) if unless else measured
 
 
 def not_run(claim: Claim, scale: str) -> Result:
-    """The claim at a scale whose experiment has no tables."""
-    return Result(claim, scale, Verdict.NOT_RUN, None, None, "", None)
-
-
-def interval(effects: Sequence[float]) -> Interval:
-    """Mean of the effects and its Student-t interval at CONFIDENCE. Raises ValueError when there are none."""
-    count = len(effects)
-    if count == 0:
-        raise ValueError("no effects")
-    mean = math.fsum(effects) / count
-    if count == 1:
-        return Interval(mean, -math.inf, math.inf, math.nan, 1)
-    deviation = math.sqrt(math.fsum((effect - mean) ** 2 for effect in effects) / (count - 1))
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * deviation / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half, deviation, count)
-
-
-def share_interval(outcomes: Sequence[float]) -> Interval:
-    """Share of ones among `outcomes` (0 or 1) and its exact binomial interval (Clopper-Pearson) at CONFIDENCE."""
-    ones = round(math.fsum(outcomes))
-    exact = stats.binomtest(ones, len(outcomes)).proportion_ci(CONFIDENCE, method="exact")
-    share = ones / len(outcomes)
-    return Interval(share, float(exact.low), float(exact.high), math.sqrt(share * (1 - share)), len(outcomes))
-
-
-def _verdict(claim: Claim, found: Interval) -> Verdict:
-    if claim.different:
-        assert claim.margin is not None
-        if found.low > 0 or found.high < 0:
-            return Verdict.HOLDS
-        return Verdict.FAILS if max(-found.low, found.high) <= claim.margin else Verdict.INCONCLUSIVE
-    if claim.margin is not None:
-        if -claim.margin <= found.low and found.high <= claim.margin:
-            return Verdict.HOLDS
-        outside = found.low > claim.margin or found.high < -claim.margin
-        return Verdict.FAILS if outside else Verdict.INCONCLUSIVE
-    if found.low > claim.threshold:
-        return Verdict.HOLDS
-    return Verdict.FAILS if found.high <= claim.threshold else Verdict.INCONCLUSIVE
-
-
-def seeds_needed(claim: Claim, found: Interval) -> int | None:
-    """Seeds with which the interval would be decided in POWER of all cases, if mean and spread are as seen.
-
-    The distance to be resolved is that of the mean to the threshold, or to the nearer end of the margin. None when
-    more than MOST_SEEDS are needed, or when one seed says nothing about the spread.
-    """
-    if math.isnan(found.deviation):
-        return None
-    if claim.margin is not None and not claim.different:
-        distance = min(abs(found.mean - claim.margin), abs(found.mean + claim.margin))
-    else:
-        distance = abs(found.mean - claim.threshold)
-    if distance == 0:
-        return None
-    for count in range(2, MOST_SEEDS + 1):
-        freedom = count - 1
-        needed = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) + stats.t.ppf(POWER, freedom))
-        if needed * found.deviation / math.sqrt(count) <= distance:
-            return max(count, found.count + 1)
-    return None
-
-
-def outcomes_needed(claim: Claim, found: Interval) -> int | None:
-    """Yes-or-no outcomes with which the interval would leave the threshold, if their share stays as it is."""
-    for count in range(found.count + 1, MOST_SEEDS + 1):
-        ones = round(found.mean * count)
-        wider = share_interval([1.0] * ones + [0.0] * (count - ones))
-        if _verdict(claim, wider) is not Verdict.INCONCLUSIVE:
-            return count
-    return None
+    """The result of a claim whose experiment has no tables at this scale."""
+    return Result(claim, scale, Verdict.NOT_RUN, None, None, "")

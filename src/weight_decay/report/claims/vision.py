@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from weight_decay.report.claims.demo import percent, three_digits
-from weight_decay.report.claims.pairs import by_seed, difference, measured, nothing, pick
+from weight_decay.report.claims.pairs import by_seed, chosen_on_others, difference, measured, nothing, pick
 from weight_decay.report.claims.verdict import Measured
-from weight_decay.report.figures.curvature import SPECTRA, spectra_rows
-from weight_decay.report.figures.grid import EMA_ERROR, EMA_JACOBIAN, second_phase
-from weight_decay.report.figures.vision import TRAIN_SIZE, branch_ends, one_decay_for_all
+from weight_decay.report.tables.cells import (
+    EMA_ERROR,
+    EMA_JACOBIAN,
+    TRAIN_SIZE,
+    branch_ends,
+    one_decay_for_all,
+    second_phase,
+    spectra_rows,
+)
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, large_rate_phase_end, missing_metrics
 
 ERROR = "test/error"
-SAME_NORM = 1.25
-"""Two norms within this factor count as the same; a test error that differs all the same is not due to them."""
 
 
 def _cell(runs: pd.DataFrame, rate: float, decay: float) -> pd.DataFrame:
@@ -38,29 +42,56 @@ def _lowest(runs: pd.DataFrame) -> tuple[float, float]:
 
 
 def decay_wins(tables: Tables) -> Measured:
-    """Final test error of the best cell without decay or with the smallest η, minus that of large η with decay."""
+    """Final test error of the best cell without decay or with the smallest η, minus that of large η with decay.
+
+    Both cells are chosen for each seed on the other seeds.
+    """
     runs = tables.runs
-    rate, decay = large_rate_with_decay(runs)
-    others = runs[(runs[DECAY] == 0) | (runs[LEARNING_RATE] == runs[LEARNING_RATE].min())]
-    best = _lowest(others)
-    found = difference(_cell(runs, *best), _cell(runs, rate, decay), ERROR, percent)
-    named = f"best other cell (η = {best[0]:g}, λ = {best[1]:g}) against η = {rate:g}, λ = {decay:g}"
+    ours = chosen_on_others(runs, large_rate_with_decay)
+    weak = runs[(runs[DECAY] == 0) | (runs[LEARNING_RATE] == runs[LEARNING_RATE].min())]
+    best = chosen_on_others(weak, _lowest)
+    found = difference(_picked(runs, best), _picked(runs, ours), ERROR, percent)
+    named = f"best other cell {_named(best)} against {_named(ours)}"
     return Measured(found.seeds, found.effects, found.runs, f"{found.words}; {named}", found.unless)
 
 
+def _picked(runs: pd.DataFrame, cells: dict[int, tuple[float, float]]) -> pd.DataFrame:
+    """Of each seed the run in the cell (η, λ) that was chosen for it."""
+    kept = [(_cell(runs[runs["seed"] == seed], *cell)) for seed, cell in cells.items()]
+    return pd.concat(kept) if kept else runs.iloc[:0]
+
+
+def _named(cells: dict[int, tuple[float, float]]) -> str:
+    return " or ".join(f"η = {rate:g}, λ = {decay:g}" for rate, decay in sorted(set(cells.values())))
+
+
 def norm_is_not_all(tables: Tables) -> Measured:
-    """Final test error of the smaller η minus that of the larger, in the two cells whose final ‖w‖ are closest."""
+    """Final test error in the cell of the smallest final ‖w‖ minus the lowest in a cell of larger norm.
+
+    Above 0: the smaller norm has the larger error, so the norm does not decide. Chosen on the other seeds.
+    """
     runs = tables.runs
+
+    def smallest(seen: pd.DataFrame) -> tuple[float, float]:
+        return _key(seen.groupby([LEARNING_RATE, DECAY])["weights/norm"].mean().idxmin())
+
+    def better(seen: pd.DataFrame) -> tuple[float, float]:
+        rate, decay = smallest(seen)
+        return _lowest(seen[(seen[LEARNING_RATE] != rate) | (seen[DECAY] != decay)])
+
+    small, large = chosen_on_others(runs, smallest), chosen_on_others(runs, better)
+    found = difference(_picked(runs, small), _picked(runs, large), ERROR, percent)
     norms = runs.groupby([LEARNING_RATE, DECAY])["weights/norm"].mean()
-    pairs = [pair for pair in combinations(norms.index, 2) if pair[0][0] != pair[1][0]]
-    if not pairs:
-        return nothing("one learning rate only")
-    smaller, larger = min(pairs, key=lambda pair: abs(np.log(norms[pair[0]] / norms[pair[1]])))
-    ratio = max(norms[smaller], norms[larger]) / min(norms[smaller], norms[larger])
-    found = difference(_cell(runs, *smaller), _cell(runs, *larger), ERROR, percent)
-    named = "; ".join(f"η = {key[0]:g}, λ = {key[1]:g} has ‖w‖ {three_digits(norms[key])}" for key in (smaller, larger))
-    unless = "" if ratio <= SAME_NORM else f"no two cells of different η have norms within a factor of {SAME_NORM:g}"
-    return Measured(found.seeds, found.effects, found.runs, f"{found.words}; {named}", unless)
+    named = "; ".join(
+        f"η = {rate:g}, λ = {decay:g} has ‖w‖ {three_digits(norms[rate, decay])}"
+        for rate, decay in sorted({*small.values(), *large.values()})
+    )
+    return Measured(found.seeds, found.effects, found.runs, f"{found.words}; {named}", found.unless)
+
+
+def _key(found: Any) -> tuple[float, float]:
+    rate, decay = found
+    return float(rate), float(decay)
 
 
 def average_sees_it(tables: Tables) -> Measured:
@@ -94,60 +125,6 @@ def _before_the_drop(tables: Tables, metric: str, *, lower_with_decay: bool, log
     return difference(*(cells if lower_with_decay else cells[::-1]), metric, write, values)
 
 
-def constant_along_product(tables: Tables) -> Measured:
-    """How much more EMA error differs between neighbouring products η·λ than between cells of the same product.
-
-    Mean |difference| over pairs of cells whose products have a ratio from 1.5 to 3 (with some slack), minus the same
-    over pairs with the same product (within 1 %) and different η; λ > 0 only, seed by seed.
-    """
-    runs = tables.runs[tables.runs[DECAY] > 0]
-    effects = {}
-    for seed, rows in runs.groupby("seed"):
-        products, errors = (rows[LEARNING_RATE] * rows[DECAY]).to_numpy(), rows[EMA_ERROR].to_numpy(dtype=float)
-        along, across = [], []
-        for one, other in combinations(range(len(rows)), 2):
-            ratio = max(products[one], products[other]) / min(products[one], products[other])
-            gap = abs(errors[one] - errors[other])
-            if ratio < 1.01:
-                along.append(gap)
-            elif 1.45 <= ratio <= 3.05:
-                across.append(gap)
-        effects[seed] = (np.mean(across), np.mean(along)) if along and across else (np.nan, np.nan)
-    across_along = pd.DataFrame(effects, index=["across", "along"]).T
-    words = (
-        f"{_points(across_along['across'])} between neighbouring products, {_points(across_along['along'])} along one"
-    )
-    return measured(across_along["across"] - across_along["along"], [runs], words)
-
-
-def _points(values: pd.Series) -> str:
-    return f"{100 * values.mean():.1f} points"
-
-
-def jacobian_falls(tables: Tables) -> Measured:
-    """Minus the rank correlation of η·λ and the EMA's ‖J‖² over the cells with λ > 0, seed by seed."""
-    runs = tables.runs[tables.runs[DECAY] > 0]
-    runs = runs.assign(product=runs[LEARNING_RATE] * runs[DECAY])
-    return _rank_correlation(runs, "product", EMA_JACOBIAN, sign=-1.0)
-
-
-def noise_follows_the_loss(tables: Tables) -> Measured:
-    """Rank correlation of the level of the training loss and the noise scale σ over the grid, seed by seed."""
-    return _rank_correlation(tables.runs, "train/stabilisation", "noise/scale", sign=1.0)
-
-
-def _rank_correlation(runs: pd.DataFrame, one: str, other: str, sign: float) -> Measured:
-    if missing_metrics(runs, [one]) or missing_metrics(runs, [other]):
-        return nothing(f"{one} and {other} were not both measured")
-    effects = {}
-    for seed, rows in runs.groupby("seed"):
-        pairs = rows[[one, other]].dropna()
-        whole = len(pairs) == len(rows)
-        effects[seed] = sign * pairs[one].rank().corr(pairs[other].rank()) if whole else np.nan
-    cells = runs[[LEARNING_RATE, DECAY]].drop_duplicates()
-    return measured(pd.Series(effects), [runs], f"Spearman's rank correlation over {len(cells)} cells")
-
-
 def smallest_set(tables: Tables) -> Measured:
     """Fig 1, smallest set: test error without decay minus with the one λ that is best over all sizes."""
     return _at_size(tables, float(tables.runs[TRAIN_SIZE].min()))
@@ -160,30 +137,33 @@ def one_pass(tables: Tables) -> Measured:
 
 def _at_size(tables: Tables, size: float) -> Measured:
     runs = tables.runs[tables.runs[TRAIN_SIZE] == size]
-    decay = one_decay_for_all(tables.runs)
-    found = difference(pick(runs, decay__strength=0.0), pick(runs, decay__strength=decay), ERROR, percent)
+    decays = chosen_on_others(tables.runs, one_decay_for_all)
+    picked = runs[runs[DECAY] == runs["seed"].map(decays)]
+    found = difference(pick(runs, decay__strength=0.0), picked, ERROR, percent)
+    names = " or ".join(f"{value:g}" for value in sorted(set(decays.values())))
     return Measured(
-        found.seeds,
-        found.effects,
-        found.runs,
-        f"{found.words} at {size:.0f} images; λ = {decay:g} is best over all sizes",
-        found.unless,
-    )
+        found.seeds, found.effects, found.runs,
+        f"{found.words} at {size:.0f} images; λ = {names} is best over all sizes", found.unless,
+    )  # fmt: skip
 
 
 def best_rate_inside(tables: Tables) -> Measured:
-    """Fig 15: test error at the better end of the list of η minus that at the best η inside it."""
+    """Fig 15: test error at the better end of the list of η minus that at the best η inside it.
+
+    End and inside are chosen for each seed on the other seeds.
+    """
     runs = second_phase(tables)
     rates = sorted(runs[LEARNING_RATE].unique())
     if len(rates) < 3:
         return nothing("fewer than three learning rates")
-    means = runs[runs[LEARNING_RATE].isin(rates[1:-1])].groupby(LEARNING_RATE)[ERROR].mean()
-    best = float(str(means.idxmin()))
-    cells = [runs[runs[LEARNING_RATE] == rate] for rate in (rates[0], best, rates[-1])]
-    low, inside, high = (by_seed(rows, ERROR) for rows in cells)
-    words = f"{percent(low.mean())} at η = {rates[0]:g}, {percent(inside.mean())} at {best:g}, "
-    words += f"{percent(high.mean())} at {rates[-1]:g}"
-    return measured(pd.concat([low, high], axis=1).min(axis=1, skipna=False) - inside, cells, words)
+    ends = runs[LEARNING_RATE].isin([rates[0], rates[-1]])
+    picked = []
+    for rows in (runs[ends], runs[~ends]):
+        best = chosen_on_others(rows, lambda seen: float(str(seen.groupby(LEARNING_RATE)[ERROR].mean().idxmin())))
+        picked.append(rows[rows[LEARNING_RATE] == rows["seed"].map(best)])
+    means = runs.groupby(LEARNING_RATE)[ERROR].mean()
+    words = ", ".join(f"{percent(value)} at η = {rate:g}" for rate, value in means.items())
+    return measured(by_seed(picked[0], ERROR) - by_seed(picked[1], ERROR), picked, words)
 
 
 def finetuned_jacobian_falls(tables: Tables) -> Measured:
@@ -231,15 +211,15 @@ def noise_follows_curvature(tables: Tables) -> Measured:
 
 
 def decoupling_keeps_the_spectrum(tables: Tables) -> Measured:
-    """Figs 16-18: mean over cells of |ln| of the ratio of the largest eigenvalues, decoupled and true noise."""
+    """Figs 16-18: ln 2 minus the mean over cells of |ln| of the ratio of the largest eigenvalues (decoupled, true)."""
     if missing_metrics(tables.main_curves, ["spectrum/noise/node_000"]):
         return nothing("no spectra in these runs")
     rows = spectra_rows(tables)
     largest = {
         kind: rows[[name for name in rows if str(name).startswith(f"spectrum/{kind}/node_")]].max(axis=1)
-        for kind in SPECTRA
+        for kind in ("noise", "decoupled")
     }
     ratios = (largest["decoupled"] / largest["noise"]).map(np.log)
     cells = rows[[LEARNING_RATE, DECAY]].assign(ratio=ratios).groupby([LEARNING_RATE, DECAY], as_index=False).mean()
     words = ", ".join(f"η = {rate:g}, λ = {decay:g}: ×{np.exp(ratio):.2g}" for rate, decay, ratio in cells.to_numpy())
-    return measured(ratios.abs().groupby(rows["seed"]).mean(), [rows], words)
+    return measured(np.log(2) - ratios.abs().groupby(rows["seed"]).mean(), [rows], words)

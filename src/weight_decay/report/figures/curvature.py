@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from weight_decay.report.figures.demo import DrawnFigure, cells_of, drawn
 from weight_decay.report.figures.style import DASHED, LineStyle, Theme, curve, legend, new_figure, plain_log
-from weight_decay.report.tables.read import LEARNING_RATE, Tables, large_rate_phase_end
+from weight_decay.report.tables.cells import spectra_rows
+from weight_decay.report.tables.read import LEARNING_RATE, Tables
 
 PAIRS = {
     "similarity/hessian_noise": "Hessian and\ngradient noise",
@@ -73,16 +74,6 @@ def _spectra(tables: Tables, theme: Theme) -> Figure:
         axis.set_axis_off()
     legend(figure, axes[0], columns=2, lines={"gradient noise": "-", "decoupled": DASHED})
     return figure
-
-
-def spectra_rows(tables: Tables) -> pd.DataFrame:
-    """For each run its last measured spectrum at the largest learning rate, or at all if there is none there."""
-    curves = tables.main_curves
-    measured = curves[curves["spectrum/noise/node_000"].notna()]
-    steps = large_rate_phase_end(curves[["run_id", "step", "lr"]].assign(at=curves["step"]), "at")
-    in_phase = measured[measured["step"] <= measured["run_id"].map(steps)]
-    chosen = in_phase if len(in_phase) else measured
-    return chosen.sort_values("step").groupby("run_id").tail(1)
 
 
 def survival(rows: pd.DataFrame, kind: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from weight_decay.report.figures.style import (
     LineStyle,
     Theme,
     curve,
+    decay_colors,
     legend,
     new_figure,
     plain_log,
@@ -148,14 +149,14 @@ def _under_training(tables: Tables, theme: Theme) -> Figure:
     curves = tables.main_curves
     figure, (loss, difference, rate, norm) = new_figure(2, 2, tables.band_stamp, width=4.6)
     strengths = sorted(curves[DECAY].unique())
-    colors = {decay: theme.series[index] for decay, index in zip(strengths, (1, 0, 4, 5, 3), strict=False)}
+    colors = decay_colors(theme, strengths)
     gaps: list[tuple[pd.DataFrame, str]] = []
     for decay in strengths:
         rows = curves[curves[DECAY] == decay]
         curve(loss, rows, "step", "val/loss", colors[decay], label=f"λ = {decay:g}")
         curve(loss, rows, "step", "ema/val/loss", colors[decay], line=DASHED, width=1.5)
-        curve(rate, rows[rows["step"] > 0], "step", "effective_lr/adamw", colors[decay])
-        curve(norm, rows, "step", "weights/norm", colors[decay])
+        curve(rate, rows[rows["step"] > 0], "step", "effective_lr/adamw", colors[decay], geometric=True)
+        curve(norm, rows, "step", "weights/norm", colors[decay], geometric=True)
         if decay != strengths[0]:
             for metric, line in (("val/loss", "-"), ("ema/val/loss", DASHED)):
                 gap = paired_difference(curves, metric, DECAY, decay, strengths[0])

@@ -163,7 +163,8 @@ def _verdict_class(holds: bool | None) -> str:
 
 
 def _figure(results: Path, key: str, figure: DrawnFigure, embedded: Callable[[Path], str]) -> str:
-    tables = tables_of(results, figure.experiment, figure.scale)
+    # A figure of several experiments has no provenance of its own: each of theirs stands with its figure.
+    made = _provenance(tables_of(results, figure.experiment, figure.scale)) if figure.experiment else ""
     dark = figure.path.with_name(f"{figure.path.stem}.dark.png")
     return (
         f'<figure><input type="checkbox" class="enlarge" id="enlarge-{key}" '
@@ -171,7 +172,7 @@ def _figure(results: Path, key: str, figure: DrawnFigure, embedded: Callable[[Pa
         f'<source media="(prefers-color-scheme: dark)" srcset="{embedded(dark)}">'
         f'<img src="{embedded(figure.path)}" alt="{escape(figure.alternative)}"></picture></label>\n'
         f"<figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.caption)}</figcaption>\n"
-        f"{_provenance(tables)}</figure>\n"
+        f"{made}</figure>\n"
     )
 
 

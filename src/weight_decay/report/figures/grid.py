@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from weight_decay.report.figures.demo import JACOBIAN_LABEL, DrawnFigure, drawn
 from weight_decay.report.figures.reference import decay_of, reference
 from weight_decay.report.figures.style import Theme, curve, faded, legend, new_figure, plain_log, shades
-from weight_decay.report.figures.vision import branch_ends
+from weight_decay.report.tables.cells import EMA_ERROR, EMA_JACOBIAN, second_phase
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
 
-EMA_ERROR, EMA_JACOBIAN = "ema/test/error", "ema/jacobian/mean_square"
 _QUANTITIES = (
     (EMA_ERROR, "test_error", "test error of the EMA (%)", 100.0),
     (EMA_JACOBIAN, "jacobian_norm", r"Jacobian norm of the EMA $\|J\|_F^2$", 1.0),
@@ -115,7 +114,10 @@ def _against_product(results: Path, tables: Tables, paper_figure: str | None, th
         for rate, color in zip(rates, shades(theme, len(rates)), strict=True):
             rows = runs[runs[LEARNING_RATE] == rate]
             if against == "product":
-                curve(axis, rows, against, metric, color, label=f"η = {rate:g}", factor=factor, marker="o")
+                curve(
+                    axis, rows, against, metric, color, label=f"η = {rate:g}", factor=factor, marker="o",
+                    geometric=metric != EMA_ERROR,
+                )  # fmt: skip
             else:
                 axis.scatter(rows[against], rows[metric] * factor, s=22, color=color)
         axis.set(xlabel="η · λ" if against == "product" else "training cross-entropy", ylabel=label)
@@ -163,14 +165,6 @@ def sphere(results: Path, tables: Tables) -> DrawnFigure:
     )  # fmt: skip
 
 
-def second_phase(tables: Tables) -> pd.DataFrame:
-    """The ends of the small-rate phase: each run's branch from its last snapshot, or the runs if there is none."""
-    branches = branch_ends(tables)
-    if branches.empty:
-        return tables.runs
-    return branches[branches["start_step"] == branches.groupby("run_id")["start_step"].transform("max")]
-
-
 def _sphere(results: Path, tables: Tables, theme: Theme) -> Figure:
     runs = second_phase(tables)
     panels = [
@@ -181,7 +175,7 @@ def _sphere(results: Path, tables: Tables, theme: Theme) -> Figure:
     panels = [panel for panel in panels if not missing_metrics(runs, [panel[0]])]
     figure, axes = new_figure(1, len(panels) + 1, tables.band_stamp, width=3.9)
     for axis, (metric, label, factor) in zip(axes, panels, strict=False):
-        curve(axis, runs, LEARNING_RATE, metric, theme.series[0], factor=factor, marker="o")
+        curve(axis, runs, LEARNING_RATE, metric, theme.series[0], factor=factor, marker="o", geometric=factor == 1)
         axis.set(ylabel=label, title="Ours")
         if factor == 1:
             plain_log(axis)

@@ -11,11 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from weight_decay.report.figures.demo import LINES, NORM_LABEL, DrawnFigure, drawn, zoom
+from weight_decay.report.figures.differences import DIFFERENCE_METRIC, differences, smoothed, with_differences
 from weight_decay.report.figures.reference import decay_of, reference
 from weight_decay.report.figures.style import (
     DASHED,
     Theme,
     curve,
+    decay_colors,
     empty,
     faded,
     legend,
@@ -45,6 +47,18 @@ NAMES = {
     "duration": "{}",
 }
 """Coordinates of language-model cells, and how a legend says them."""
+SAID = {
+    "bfloat16_autocast": "bfloat16 autocast",
+    "decoupled": "LayerNorm decays too",
+    "penalty_except_norms": "l2 penalty",
+    "l2_except_norms": "l2 penalty (half)",
+    "per_matrix": "each matrix",
+    "whole": "whole norm",
+    "auto": "fastest",
+    "matched_effective_lr": "matched",
+    "gpt_micro": "small model",
+}
+"""Values whose names in the code say little."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +76,13 @@ VALIDATION = Panel("val/loss", "validation loss (nats per token)", zoomed=True)
 TRAINING = Panel("train/loss", "training loss (nats per token)", zoomed=True)
 WEIGHTS = Panel("weights/norm", NORM_LABEL, logarithmic=True)
 EFFECTIVE = Panel("effective_lr/adamw", r"effective learning rate $\eta_t / \|w_t\|_2$", logarithmic=True)
+DIFFERENCE = Panel(DIFFERENCE_METRIC, "training loss minus that at λ = 0")
 BATCHES = Panel("batch/loss", "loss of the batches, smoothed", zoomed=True)
-LOSSES = (VALIDATION, TRAINING, WEIGHTS, EFFECTIVE)
+LOSSES = (DIFFERENCE, VALIDATION, WEIGHTS, EFFECTIVE)
 FIGURE_6 = (
     replace(BATCHES, paper=("6", "train_loss")),
+    DIFFERENCE,
     VALIDATION,
-    TRAINING,
     replace(WEIGHTS, paper=("25b", "weight_norm")),
     Panel("grad/norm", "gradient norm before clipping", logarithmic=True),
 )
@@ -94,7 +109,7 @@ FIGURE_23 = (
 
 def trajectories(results: Path, tables: Tables, panels: tuple[Panel, ...], title: str, caption: str) -> DrawnFigure:
     """Each cell of an experiment against iterations, one panel for each quantity (Figs 6, 7, 19-23, 26)."""
-    curves = _with_gaps(tables.main_curves)
+    curves = with_differences(_with_gaps(tables.main_curves), list(NAMES))
     shown = [panel for panel in panels if not missing_metrics(curves, [panel.metric])]
     names = ", ".join(panel.label for panel in shown)
     return drawn(
@@ -130,10 +145,13 @@ def _ours(
 ) -> None:
     # What is zoomed in on: a run that diverges would hide all others.
     measured = []
+    if panel.metric == DIFFERENCE_METRIC:
+        differences(axis, lines, theme)
+        return
     for part, name, color in lines:
-        part = _smoothed(part) if panel.metric == "batch/loss" else part
+        part = smoothed(part) if panel.metric == "batch/loss" else part
         part = part[part["step"] > 0] if panel.logarithmic else part
-        curve(axis, part, "step", panel.metric, color, label=name)
+        curve(axis, part, "step", panel.metric, color, label=name, geometric=panel.logarithmic)
         whole = part[part["run_id"].isin(completed)]
         measured.append((whole, panel.metric))
         averaged = f"ema/{panel.metric}"
@@ -155,7 +173,10 @@ def cells(curves: pd.DataFrame, theme: Theme) -> list[tuple[pd.DataFrame, str, s
     varying = [name for name in NAMES if name in curves and curves[name].nunique(dropna=False) > 1]
     varying = varying or [DECAY]
     groups = list(curves.groupby(varying, dropna=False, sort=True))
-    palette = theme.series if len(groups) <= len(theme.series) else shades(theme, len(groups))
+    palette = list(theme.series) if len(groups) <= len(theme.series) else shades(theme, len(groups))
+    if varying == [DECAY]:
+        colors = decay_colors(theme, curves[DECAY])
+        palette = [colors[float(rows[DECAY].iloc[0])] for _, rows in groups]
     found = []
     for (values, rows), color in zip(groups, palette, strict=False):
         found.append((rows, ", ".join(_words(varying, values)), color))
@@ -164,8 +185,12 @@ def cells(curves: pd.DataFrame, theme: Theme) -> list[tuple[pd.DataFrame, str, s
 
 def _words(names: list[str], values: Any) -> list[str]:
     pairs = zip(names, values if isinstance(values, tuple) else (values,), strict=True)
-    said = [NAMES[name].format(f"{v:g}" if isinstance(v, float) else v) for name, v in pairs if not pd.isna(v)]
-    return said or ["as Fig 6"]
+    return [said(name, value) for name, value in pairs if not pd.isna(value)] or ["as Fig 6"]
+
+
+def said(name: str, value: Any) -> str:
+    """A coordinate in words: `λ = 0.05`, `bfloat16 autocast`."""
+    return NAMES[name].format(f"{value:g}" if isinstance(value, float) else SAID.get(str(value), value))
 
 
 def _with_gaps(curves: pd.DataFrame) -> pd.DataFrame:
@@ -176,14 +201,6 @@ def _with_gaps(curves: pd.DataFrame) -> pd.DataFrame:
     return curves.assign(**gaps)
 
 
-def _smoothed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Losses of single batches are noise; a running mean over a fiftieth of the log shows the level."""
-    rows = rows.dropna(subset=["batch/loss"]).sort_values("step")
-    window = max(1, rows["step"].nunique() // 50)
-    means = rows.groupby("run_id")["batch/loss"].transform(lambda losses: losses.rolling(window).mean())
-    return rows.assign(**{"batch/loss": means})
-
-
 def _paper(axis: Axes, panel: Panel, points: pd.DataFrame, theme: Theme) -> None:
     """The paper's curves of one panel: a colour for each λ, dashed in float32; its tails have a figure of their own."""
     assert panel.paper is not None
@@ -191,16 +208,21 @@ def _paper(axis: Axes, panel: Panel, points: pd.DataFrame, theme: Theme) -> None
     points = points[(points["lr"] == THEIR_RATE) | points["lr"].isna()]
     points = points.assign(decay=decay_of(points)).fillna({"lr": 0.0, "precision": "", "note": ""})
     order = sorted(points["decay"].unique())
+    colors = decay_colors(theme, order)
     notes = sorted(set(points["note"][points["lr"] == 0]))
     for (decay, rate, precision, note), rows in points.groupby(["decay", "lr", "precision", "note"]):
         name = f"λ = {decay:g}" if rate else str(note).replace("wd=", "λ = ")
-        color = theme.series[order.index(decay) if rate else (len(order) + notes.index(note)) % len(theme.series)]
+        other = theme.series[(len(order) + notes.index(note)) % len(theme.series)] if not rate else ""
+        color = colors[float(str(decay))] if rate else other
         line = DASHED if precision == "float32" else "-"
         label = f"{name}, float32" if precision == "float32" else name
         rows = rows.sort_values("x")
         axis.plot(rows["x"], rows["y"], color=faded(color, theme), linewidth=1.0, linestyle=line, label=label)
     if panel.logarithmic:
         plain_log(axis)
+    else:
+        axis.locator_params(axis="y", nbins=6)
+    axis.locator_params(axis="x", nbins=4)
     axis.set_title(paper_title(panel.paper[0]), color=theme.muted)
     handles, labels = axis.get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
@@ -236,8 +258,9 @@ def _tails(results: Path, tables: Tables, theme: Theme) -> Figure:
     ends = ends.assign(step=ends["start_step"].astype(int))
     keys = pd.MultiIndex.from_frame(ends[["run_id", "step"]])
     ends = ends.assign(fall=before.reindex(keys).to_numpy() - ends["val/loss"].to_numpy())
-    for index, (decay, rows) in enumerate(ends.groupby(DECAY)):
-        color = theme.series[index % len(theme.series)]
+    colors = decay_colors(theme, ends[DECAY])
+    for decay, rows in ends.groupby(DECAY):
+        color = colors[float(str(decay))]
         curve(level, rows, "step", "val/loss", color, label=f"λ = {decay:g}", marker="o")
         curve(fall, rows, "step", "fall", color, marker="o")
     level.set(xlabel="snapshot (iteration)", ylabel="validation loss after the tail")
@@ -252,7 +275,10 @@ def _paper_tails(axis: Axes, points: pd.DataFrame, theme: Theme) -> None:
         return
     points = points.assign(decay=decay_of(points))
     ends = points.sort_values("x").groupby(["decay", "start"], as_index=False).last()
-    for index, (_, rows) in enumerate(ends.groupby("decay")):
-        axis.plot(rows["start"], rows["y"], "-o", color=faded(theme.series[index], theme), linewidth=1.0, markersize=4)
+    colors = decay_colors(theme, ends["decay"])
+    for decay, rows in ends.groupby("decay"):
+        color = faded(colors[float(str(decay))], theme)
+        axis.plot(rows["start"], rows["y"], "-o", color=color, linewidth=1.0, markersize=4)
+    axis.locator_params(axis="x", nbins=4)
     axis.set(xlabel="snapshot (iteration)", ylabel="training loss after the tail")
     axis.set_title(paper_title("6"), color=theme.muted)

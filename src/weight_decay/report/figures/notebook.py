@@ -79,6 +79,6 @@ def _nearest(path: Path) -> Path | None:
 def _words(result: Result) -> str:
     """Verdict, statement, effect, criterion and the numbers behind it."""
     numbers = result.measured.words if result.measured is not None else ""
-    behind = "; ".join(part for part in (numbers, result.power) if part)
+    behind = "; ".join(part for part in (numbers, result.reason) if part)
     claimed = f"{result.effect}, claimed: {result.claim.criterion}"
     return f"{result.verdict.upper()}: {result.claim.statement}\n    {claimed}" + (f"\n    {behind}" if behind else "")

@@ -26,7 +26,7 @@ from weight_decay.report.figures.language import (
     trajectories,
 )
 from weight_decay.report.figures.language import Panel as LanguagePanel
-from weight_decay.report.figures.precision import decay_kept, divergence
+from weight_decay.report.figures.precision import decay_kept, divergence, replay
 from weight_decay.report.figures.rules import forest, passes, timescale, tuned
 from weight_decay.report.figures.style import light_only
 from weight_decay.report.figures.vision import (
@@ -101,6 +101,7 @@ UNDER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
     "constant_lr": _steps(LOSSES, "A constant learning rate"),
     "slower_decay": _steps(LOSSES, "A slower decay of the learning rate"),
     "bfloat16_decay_lost": lambda results, tables: [decay_kept(results, tables)],
+    "bfloat16_replay": lambda results, tables: [replay(results, tables)],
     "effective_lr_matching": _steps(MATCHING, "Matching: norms, QK-norm, gentler, longer"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from weight_decay.report.figures.demo import DrawnFigure, drawn
-from weight_decay.report.figures.language import paper_title
+from weight_decay.report.figures.language import paper_title, said
 from weight_decay.report.figures.reference import decay_of, reference
-from weight_decay.report.figures.style import DASHED, LineStyle, Theme, curve, faded, legend, new_figure, plain_log
+from weight_decay.report.figures.style import (
+    DASHED,
+    LineStyle,
+    Theme,
+    curve,
+    decay_colors,
+    empty,
+    faded,
+    legend,
+    new_figure,
+    plain_log,
+)
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
 
 
@@ -51,11 +63,11 @@ def _divergence(results: Path, tables: Tables, theme: Theme) -> Figure:
             for index, (kind, rows) in enumerate(groups):
                 rows = rows[rows[LEARNING_RATE] == rate]
                 color = theme.series[index % len(theme.series)]
-                name = ", ".join(map(str, kind)) if isinstance(kind, tuple) else str(kind)
+                name = ", ".join(said(name, value) for name, value in zip(kinds, _tuple(kind), strict=False))
                 if rows.empty:
-                    axis.plot([], [], color=color, label=name)
+                    axis.plot([], [], color=color, marker="o", label=name)
                     continue
-                curve(axis, rows, DECAY, metric, color, label=name, marker="o")
+                curve(axis, rows, DECAY, metric, color, label=name, marker="o", geometric=metric != "val/loss")
                 lost = rows[rows["status"] == "diverged"].groupby(DECAY)[metric].mean()
                 axis.plot(lost.index, lost, linestyle="", marker="x", markersize=11, color=color)
             if metric != "val/loss":
@@ -65,21 +77,26 @@ def _divergence(results: Path, tables: Tables, theme: Theme) -> Figure:
     return figure
 
 
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def _paper_divergence(axis: Axes, points: pd.DataFrame, theme: Theme) -> None:
     """The paper's nine runs in bfloat16 and three in float32, all at η = 1e-3: a line for each seed."""
     axis.set_axis_on()
     points = points.assign(decay=decay_of(points))
-    order = sorted(points["decay"].unique())
+    colors = decay_colors(theme, points["decay"])
     for (decay, precision, _), rows in points.groupby(["decay", "precision", "seed"]):
         rows = rows.sort_values("x")
         line = DASHED if precision == "float32" else "-"
-        color = faded(theme.series[order.index(decay)], theme)
+        color = faded(colors[float(str(decay))], theme)
         label = f"λ = {decay:g}" + (", float32" if precision == "float32" else "")
         axis.plot(rows["x"], rows["y"], color=color, linewidth=0.9, linestyle=line, label=label)
     handles, labels = axis.get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
     axis.legend(named.values(), named.keys(), fontsize=7.0, handlelength=1.8, loc="best")
-    axis.set_ylim(2.9, 4.5)
+    axis.set_ylim(2.9, 3.5)
+    axis.locator_params(axis="x", nbins=4)
     axis.set(xlabel="iteration", ylabel="training loss")
     axis.set_title(paper_title("8"), color=theme.muted)
 
@@ -126,6 +143,47 @@ def _decay_kept(tables: Tables, theme: Theme) -> Figure:
     for level in (0, 1):
         axis.axhline(level, color=theme.muted, linewidth=0.8)
     plain_log(axis, "x")
+    # Shares through a difference near zero say nothing (the replay does); they must not set the scale.
+    axis.set_ylim(-0.5, 1.6)
     axis.set(xlabel="η·λ", ylabel="share of float32's decay that is kept")
     legend(figure, axis, columns=2)
+    return figure
+
+
+ROUNDINGS = {
+    "foreach": "foreach kernel",
+    "fused": "fused kernel",
+    "nearest": "nearest, float32 moments",
+    "stochastic": "stochastic",
+    "kahan": "Kahan",
+}
+
+
+def replay(results: Path, tables: Tables) -> DrawnFigure:
+    """Share of float32's weight decay that bfloat16 weights keep when the same gradients are replayed (our own)."""
+    return drawn(
+        results, tables, "What bfloat16 does to weight decay, by replay",
+        "One sequence of a run's own gradients drives weights with and without decay in each arithmetic. A point for "
+        "each seed: what decay did to bfloat16 weights, along what it did to float32 ones. 0 is lost, 1 is kept.",
+        "Share of weight decay that is kept by each rounding and kernel of bfloat16 weights.",
+        lambda theme: _replay(tables, theme),
+    )  # fmt: skip
+
+
+def _replay(tables: Tables, theme: Theme) -> Figure:
+    runs = tables.runs
+    strengths = sorted({float(str(name).rpartition("_")[2]) for name in runs if str(name).startswith("replay/")})
+    figure, axes = new_figure(1, max(1, len(strengths)), tables.stamp, width=6.0, height=3.2)
+    if not strengths:
+        empty(axes[0], "no gradients were replayed in these runs", theme)
+    for axis, strength in zip(axes, strengths, strict=False):
+        for place, (key, _) in enumerate(ROUNDINGS.items()):
+            values = runs[f"replay/{key}/kept_{strength:g}"].dropna()
+            spread = place + np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else [place]
+            axis.plot(spread, values, "o", color=theme.series[place % len(theme.series)], markersize=5)
+        for level in (0, 1):
+            axis.axhline(level, color=theme.muted, linewidth=0.8)
+        axis.set_xticks(range(len(ROUNDINGS)), [name.replace(" ", "\n", 1) for name in ROUNDINGS.values()], fontsize=8)
+        axis.set_ylim(-0.1, 1.15)
+        axis.set(ylabel="share of float32's decay kept", title=f"λ = {strength:g}")
     return figure

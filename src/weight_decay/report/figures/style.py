@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ DOTS_PER_INCH = 160
 LineStyle = Literal["-"] | tuple[int, tuple[int, int]]
 DASHED: LineStyle = (0, (4, 2))
 DOTTED: LineStyle = (0, (1, 2))
+FEW = 8
+"""So many points of a curve, or fewer, are marked one by one."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,9 @@ def legend(figure: Figure, axis: Axes, *, columns: int, lines: dict[str, LineSty
     for name, style in (lines or {}).items():
         handles.append(Line2D([], [], color=matplotlib.rcParams["xtick.color"], linestyle=style, linewidth=1.6))
         labels.append(name)
+    # As many columns as there is room for: a letter is about a twelfth of an inch wide, a handle half an inch.
+    longest = max(map(len, labels), default=1)
+    columns = max(1, min(columns, int(figure.get_size_inches()[0] / (0.085 * longest + 0.7))))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6, columnspacing=1.8)
 
 
@@ -199,13 +204,37 @@ def shades(theme: Theme, count: int) -> list[str]:
 def curve(
     axis: Axes, curves: pd.DataFrame, x: str, metric: str, color: str, *,
     label: str = "_", line: LineStyle = "-", factor: float = 1.0, width: float = 1.8, marker: str = "",
+    geometric: bool = False,
 ) -> None:  # fmt: skip
-    """The mean of `metric` over seeds against `x`, with a band of ± 1 standard deviation; times `factor`."""
-    drawn = band(curves, x, metric)
-    mean, spread = drawn["mean"] * factor, drawn["std"] * factor
-    axis.plot(drawn[x], mean, linestyle=line, color=color, label=label, linewidth=width, marker=marker)
-    if (spread > 0).any():
-        axis.fill_between(drawn[x], mean - spread, mean + spread, color=color, alpha=0.18, linewidth=0)
+    """The mean of `metric` over seeds against `x`, with a band of ± 1 standard deviation; times `factor`.
+
+    Few measurements get markers, so that nobody takes straight lines between them for a course. `geometric`: mean and
+    deviation of the logarithm, for logarithmic axes, where a band must not reach below 0.
+    """
+    if geometric and metric in curves and (curves[metric].dropna() > 0).all():
+        drawn = band(curves.assign(**{metric: np.log(curves[metric])}), x, metric)
+        mean = np.exp(drawn["mean"]) * factor
+        low, high = mean / np.exp(drawn["std"]), mean * np.exp(drawn["std"])
+    else:
+        drawn = band(curves, x, metric)
+        mean = drawn["mean"] * factor
+        low, high = mean - drawn["std"] * factor, mean + drawn["std"] * factor
+    few = len(drawn) <= FEW
+    axis.plot(
+        drawn[x], mean, linestyle=line, color=color, label=label, linewidth=width,
+        marker=marker or ("o" if few else ""), markersize=3.5 if few and not marker else None,
+    )  # fmt: skip
+    if (high > low).any():
+        axis.fill_between(drawn[x], low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def decay_colors(theme: Theme, strengths: Iterable[float]) -> dict[float, str]:
+    """A colour for each λ, the same in every figure: none, the smallest, the next, ..."""
+    order = sorted(set(strengths))
+    positive = [decay for decay in order if decay > 0]
+    places = [(0, 4, 5, 3, 6, 7, 2)[index % 7] for index in range(len(positive))]
+    colors = {decay: theme.series[place] for decay, place in zip(positive, places, strict=True)}
+    return {0.0: theme.series[1], **colors} if 0 in order else colors
 
 
 def plain_log(axis: Axes, which: Literal["x", "y"] = "y") -> None:

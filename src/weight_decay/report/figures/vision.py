@@ -32,9 +32,8 @@ from weight_decay.report.figures.style import (
     plain_log,
     shades,
 )
+from weight_decay.report.tables.cells import TRAIN_SIZE, branch_ends, one_decay_for_all
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
-
-TRAIN_SIZE = "data.train_size"
 
 
 @dataclass(frozen=True)
@@ -189,13 +188,6 @@ def _finetuning(results: Path, tables: Tables, panels: list[Panel], theme: Theme
     return figure
 
 
-def branch_ends(tables: Tables) -> pd.DataFrame:
-    """The final row of every branch, with the epoch of the snapshot that it started from as `epoch`."""
-    branches = tables.summary[tables.summary["branch"] != "main"].copy()
-    starts = tables.main_curves[["run_id", "step", "epoch"]].drop_duplicates(["run_id", "step"])
-    return branches.merge(starts, left_on=["run_id", "start_step"], right_on=["run_id", "step"], how="left")
-
-
 def dataset_size(results: Path, tables: Tables) -> DrawnFigure:
     """Test and train error against the number of distinct training images, presentations fixed (Fig 1)."""
     return drawn(
@@ -206,14 +198,6 @@ def dataset_size(results: Path, tables: Tables) -> DrawnFigure:
         "Test and training error against data-set size, with and without decay, ours above the paper's.",
         lambda theme: _dataset_size(results, tables, theme),
     )  # fmt: skip
-
-
-def one_decay_for_all(runs: pd.DataFrame) -> float:
-    """The λ > 0, tried at every size, with the lowest test error averaged over sizes and seeds."""
-    sizes = runs[TRAIN_SIZE].nunique()
-    tried = runs[runs[DECAY] > 0].groupby([DECAY, TRAIN_SIZE])["test/error"].mean().unstack()
-    complete = tried.dropna() if tried.shape[1] == sizes else tried.iloc[:0]
-    return float(str((complete if len(complete) else tried).mean(axis=1).idxmin()))
 
 
 def best_decay_per_size(runs: pd.DataFrame) -> pd.DataFrame:

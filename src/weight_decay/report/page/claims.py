@@ -15,6 +15,7 @@ from weight_decay.report.claims.verdict import Claim, Result, Verdict
 _IN_WORDS = {
     Verdict.HOLDS: ("holds", "hold"),
     Verdict.FAILS: ("fails", "fail"),
+    Verdict.NO_EFFECT: ("shows no effect", "show no effect"),
     Verdict.INCONCLUSIVE: ("inconclusive", "inconclusive"),
     Verdict.NOT_RUN: ("not run", "not run"),
 }
@@ -34,7 +35,7 @@ class Row:
         return next(reversed(self.results.values()), None)
 
 
-Order = tuple[object, ...] | int | str | None
+Order = tuple[object, ...] | float | str | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def claims_html(results: Sequence[Result], drawn: Collection[str] = ()) -> str:
     """
     if not results:
         return '<p class="caution">No claim is written down yet.</p>\n'
-    rows, columns = rows_of(results), _columns(drawn)
+    rows = rows_of(results)
+    columns = _columns(drawn, rows)
     head = "".join(
         f'<th scope="col" role="columnheader" class="{column.style}" aria-sort="none">'
         f'<button type="button" disabled>{escape(column.name)}</button></th>'
@@ -159,17 +161,37 @@ def _filter(rows: list[Row]) -> str:
     return f'<fieldset class="filter"><legend>Show, by the verdict at any scale</legend>{buttons}</fieldset>\n'
 
 
-def _columns(drawn: Collection[str]) -> list[Column]:
+def _columns(drawn: Collection[str], rows: Sequence[Row]) -> list[Column]:
+    """The columns; a scale at which nothing was run has none."""
+    scales = [scale for scale in SCALES if any(scale in row.results for row in rows)]
+    several = [Column("Scale", "", _scale_order, lambda row: escape(row.largest.scale) if row.largest else "")]
     return [
-        *(_verdict_column(scale) for scale in SCALES),
+        *(_verdict_column(scale) for scale in scales),
         Column("Claim", "claim", lambda row: row.number, _statement),
         Column("Figure", "", lambda row: paper_order(row.claim.figure), lambda row: _figure(row.claim, drawn)),
         Column("Effect [95 %]", "effect", _effect_order, lambda row: _effect(row.largest)),
         Column("Holds if", "criterion", lambda row: row.claim.criterion, lambda row: _together(row.claim.criterion)),
-        Column("Scale", "", _scale_order, lambda row: escape(row.largest.scale) if row.largest else ""),
+        *(several if len(scales) > 1 else []),
         Column("Seeds", "", _seeds_order, lambda row: _seeds(row.largest)),
-        Column("Power", "power", _power_order, lambda row: escape(row.largest.power) if row.largest else ""),
+        Column("q", "", lambda row: _q(row.largest), lambda row: _small(_q(row.largest))),
+        Column("Paper", "", _paper_order, lambda row: _paper(row.claim)),
     ]
+
+
+def _q(result: Result | None) -> float | None:
+    return None if result is None or math.isnan(result.q) else result.q
+
+
+def _small(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def _paper(claim: Claim) -> str:
+    return "" if claim.paper is None else f'<span class="bounds">{escape(claim.unit.write(claim.paper))}</span>'
+
+
+def _paper_order(row: Row) -> Order:
+    return None if row.claim.paper is None else (row.claim.unit.name, row.claim.paper)
 
 
 def _verdict_column(scale: str) -> Column:
@@ -186,7 +208,7 @@ _DASH = '<span class="dash"><span aria-hidden="true">–</span><span class="unse
 
 
 def _pill(verdict: Verdict) -> str:
-    color = {Verdict.HOLDS: "yes", Verdict.FAILS: "no"}.get(verdict, "unknown")
+    color = {Verdict.HOLDS: "yes", Verdict.FAILS: "no", Verdict.NO_EFFECT: "no"}.get(verdict, "unknown")
     return f'<span class="{color}"><span class="verdict">{escape(verdict.value)}</span></span>'
 
 
@@ -199,9 +221,15 @@ def _statement(row: Row) -> str:
 
 def _details(result: Result) -> str:
     write = result.claim.unit.write
-    facts = [("Effect", _effect(result)), ("Holds if", _together(result.claim.criterion))]
-    if result.power:
-        facts.append(("Power", escape(result.power)))
+    facts = [("Endpoint", escape(result.claim.endpoint)), ("Holds if", _together(result.claim.criterion))]
+    facts.insert(1, ("Effect", _effect(result)))
+    if result.stage is not None and not math.isnan(result.p):
+        words = f"p {result.p:.2g}, q {result.q:.2g} at the level {result.stage.level:g}; {result.claim.test}"
+        facts.append(("Test", escape(words)))
+    if result.pilot:
+        facts.append(("Pilot", "these runs were made before the protocol"))
+    if result.reason:
+        facts.append(("Open because", escape(result.reason)))
     if result.measured is not None:
         each = [
             f"{seed}: {'not measured' if math.isnan(effect) else write(effect)}"
@@ -259,10 +287,3 @@ def _scale_order(row: Row) -> Order:
 
 def _seeds_order(row: Row) -> Order:
     return row.largest.interval.count if row.largest and row.largest.interval else None
-
-
-def _power_order(row: Row) -> Order:
-    """By the seeds that are missing; those that no number of seeds is known for come after all others."""
-    if row.largest is None or row.largest.verdict is not Verdict.INCONCLUSIVE:
-        return None
-    return (row.largest.needed is None, row.largest.needed or 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -12,8 +13,10 @@ from PIL import Image
 
 from weight_decay.errors import UserError
 from weight_decay.report.advise import page as advise
-from weight_decay.report.claims.paper import judged_claims
+from weight_decay.report.claims.paper import SCALES, judged_claims
+from weight_decay.report.claims.verdict import DECIDED, Result, Verdict
 from weight_decay.report.figures.demo import DrawnFigure
+from weight_decay.report.figures.forest import forest
 from weight_decay.report.figures.gallery import Section, write_page
 from weight_decay.report.figures.paper import FIGURES, draw_experiments
 from weight_decay.report.page.claims import claims_html, count_line, paper_order, scale_order
@@ -22,10 +25,12 @@ from weight_decay.report.tables.read import Tables, scales_of, tables_of
 
 TITLE = "What does weight decay do? Claims and figures"
 _CLAIMS = (
-    "A claim holds when the whole 95 % interval of its effect over seeds lies where the claim wants it, fails when "
-    "the whole interval lies elsewhere, and is inconclusive otherwise. A dash is a scale that was not run; the "
-    "numbers in a row are those of the largest scale that was."
+    "How each claim is decided was written down before the runs that decide it (configs/claims): endpoint, test, the "
+    "smallest effect worth having or the margin of equality, number of seeds. q is p corrected for the number of "
+    "claims. The numbers in a row are those of the largest scale that was run."
 )
+_FIRST = ("fig02_cifar10", "fig06_language_model")
+"""The two figures that the page opens with: many passes, and one."""
 _CLOSING = (
     "What a figure marks as the paper's was read off its plots, results/reference. Several scales of one "
     "experiment stand below one another, the largest first."
@@ -76,7 +81,13 @@ def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
     chapters, refused = _chapters(results, jobs)
     missing = [name for name in in_paper_order() if not scales_of(results, name)]
     report = Report(target, count_line(claims), list(chapters), missing, refused, _without_figure(results))
+    forests = [forest(results, claims, scale) for scale in reversed(SCALES)]
+    opening = [
+        *(figure for figure in forests if figure is not None),
+        *(chapters[name].figures[0] for name in _FIRST if name in chapters),
+    ]
     sections = [
+        Section("In short", _in_short(claims), None, opening, short="In short", anchor="in-short"),
         Section("The claims", _CLAIMS, None, [], claims_html(claims, chapters.keys()), "Claims", "claims"),
         Section("What would it do to your run?", advise.INTRODUCTION, None, [], advise.body(), "Advise", advise.ANCHOR),
         *(_section(name, chapter) for name, chapter in chapters.items()),
@@ -88,6 +99,20 @@ def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
         embedded=embedded_webp, style=CLAIMS_CSS + advise.CSS, script=SORT_SCRIPT + advise.script(), closing=_CLOSING,
     )  # fmt: skip
     return report
+
+
+def _in_short(claims: Sequence[Result]) -> str:
+    """What came out, in a sentence or two."""
+    ran = [claim for claim in claims if claim.verdict is not Verdict.NOT_RUN]
+    if not ran:
+        return "Weight decay helps in two ways that have little to do with each other; nothing was run yet."
+    decided = sum(claim.verdict in DECIDED for claim in ran)
+    pilots = " These runs are older than the protocol: pilots." if any(claim.pilot for claim in ran) else ""
+    return (
+        f"With many passes over little data, weight decay and a large learning rate find better networks; in one pass "
+        f"over much data, decay keeps the effective learning rate up. Of {len(ran)} claims that were run {decided} are "
+        f"decided: {count_line(claims)}.{pilots}"
+    )
 
 
 def in_paper_order() -> list[str]:
