@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from weight_decay.config.measurements import CurvatureConfig
 from weight_decay.config.schema import EXECUTION, check_name, check_pattern, off, require
 from weight_decay.config.span import Clock, Span
 from weight_decay.config.window import Window
@@ -215,54 +214,6 @@ class PrecisionConfig:
             self.rounding == "kernel" or self.kind == "bfloat16",
             f"rounding: {self.rounding} is for bfloat16 weights; with {self.kind} it must be kernel",
         )
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """What is measured and how often; null switches a probe off. All probes run off the hot path.
-
-    log_every: training loss, norms, the effective learning rates, divergence check.
-    evaluate_every: loss and error of iterate and averages on fixed batches of both sets.
-    reestimated: also those of the iterate with batch-norm statistics re-estimated as for an average (`reestimated/`).
-    jacobian_every: Jacobian norm of iterate and averages and the noise scale, on `jacobian_per_class` images a class.
-    jacobian_draws: null for the exact norm, else the number of random vectors of the unbiased estimate.
-    within_branches: evaluate and probe a branch as often as the run; false: only where the branch ends.
-    stability_every: largest attention logit, activation and output logit on `stability_windows` fixed windows (text).
-    parameter_norms: with every log, the norm of each parameter by name (what matching per matrix needs, Fig 7).
-    replay: strengths λ whose fate in bfloat16 weights is measured when the run ends: its own gradients, step by step,
-        drive copies with and without λ in every rounding and kernel (`replay/foreach/kept_0.05`).
-    """
-
-    log_every: Span
-    evaluate_every: Span
-    evaluation_batch: int
-    evaluation_train_samples: int | None
-    reestimated: bool = field(metadata=off(False))
-    jacobian_every: Span | None
-    jacobian_per_class: int
-    jacobian_draws: int | None = field(metadata=off(None))
-    curvature: CurvatureConfig | None = field(metadata=off(None))
-    within_branches: bool
-    stability_every: Span | None = field(metadata=off(None))
-    stability_windows: int
-    parameter_norms: bool = field(metadata=off(False))
-    replay: tuple[float, ...] = field(metadata=off(()))
-
-    def __post_init__(self) -> None:
-        require(
-            len(set(self.replay)) == len(self.replay) and all(strength > 0 for strength in self.replay),
-            f"replay: must be different strengths above 0 such as [0.05], got {list(self.replay)}",
-        )
-        samples = self.evaluation_train_samples
-        require(samples is None or samples > 0, f"evaluation_train_samples: must be positive or null, got {samples}")
-        require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")
-        require(
-            self.jacobian_per_class > 0,
-            f"jacobian_per_class: must be positive, got {self.jacobian_per_class}",
-        )
-        draws = self.jacobian_draws
-        require(draws is None or draws > 0, f"jacobian_draws: must be positive, or null for exact, got {draws}")
-        require(self.stability_windows > 0, f"stability_windows: must be positive, got {self.stability_windows}")
 
 
 @dataclass(frozen=True)

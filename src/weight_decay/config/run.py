@@ -24,12 +24,11 @@ from weight_decay.config.groups import (
     ModelConfig,
     OptimizerConfig,
     PrecisionConfig,
-    ProbeConfig,
     TrackingConfig,
     TwoPhaseSchedule,
     WarmupCosineSchedule,
 )
-from weight_decay.config.measurements import AveragingConfig
+from weight_decay.config.measurements import AveragingConfig, ProbeConfig
 from weight_decay.config.registry import DATA, DECAY_KINDS, MODELS
 from weight_decay.config.schema import EXECUTION, build_dataclass, require
 from weight_decay.config.span import Span
