@@ -18,7 +18,7 @@ from weight_decay.config.groups import ImageData
 from weight_decay.config.identity import folder_name, run_id, to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
-from weight_decay.experiments.help import groups
+from weight_decay.experiments.catalog import groups
 from weight_decay.experiments.plan import expand
 from weight_decay.training.build import check
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from weight_decay.cli import main
-from weight_decay.experiments.help import OWN_CONFIGS, groups
+from weight_decay.experiments.catalog import OWN_CONFIGS, groups
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 SHORT = (

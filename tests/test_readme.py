@@ -11,7 +11,7 @@ import pytest
 
 from weight_decay.cli import make_plan
 from weight_decay.errors import UserError
-from weight_decay.experiments.help import groups
+from weight_decay.experiments.catalog import groups
 from weight_decay.report.commands import COMMANDS
 from weight_decay.report.page.readme import sections, with_sections
 

@@ -218,7 +218,10 @@ def test_two_sweeps_at_once_share_the_cells(words: Words) -> None:
     base = demo(words, LONG)
     both = [start(base), start(base)]
     told = [sweep.communicate()[1] for sweep in both]
-    assert [sweep.returncode for sweep in both] == [0, 0], told
+    # Whoever ends last has seen everything finished; the other one says that it has not.
+    codes = sorted(sweep.returncode for sweep in both)
+    assert codes in ([0, 0], [0, 3]), told
+    assert sum("not complete (exit code 3)" in text for text in told) == codes.count(3)
     assert sum(text.count("goes on from step") for text in told) == 0
     made = sum(
         int(line.split(" completed")[0].split()[-1]) for t in told for line in t.splitlines() if " completed" in line

@@ -56,9 +56,18 @@ def own_room(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def test_hydra_is_imported_only_by_the_command_line() -> None:
-    users = {f.relative_to(PACKAGE).as_posix() for f in FILES if imports(f) & {"hydra", "omegaconf"}}
-    assert users == {"cli.py"}
+def test_hydra_is_imported_only_where_runs_are_launched() -> None:
+    roots = {f: {name.split(".")[0] for name in imports(f)} for f in FILES}
+    users = {f.relative_to(PACKAGE).parent.as_posix() for f in FILES if roots[f] & {"hydra", "omegaconf"}}
+    assert users == {"experiments/launch"}
+
+
+def test_hydra_is_used_by_its_public_doors() -> None:
+    plugins = sorted((PACKAGE.parent / "hydra_plugins").glob("*.py"))
+    assert plugins
+    for file in [*FILES, *plugins]:
+        assert not [name for name in imports(file) if name.startswith("hydra._internal")], file
+        assert "sys.argv =" not in file.read_text(), file
 
 
 def test_wandb_is_imported_only_by_the_record_the_dashboard_and_the_pull() -> None:

@@ -1,5 +1,10 @@
 """The one exception that means "the user can fix this"."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
 
 class UserError(Exception):
     """A problem the user can fix; its message is one sentence: what is wrong, where, what to do.
@@ -10,3 +15,11 @@ class UserError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(" ".join(message.splitlines()))
+
+def told(work: Callable[[], int]) -> int:
+    """The exit code of `work`; a UserError becomes its sentence on standard error, and 2."""
+    try:
+        return work()
+    except UserError as error:
+        print(f"weight-decay: {error}", file=sys.stderr)
+        return 2

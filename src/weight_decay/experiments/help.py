@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from weight_decay.config.own import OWN_CONFIGS
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.errors import UserError
-from weight_decay.experiments.plan import check_experiment
-
-CONFIGS = Path(os.environ.get("WEIGHT_DECAY_CONFIGS", Path(__file__).resolve().parents[3] / "configs"))
-"""The config groups: beside src/ in a checkout; WEIGHT_DECAY_CONFIGS names another folder."""
+from weight_decay.experiments.catalog import CONFIGS, experiments, groups, read_option
 
 HELP = """\
 weight-decay: what does weight decay do to a training run, and do you need it?
@@ -26,76 +19,41 @@ weight-decay: what does weight decay do to a training run, and do you need it?
   weight-decay -m key=a,b,c ...          Hydra multirun: one job for each combination, or for each cell
   weight-decay -m hydra/launcher=slurm experiment=NAME ...               the same as SLURM jobs; see docs/cluster.md
   weight-decay --dry-run ...             print the cells with their settings and cost, run nothing (cost.tflops=80)
-  weight-decay --info                    experiments, scales, config groups and the dotted names of all settings
-  weight-decay status [EXPERIMENT]       waiting, running, completed, diverged, failed
-  weight-decay watch [EXPERIMENT]        the same, live, with sparklines of the running cells; q quits
-  weight-decay collect                   run folders -> results/tables/*.csv
-  weight-decay pull ENTITY/PROJECT       the runs of a W&B project -> results/tables/*.csv
-  weight-decay sync [EXPERIMENT]         offline W&B runs -> W&B
-  weight-decay dashboard entity=NAME     build the W&B dashboard
-  weight-decay report                    one page of all claims and figures: results/report.html
-  weight-decay demo-report               effects, figures and the page of the demo
+  weight-decay --cfg job ...             the config of the run (of the cell cell=N) as YAML
+  weight-decay --info [EXPERIMENT]       experiments, scales, config groups and the dotted names of all settings
+  weight-decay --hydra-help              what Hydra itself understands: --cfg, --info plugins, shell completion, ...
+
+Commands (`weight-decay COMMAND --help` tells what one takes)
+{commands}
+
+Config groups (group=option): {groups}
 
 --config-dir FOLDER, with any of these: look for FOLDER/experiment/NAME.yaml (or model/, data/, ...) of your own too.
 Useful settings: jobs=2 (cells at a time), cell=3 (only this one), execution.results=FOLDER,
 cells_per_job=8 (with -m), stale=rerun|keep (runs that other code computed),
 tracking=offline|online|disabled (W&B), execution.device=auto|cpu|cuda|mps|xpu.
-The same command after an interruption goes on where it stopped; finished cells are skipped."""
+The same command after an interruption goes on where it stopped; finished cells are skipped.
+Exit codes: 0 done, 1 a cell failed, 2 bad input, 3 another command is still at work on some cells, 130 stopped."""
 
 
-def own_configs() -> Path | None:
-    """The folder of the user's own options, `--config-dir`; UserError if it cannot be one."""
-    if not (given := os.environ.get(OWN_CONFIGS)):
-        return None
-    folder = Path(given)
-    if not folder.is_dir():
-        raise UserError(f"--config-dir: there is no folder {folder}.")
-    return folder
+def usage(commands: Mapping[str, Callable[..., int]]) -> str:
+    """The text of `--help`; `commands` by name, each with a docstring as `described` reads it."""
+    lines = [f"  {name:14s} {described(command)[1]}" for name, command in commands.items()]
+    return HELP.format(commands="\n".join(lines), groups=", ".join(groups()))
 
 
-def take_config_dir(words: list[str]) -> list[str]:
-    """The words without `--config-dir FOLDER`, which the environment then holds."""
-    for index, word in enumerate(words):
-        flag, equals, folder = word.partition("=")
-        if flag == "--config-dir":
-            given = [folder] if equals else words[index + 1 : index + 2]
-            if not given or not given[0]:
-                raise UserError(
-                    "--config-dir: say which folder: --config-dir FOLDER, with FOLDER/experiment/NAME.yaml."
-                )
-            os.environ[OWN_CONFIGS] = given[0]
-            own_configs()
-            return words[:index] + words[index + (1 if equals else 2) :]
-    return words
+def described(command: Callable[..., int]) -> tuple[str, str]:
+    """Usage and summary of a command, which its docstring begins with: "`weight-decay NAME [WORDS]`: summary."."""
+    told, _, summary = " ".join((command.__doc__ or "").split()).partition("`: ")
+    return told.removeprefix("`"), summary
 
 
-def groups() -> dict[str, list[str]]:
-    """Config groups and their options, the user's own among them."""
-    return _groups(own_configs())
-
-
-@functools.cache
-def _groups(own: Path | None) -> dict[str, list[str]]:
-    if not (CONFIGS / "config.yaml").is_file():
-        raise UserError(
-            f"configs: there is no config.yaml in {CONFIGS}; run from a checkout, or set WEIGHT_DECAY_CONFIGS."
-        )
-    found = {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(CONFIGS.iterdir())
-        if folder.is_dir() and folder.name not in ("hydra", "claims")  # Hydra's own groups; how claims are decided
-    }
-    if own is None:
-        return found
-    files = [(name, file) for name in found for file in sorted((own / name).glob("*.yaml"))]
-    if not files:
-        raise UserError(f"--config-dir: nothing is in {own} that could be used; put NAME.yaml in {own}/experiment.")
-    for name, file in files:
-        if file.stem in found[name]:
-            raise UserError(f"--config-dir: there is a {name} {file.stem} already; give {file} another name.")
-    return {
-        name: sorted([*options, *(file.stem for at, file in files if at == name)]) for name, options in found.items()
-    }
+def list_experiments(words: Sequence[str]) -> int:
+    """`weight-decay experiments [over_training|under_training]`: names of all experiments, or those of one regime."""
+    if len(words) > 1:
+        raise UserError(f"experiments: one regime at a time, got {' '.join(words)}.")
+    print("\n".join(experiments(words[0].replace("-", "_") if words else None)))
+    return 0
 
 
 def information(names: Sequence[str]) -> str:
@@ -103,13 +61,10 @@ def information(names: Sequence[str]) -> str:
     if names:
         return "\n".join(_one_experiment(name) for name in names)
     lines = ["Experiments (experiment=...)"]
-    for name in groups()["experiment"]:
-        content = _read("experiment", name)
-        if name != "none":
-            check_experiment(content, option_file("experiment", name))
-            lines.append(f"  {name:34s} figure {content['figure']}, {', '.join(content['scales'])}: {content['title']}")
+    for name, content in experiments().items():
+        lines.append(f"  {name:34s} figure {content['figure']}, {', '.join(content['scales'])}: {content['title']}")
     lines += ["", "Scales (scale=...)"]
-    lines += [f"  {name:34s} {_read('scale', name)['hardware']}" for name in ("micro", "small", "paper")]
+    lines += [f"  {name:34s} {read_option('scale', name)['hardware']}" for name in ("micro", "small", "paper")]
     lines += ["", "Config groups (group=option)"]
     lines += [
         f"  {group:14s} {', '.join(options)}"
@@ -123,8 +78,8 @@ def information(names: Sequence[str]) -> str:
     for entry in root["defaults"]:
         if isinstance(entry, dict):
             group, option = next(iter(entry.items()))
-            if group not in ("experiment", "scale"):
-                lines += [f"  {key} = {value}" for key, value in _dotted(group, _read(group, option))]
+            if group in groups() and group not in ("experiment", "scale"):
+                lines += [f"  {key} = {value}" for key, value in _dotted(group, read_option(group, option))]
     lines += [
         f"  {key} = {value}" for k, v in root.items() if k not in ("defaults", "hydra") for key, value in _dotted(k, v)
     ]
@@ -134,53 +89,7 @@ def information(names: Sequence[str]) -> str:
 def _one_experiment(name: str) -> str:
     if name not in groups()["experiment"] or name == "none":
         raise UserError(f"experiment: there is no {name}; `weight-decay --info` lists them.")
-    return yaml.safe_dump(_read("experiment", name), sort_keys=False, allow_unicode=True, width=110)
-
-
-def option_file(group: str, option: str) -> Path:
-    """The file of an option, in the user's own folder or in ours."""
-    own = own_configs()
-    file = Path(group) / f"{option}.yaml"
-    return own / file if own is not None and (own / file).is_file() else CONFIGS / file
-
-
-def check_own_option(group: str, option: str) -> None:
-    """UserError if a file that a user has written, of an experiment or in a folder of their own, cannot be read."""
-    own = group == "experiment" or option_file(group, option).parent.parent != CONFIGS
-    if own and option in groups().get(group, ()):
-        _read(group, option)
-
-
-def _read(group: str, option: str) -> Any:
-    file = option_file(group, option)
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); it must be a file that you may read.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{file}{line}: this is not YAML ({error.problem}); put it right there.") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file}: this is not YAML ({reason}); put it right there.") from None
-    if not isinstance(content, dict) or not content:
-        what = "is empty" if not content else "is not made of `key: value` lines"
-        raise UserError(f"{file}: {what}; `weight-decay --info` shows what belongs in it.")
-    return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses, as Hydra does, a key that stands twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
+    return yaml.safe_dump(read_option("experiment", name), sort_keys=False, allow_unicode=True, width=110)
 
 
 def _dotted(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

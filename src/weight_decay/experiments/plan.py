@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from weight_decay.errors import UserError
 from weight_decay.runs.files import write_json
 from weight_decay.runs.seal import sealed
 
+COMMAND_KEYS = {"cell", "seeds", "jobs", "cells_per_job", "stale", "scale", "experiment"}
+"""Keys of config.yaml that steer the command and are no part of a run."""
+MOST_CELLS = 10_000
+"""The most that one command makes; our largest experiment has 180."""
 REGIMES = ("over_training", "under_training")
 SEED = "seed"
 """In an experiment file the value of a setting that follows the run's seed, such as the draw of the data."""
@@ -86,6 +91,7 @@ class ExperimentFile:
     name: str
     title: str
     figure: str | None
+    regime: str | None
     choose: dict[str, str]
     set: dict[str, Any]
     grid: list[dict[str, list[Any]]]
@@ -107,6 +113,8 @@ class ExperimentFile:
         for section, within in ((content, str(file)), (at_scale, where)):
             _keys(section["set"], f"{within}: set")
             _keys(section["choose"], f"{within}: choose")
+            _check_keys(section["set"], f"{within}: set")
+            _check_keys(section["choose"], f"{within}: choose")
             for group, option in section["choose"].items():
                 if not isinstance(option, str):
                     raise UserError(f"{within}: choose.{group} must be the name of an option, got {option!r}.")
@@ -115,6 +123,7 @@ class ExperimentFile:
             name=content["name"],
             title=content["title"],
             figure=content["figure"],
+            regime=content["regime"],
             choose={**content["choose"], **at_scale["choose"]},
             set={**content["set"], **at_scale["set"]},
             grid=at_scale["grid"],
@@ -159,9 +168,22 @@ def _check_grid(grid: Any, where: str) -> None:
         raise UserError(f"{where} must be a list such as [{{seed: [0, 1]}}], got {grid!r}.")
     for block in grid:
         _keys(block, f"{where}: an entry")
+        _check_keys(block, where)
         for key, values in block.items():
             if not isinstance(values, Sequence) or isinstance(values, str) or not values:
                 raise UserError(f"{where}: {key} must be a list of values such as [1, 2], got {values!r}.")
+    count = sum(math.prod(len(values) for values in block.values()) for block in grid)
+    if count > MOST_CELLS:
+        raise UserError(f"{where}: these are {count:,} cells; {MOST_CELLS:,} are the most of one experiment.")
+
+
+def _check_keys(keys: Iterable[str], where: str) -> None:
+    """UserError on a key that makes no other run: its values would give one number to several rows."""
+    for key in keys:
+        if key.partition(".")[0] in COMMAND_KEYS or key.startswith(("hydra.", "hydra/")) or is_execution_setting(key):
+            raise UserError(
+                f"{where}: {key} says where or how to compute, not what; give it on the command line instead."
+            )
 
 
 def _known(mapping: Mapping[str, Any], allowed: set[str], where: str) -> None:
@@ -175,14 +197,20 @@ def _known(mapping: Mapping[str, Any], allowed: set[str], where: str) -> None:
 
 def expand(grid: Sequence[Mapping[str, Sequence[Any]]], overridden: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All points of the grid, in order and without repeats; an axis the user has set collapses to the user's value."""
-    points: list[dict[str, Any]] = []
+    points: dict[Any, dict[str, Any]] = {}
     for block in grid:
         axes = {key: [overridden[key]] if key in overridden else list(values) for key, values in block.items()}
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
-            if point not in points:
-                points.append(point)
-    return points
+            points.setdefault(_hashable(point), point)
+    return list(points.values())
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for equal values."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(inner)) for key, inner in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def is_coordinate(key: str, value: Any) -> bool:

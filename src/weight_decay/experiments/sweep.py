@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -37,13 +37,19 @@ from weight_decay.training.matched import ReferenceMissingError
 from weight_decay.training.run import Outcome, run
 from weight_decay.training.stopping import stop_requests
 
-FAILED, INTERRUPTED = 1, 130
+FAILED, ELSEWHERE, INTERRUPTED = 1, 3, 130
+_SEVERITY = (0, ELSEWHERE, FAILED, 2, INTERRUPTED)
 FINISHED = ("completed", "diverged")
 WORDS = {"skipped": "already done", "busy": "running elsewhere"}
+_STILL_AT_WORK = (
+    "  not complete: another command is at work on these (exit code 3); the same command tells when they are done."
+)
 
 
 def run_cells(plan: Plan, jobs: int, stale: str, record: bool = True) -> int:
-    """Run every cell that is not finished; returns the exit code: 1 if a cell failed, 130 if stopped, else 0.
+    """Run every cell that is not finished; returns the exit code.
+
+    0: every cell is finished. 1: a cell failed. 3: another command is still at work on one. 130: stopped.
 
     Raises UserError before any work if a cell cannot be run or holds numbers of other code (see `prepare`), and for
     bad input in a plan of a single cell. `record`: write the experiment's file; a job of a multirun leaves it alone.
@@ -142,21 +148,35 @@ def _standing(cell: Cell) -> Standing:
 
 
 def report_from_folders(plan: Plan, logs: Path) -> int:
-    """Print how a sweep of many jobs ended, from its run folders alone; 0 if every cell is finished, else 1."""
-    states = {}
-    for cell in plan.cells:
-        stands = _standing(cell).status
-        believed = stands in ("finished", "unfinished")
-        states[cell.index] = (read_status(run_folder(cell)) or "not started") if believed else stands
-    # Nobody is at work any more when this is asked, or at work on behalf of another command.
-    states = {index: "not finished" if state == "running" else state for index, state in states.items()}
+    """Print how a sweep of many jobs ended, from its run folders alone; returns the exit code."""
+    states = {cell.index: _state(cell) for cell in plan.cells}
     told = ", ".join(f"{count} {state}" for state, count in Counter(states.values()).most_common())
     print(f"{plan.experiment} at scale {plan.scale}: {told} of {len(plan.cells)} cell(s).", file=sys.stderr)
     _name_failed(plan, states)
-    if all(state in FINISHED for state in states.values()):
+    left = {state for state in states.values() if state not in FINISHED}
+    if not left:
         return 0
+    if left == {WORDS["busy"]}:
+        print(_STILL_AT_WORK, file=sys.stderr)
+        return ELSEWHERE
     print(f"  logs: {logs}; the same command runs what is missing.", file=sys.stderr)
     return FAILED
+
+
+def _state(cell: Cell) -> str:
+    """How a cell stands when the jobs of this command are over."""
+    stands = _standing(cell).status
+    if stands not in ("finished", "unfinished"):
+        return stands
+    state = read_status(run_folder(cell)) or "not started"
+    if stands == "unfinished" and _held(cell):
+        return WORDS["busy"]
+    return "not finished" if state == "running" else state
+
+
+def worst(codes: Sequence[int]) -> int:
+    """The exit code that tells most of several."""
+    return max(codes, key=_SEVERITY.index, default=0)
 
 
 def _labels(plan: Plan, cell: Cell, position: int) -> Labels:
@@ -169,6 +189,7 @@ def _serial(
     outcomes: dict[int, Outcome] = {}
     waiting = deque(plan.cells)
     patience = len(waiting)
+    second_look = False
     while waiting:
         cell = waiting.popleft()
         if current().any(stop()):
@@ -194,17 +215,24 @@ def _serial(
             tell({cell.index: outcomes[cell.index]})
         if outcomes[cell.index] == "interrupted":
             break
+        if not waiting and not second_look:
+            # Whoever had a cell may have been killed meanwhile.
+            second_look = True
+            waiting.extend(cell for cell in plan.cells if outcomes.get(cell.index) == "busy" and not _held(cell))
     return outcomes
 
 
 def _busy(plan: Plan, outcomes: dict[int, Outcome]) -> bool:
     """Whether another process is still working on a cell of the plan."""
-    for cell in plan.cells:
-        if outcomes.get(cell.index) == "busy":
-            with claimed(run_folder(cell)) as free:
-                if not free:
-                    return True
-    return False
+    return any(outcomes.get(cell.index) == "busy" and _held(cell) for cell in plan.cells)
+
+
+def _held(cell: Cell) -> bool:
+    """Whether another process is working on the cell."""
+    if not run_folder(cell).is_dir():
+        return False
+    with claimed(run_folder(cell)) as free:
+        return not free
 
 
 def _work(plan: Plan, position: int, queue: multiprocessing.SimpleQueue[dict[int, Outcome]]) -> None:
@@ -258,10 +286,13 @@ def _merge(outcomes: dict[int, Outcome], more: dict[int, Outcome]) -> None:
 
 
 def _report(plan: Plan, outcomes: dict[int, Outcome]) -> int:
-    code = INTERRUPTED if "interrupted" in outcomes.values() else FAILED if "failed" in outcomes.values() else 0
+    # What another command had when we passed may be finished now.
+    busy = [cell for cell in plan.cells if outcomes.get(cell.index) == "busy"]
+    outcomes |= {cell.index: "skipped" for cell in busy if _standing(cell).status == "finished"}
     if current().writes:
         _tell(plan, outcomes)
-    return code
+    codes = {"interrupted": INTERRUPTED, "failed": FAILED, "busy": ELSEWHERE}
+    return worst([codes.get(outcome, 0) for outcome in outcomes.values()])
 
 
 def _tell(plan: Plan, outcomes: dict[int, Outcome]) -> None:
@@ -271,6 +302,8 @@ def _tell(plan: Plan, outcomes: dict[int, Outcome]) -> None:
     _name_failed(plan, outcomes)
     if "interrupted" in counts:
         print("  the same command goes on where it stopped.", file=sys.stderr)
+    elif "busy" in counts:
+        print(_STILL_AT_WORK, file=sys.stderr)
 
 
 def _name_failed(plan: Plan, outcomes: dict[int, Outcome] | dict[int, str]) -> None:

@@ -1,0 +1,106 @@
+"""Which experiments, config groups and options there are: read from the folders of config files, without Hydra."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from weight_decay.config.own import OWN_CONFIGS
+from weight_decay.errors import UserError
+from weight_decay.experiments.plan import REGIMES, check_experiment
+from weight_decay.experiments.yaml_file import read_yaml
+
+CONFIGS = Path(os.environ.get("WEIGHT_DECAY_CONFIGS", Path(__file__).resolve().parents[3] / "configs"))
+"""The config groups: beside src/ in a checkout; WEIGHT_DECAY_CONFIGS names another folder."""
+
+
+def own_configs() -> Path | None:
+    """The folder of the user's own options, `--config-dir`; UserError if it cannot be one."""
+    if not (given := os.environ.get(OWN_CONFIGS)):
+        return None
+    folder = Path(given)
+    if not folder.is_dir():
+        raise UserError(f"--config-dir: there is no folder {folder}.")
+    return folder
+
+
+def take_config_dir(words: Sequence[str]) -> list[str]:
+    """The words without `--config-dir FOLDER`, which the environment then holds."""
+    for index, word in enumerate(words):
+        flag, equals, folder = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            given = folder if equals else "".join(words[index + 1 : index + 2])
+            if not given:
+                raise UserError(
+                    "--config-dir: say which folder: --config-dir FOLDER, with FOLDER/experiment/NAME.yaml."
+                )
+            os.environ[OWN_CONFIGS] = given
+            own_configs()
+            return [*words[:index], *words[index + (1 if equals else 2) :]]
+    return list(words)
+
+
+def groups() -> dict[str, list[str]]:
+    """Config groups and their options, the user's own among them."""
+    return _groups(own_configs())
+
+
+@functools.cache
+def _groups(own: Path | None) -> dict[str, list[str]]:
+    if not (CONFIGS / "config.yaml").is_file():
+        raise UserError(
+            f"configs: there is no config.yaml in {CONFIGS}; run from a checkout, or set WEIGHT_DECAY_CONFIGS."
+        )
+    found = {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(CONFIGS.iterdir())
+        if folder.is_dir() and folder.name not in ("hydra", "claims")  # Hydra's own groups; how claims are decided
+    }
+    if own is None:
+        return found
+    files = [(name, file) for name in found for file in sorted((own / name).glob("*.yaml"))]
+    if not files:
+        raise UserError(f"--config-dir: nothing is in {own} that could be used; put NAME.yaml in {own}/experiment.")
+    for name, file in files:
+        if file.stem in found[name]:
+            raise UserError(f"--config-dir: there is a {name} {file.stem} already; give {file} another name.")
+    return {
+        name: sorted([*options, *(file.stem for at, file in files if at == name)]) for name, options in found.items()
+    }
+
+
+def option_file(group: str, option: str) -> Path:
+    """The file of an option, in the user's own folder or in ours."""
+    own = own_configs()
+    file = Path(group) / f"{option}.yaml"
+    return own / file if own is not None and (own / file).is_file() else CONFIGS / file
+
+
+def check_own_option(group: str, option: str) -> None:
+    """UserError if a file that a user has written, of an experiment or in a folder of their own, cannot be read."""
+    own = group == "experiment" or option_file(group, option).parent.parent != CONFIGS
+    if own and option in groups().get(group, ()):
+        read_option(group, option)
+
+
+def read_option(group: str, option: str) -> dict[str, Any]:
+    """What the file of an option says; UserError if it cannot be read."""
+    return read_yaml(option_file(group, option))
+
+
+def experiments(regime: str | None = None) -> dict[str, Mapping[str, Any]]:
+    """Every declared experiment, or those of one regime, with what its file says, by name."""
+    if regime is not None and regime not in REGIMES:
+        raise UserError(f"experiments: the regimes are {' and '.join(REGIMES)}, got {regime}.")
+    declared: dict[str, Mapping[str, Any]] = {}
+    for name in groups()["experiment"]:
+        if name == "none":
+            continue
+        content = read_option("experiment", name)
+        check_experiment(content, option_file("experiment", name))
+        if regime in (None, content["regime"]):
+            declared[name] = content
+    return declared

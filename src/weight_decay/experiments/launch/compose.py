@@ -1,0 +1,95 @@
+"""Hydra composes the config groups; single values are then laid over what it composed."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from weight_decay.errors import UserError
+from weight_decay.experiments.catalog import CONFIGS, check_own_option, own_configs
+from weight_decay.experiments.launch.words import first_line
+
+
+@contextmanager
+def hydra_at_our_configs() -> Iterator[Any]:
+    """Hydra, looking at our config groups; inside one of its jobs, the Hydra that is at work."""
+    if GlobalHydra.instance().is_initialized():
+        yield GlobalHydra.instance().hydra
+        return
+    with initialize_config_dir(str(CONFIGS.resolve()), job_name="weight-decay", version_base="1.3"):
+        yield GlobalHydra.instance().hydra
+
+
+def search_path() -> list[str]:
+    """The word that makes Hydra look into the user's own folder too."""
+    own = own_configs()
+    return [] if own is None else [f"hydra.searchpath=['file://{own.resolve()}']"]
+
+
+def composed(choices: Mapping[str, str]) -> dict[str, Any]:
+    """The composed groups as a nested dict of the caller's own; UserError if they do not fit together."""
+    return copy.deepcopy(_composed(tuple(sorted(choices.items())), own_configs()))
+
+
+@functools.cache
+def _composed(choices: tuple[tuple[str, str], ...], own: Path | None) -> dict[str, Any]:
+    for group, option in choices:
+        check_own_option(group, option)
+    words = [f"{group}={option}" for group, option in choices]
+    try:
+        with hydra_at_our_configs():
+            return OmegaConf.to_container(compose("config", overrides=[*search_path(), *words]), resolve=True)  # type: ignore[return-value]
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"configs: cannot be composed with {' '.join(words)}: {first_line(error)}.") from None
+
+
+def assign(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key that must exist already."""
+    *parents, name = key.split(".")
+    node: Any = config
+    for depth, part in enumerate([*parents, name]):
+        if not isinstance(node, dict) or part not in node:
+            known = list(node) if isinstance(node, dict) else []
+            close = difflib.get_close_matches(part, known, n=1)
+            rest = [*parents, name][depth + 1 :]
+            suggestion = ".".join([*parents[:depth], *close, *rest])
+            hint = f"; did you mean {suggestion}?" if close else "; `weight-decay --info` lists the settings."
+            raise UserError(f"{key}: there is no such setting{hint}")
+        if depth < len(parents):
+            node = node[part]
+    node[name] = value
+
+
+def has(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a dotted key is there."""
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def one_sentence(error: Exception, words: Sequence[str]) -> UserError:
+    """What Hydra says about its own settings, in one sentence."""
+    told = first_line(error)
+    for word in words:
+        group, _, option = word.partition("=")
+        if group in ("hydra/sweeper", "hydra/launcher") and f"'{group}/{option}'" in told:
+            kind = group.partition("/")[2]
+            return UserError(
+                f"{word}: there is no such {kind} here; install its plugin (pip install hydra-{option.split('_')[0]}-"
+                f"{kind}), or choose another: `weight-decay --info plugins` lists them."
+            )
+    return UserError(f"{' '.join(words) or 'hydra'}: {told}.")

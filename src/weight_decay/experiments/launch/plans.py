@@ -1,0 +1,167 @@
+"""From settings to a plan: the cells of an experiment, each a validated run.
+
+Values are laid over the composed groups in this order: the groups' own values, the experiment's, its scale's, the grid
+point's, and last what the user typed, which always wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from weight_decay.config.identity import is_execution_setting, run_id
+from weight_decay.config.run import RunConfig, build
+from weight_decay.errors import UserError
+from weight_decay.experiments.catalog import OWN_CONFIGS, groups, option_file
+from weight_decay.experiments.launch.compose import assign, composed
+from weight_decay.experiments.launch.words import choices_and_values, combinations
+from weight_decay.experiments.plan import COMMAND_KEYS, SEED, Cell, ExperimentFile, Plan, expand, is_coordinate
+from weight_decay.experiments.seeds import read_seeds, with_seeds
+from weight_decay.experiments.steering import Steering
+
+WHICH = ("scale", "experiment")
+"""The groups that say which cells, not what is in them."""
+
+
+def make_plan(words: Sequence[str]) -> tuple[Plan, Steering]:
+    """Turn `key=value` words into a validated plan and what steers the command.
+
+    Raises UserError, with one sentence, on anything that no run could be made of.
+    """
+    chosen, values = choices_and_values(words)
+    head = composed({key: chosen[key] for key in WHICH if key in chosen})
+    scale = head["scale"]["name"]
+    steering = {key: values.pop(key) if key in values else head[key] for key in COMMAND_KEYS if key not in WHICH}
+    file = experiment_file(chosen, head, scale)
+    typed = {group: option for group, option in chosen.items() if group not in WHICH}
+    overrides = tuple(
+        plain
+        for word in words
+        if (key := (plain := word.removeprefix("++")).partition("=")[0]) not in COMMAND_KEYS
+        and not (key in chosen and file.choose.get(key) == chosen[key])
+    )
+    seeds = read_seeds(steering["seeds"])
+    points = expand(with_seeds(file.grid, seeds), {**typed, **values})
+    # Other seeds than the experiment's own add to it: its record, and so its tables, keep all of them.
+    others = [] if seeds is None else expand(file.grid, {**typed, **values})
+    cells = []
+    for index, point in enumerate([*points, *(point for point in others if point not in points)]):
+        run = _run(chosen, file, point, typed, values)
+        _check_regime(file, run)
+        cells.append(Cell(index, run, {key: value for key, value in point.items() if is_coordinate(key, value)}))
+    asked = {run_id(cell.config) for cell in cells[: len(points)]}
+    everything = _distinct(cells, collapsing=any(not is_execution_setting(key) for key in (*typed, *values)))
+    now = tuple(cell for cell in everything if run_id(cell.config) in asked)
+    own = os.environ.get(OWN_CONFIGS) or None
+    plan = Plan(file.name, scale, file.title, file.figure, overrides, now, everything, own)
+    return _select(plan, steering["cell"]), Steering.read(steering)
+
+
+def experiment_file(chosen: Mapping[str, str], head: Mapping[str, Any], scale: str) -> ExperimentFile:
+    """The chosen experiment at a scale, from the composed groups `head`; one cell without an experiment."""
+    name = chosen.get("experiment", "none")
+    if name == "none":
+        return ExperimentFile("single", "A single run", None, None, {}, {}, [{}])
+    return ExperimentFile.read(head.get("experiment"), scale, option_file("experiment", name))
+
+
+def plans_of(words: Sequence[str]) -> list[tuple[list[str], Plan, Steering]]:
+    """One plan, with its words, for each combination of what is swept; every one is validated before anything runs."""
+    plans = []
+    for combined, swept in combinations(words):
+        plan, steering = make_plan(combined)
+        if plan.experiment == "single":
+            cell = dataclasses.replace(plan.cells[0], coordinates=_swept(plan.cells[0].config, swept, combined))
+            plan = dataclasses.replace(plan, cells=(cell,), all_cells=(cell,))
+        plans.append((combined, plan, steering))
+    return plans
+
+
+def unions(plans: Sequence[Plan], words: Sequence[str]) -> list[Plan]:
+    """All plans of the same experiment and scale as one: what a multirun is recorded as."""
+    told = tuple(word for word in words if word.partition("=")[0] not in COMMAND_KEYS)
+    together = []
+    for which in dict.fromkeys((plan.experiment, plan.scale) for plan in plans):
+        alike = [plan for plan in plans if (plan.experiment, plan.scale) == which]
+        if len(alike) == 1:
+            together.append(alike[0])
+            continue
+        seen: dict[str, int] = {}
+        for number, plan in enumerate(alike):
+            for cell in plan.cells:
+                if seen.setdefault(run_id(cell.config), number) != number:
+                    raise UserError(f"-m: two of the combinations are the same run, {_name(cell)}; leave one out.")
+        everything = {run_id(cell.config): cell for plan in alike for cell in plan.all_cells}
+        all_cells = {
+            name: dataclasses.replace(cell, index=index) for index, (name, cell) in enumerate(everything.items())
+        }
+        cells = tuple(all_cells[name] for name in all_cells if name in seen)
+        # Without sweeps over the run's own settings they are the cells of one declared experiment.
+        overrides = told if len({plan.overrides for plan in alike}) > 1 else alike[0].overrides
+        together.append(
+            dataclasses.replace(alike[0], cells=cells, all_cells=tuple(all_cells.values()), overrides=overrides)
+        )
+    return together
+
+
+def _run(
+    chosen: Mapping[str, str],
+    file: ExperimentFile,
+    point: Mapping[str, Any],
+    typed: Mapping[str, str],
+    values: Mapping[str, Any],
+) -> RunConfig:
+    choices = {key: str(value) for key, value in point.items() if key in groups()}
+    which = {key: chosen[key] for key in WHICH if key in chosen}
+    config = composed({**which, **file.choose, **choices, **typed})
+    laid = {**file.set, **{k: v for k, v in point.items() if k not in choices}, **values}
+    for key, value in laid.items():
+        assign(config, key, laid.get("seed", config["seed"]) if value == SEED else value)
+    return build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
+
+
+def _swept(config: RunConfig, swept: Mapping[str, str], words: Sequence[str]) -> dict[str, Any]:
+    chosen, values = choices_and_values([word for word in words if word.partition("=")[0] in swept])
+    return {key: value for key, value in {**chosen, **values}.items() if is_coordinate(key, value)}
+
+
+def _check_regime(file: ExperimentFile, run: RunConfig) -> None:
+    if file.regime not in (None, run.data.regime):
+        raise UserError(
+            f"experiment: {file.name} is declared for {file.regime}, but its {run.data.kind} data with the model "
+            f"{run.model.kind} are of {run.data.regime}; choose data and model of its regime, or correct the file."
+        )
+
+
+def _distinct(cells: Iterable[Cell], collapsing: bool) -> tuple[Cell, ...]:
+    """The cells, numbered anew without those that are another one's run.
+
+    That may be so because the user has set what told them apart (`collapsing`); a file that says the same run twice
+    would give one number to two rows, and is refused.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        same = first.setdefault(run_id(cell.config), cell)
+        if same is not cell and not collapsing:
+            raise UserError(
+                f"experiment: its cells {same.index} ({_name(same)}) and {cell.index} ({_name(cell)}) are the same "
+                "run; leave one of them out of the grid."
+            )
+    return tuple(dataclasses.replace(cell, index=index) for index, cell in enumerate(first.values()))
+
+
+def _name(cell: Cell) -> str:
+    return cell.title or run_id(cell.config)
+
+
+def _select(plan: Plan, cell: Any) -> Plan:
+    if cell is None:
+        return plan
+    indices = cell if isinstance(cell, list) else [cell]
+    if not indices or any(isinstance(index, bool) or not isinstance(index, int) for index in indices):
+        raise UserError(f"cell: must be a number or a list of numbers such as [0,2], got {cell!r}.")
+    if len(set(indices)) < len(indices):
+        raise UserError(f"cell: the same cell is listed twice in {indices}.")
+    return plan.only(indices)
