@@ -19,8 +19,8 @@ from weight_decay.config.registry import DATA
 from weight_decay.config.run import RunConfig
 from weight_decay.data.where import is_there, require_data
 from weight_decay.errors import UserError
-from weight_decay.experiments.dry_run import describe
 from weight_decay.experiments.catalog import groups
+from weight_decay.experiments.dry_run import describe
 from weight_decay.experiments.sweep import prepare, run_cells
 
 MODEL = {"over_training": ["model=resnet18_micro"], "under_training": ["model=gpt_micro", "probes=language"]}

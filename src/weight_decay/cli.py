@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from weight_decay import __version__
+import weight_decay
 from weight_decay.errors import UserError, told
 from weight_decay.experiments.catalog import take_config_dir
 from weight_decay.experiments.help import described, information, list_experiments, usage
@@ -53,7 +53,7 @@ def _dispatch(words: Sequence[str]) -> int:
         print(usage(_commands()))
         return 0
     if first in ("--version", "version"):
-        print(f"weight-decay {__version__}")
+        print(f"weight-decay {weight_decay.__version__}")
         return 0
     if first in ("-i", "--info", "info") and not HYDRAS_INFO & set(words[1:]):
         print(information(words[1:]))
