@@ -16,6 +16,7 @@ class UserError(Exception):
     def __init__(self, message: str = "") -> None:
         super().__init__(" ".join(message.splitlines()))
 
+
 def told(work: Callable[[], int]) -> int:
     """The exit code of `work`; a UserError becomes its sentence on standard error, and 2."""
     try:

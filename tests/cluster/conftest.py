@@ -37,7 +37,6 @@ def declare(folder: Path, cells: int, steps: int) -> dict[str, str]:
             "schedule.warmup": "3%",
             "data.context": 16,
             "data.evaluation_windows": 32,
-            "data.root": str(folder / "data"),
             "model.layers": 2,
             "model.width": 16,
             "model.heads": 2,
@@ -47,9 +46,6 @@ def declare(folder: Path, cells: int, steps: int) -> dict[str, str]:
             "probes.evaluate_every": "200 steps",
             "probes.evaluation_batch": 16,
             "probes.evaluation_train_samples": 32,
-            "checkpoint.every_seconds": 0.3,
-            "execution.device": "cpu",
-            "execution.progress": False,
         },
         "scales": {
             "micro": {
@@ -71,7 +67,8 @@ def declare(folder: Path, cells: int, steps: int) -> dict[str, str]:
 def command(results: Path, *words: str) -> list[str]:
     """The command line of the experiment `dozen`."""
     line = [sys.executable, "-m", "weight_decay", *words, "experiment=dozen", "scale=micro", "tracking=disabled"]
-    return [*line, f"execution.results={results}"]
+    quiet = ["checkpoint.every_seconds=0.3", "execution.device=cpu", "execution.progress=false"]
+    return [*line, *quiet, f"execution.results={results}", f"data.root={results.parent / 'data'}"]
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -10,10 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import Plan
@@ -37,29 +35,6 @@ def _job_id() -> str | None:
     """This job as squeue names it; the plain id of an array's first task would stand for the whole array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-
-
-@contextmanager
-def submitted_only(answer: Any) -> Iterator[list[str]]:
-    """Make submitit's jobs return `answer` as soon as they are submitted; yields the list of their ids.
-
-    submitit waits through `sacct`, which needs a data base that many clusters lack: a cancelled job would be waited
-    for without end, and the first failed one would end the waiting for all.
-    """
-    from submitit.slurm.slurm import SlurmJob
-
-    ids: list[str] = []
-    original = SlurmJob.results
-
-    def results(self: Any) -> list[Any]:
-        ids.append(self.job_id)
-        return [answer]
-
-    SlurmJob.results = results  # type: ignore[method-assign]
-    try:
-        yield ids
-    finally:
-        SlurmJob.results = original  # type: ignore[method-assign]
 
 
 def check_available(plan: Plan, launcher: Sequence[str]) -> None:

@@ -61,8 +61,8 @@ def settings_of(words: Sequence[str]) -> list[Setting]:
         (override,) = parse([word])
         if override.is_delete():
             raise UserError(
-                f"{word}: settings can be changed but not added or removed; decay.strength=0 switches weight decay off, "
-                "and null or [] most other settings."
+                f"{word}: settings can be changed but not added or removed; decay.strength=0 switches weight decay "
+                "off, and null or [] most other settings."
             )
         if override.is_add() or override.package is not None:
             raise UserError(f"{word}: settings can be changed but not added or removed; write key=value.")
