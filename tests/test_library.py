@@ -232,7 +232,9 @@ def test_nothing_is_read_until_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) 
 def test_hugging_faces_trainer(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="the Trainer needs accelerate")
     transformers = pytest.importorskip("transformers")
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=1, n_head=2))
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=1, n_head=2)
+    )
     tokens = torch.randint(0, 32, (8, 8))
     callback = weight_decay.TrainerMeasure(every=2, batch={"input_ids": tokens[:2]})
     arguments = transformers.TrainingArguments(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import weight_decay
 from weight_decay.errors import UserError, told
 from weight_decay.experiments.catalog import take_config_dir
+from weight_decay.experiments.demo import train_demo
 from weight_decay.experiments.help import described, information, list_experiments, usage
 
 if TYPE_CHECKING:
@@ -73,7 +74,18 @@ def _dispatch(words: Sequence[str]) -> int:
     return commands[first](words[1:])
 
 
+def demo(words: Sequence[str]) -> int:
+    """`weight-decay demo [results=FOLDER] [jobs=N]`: train both regimes in minutes, show the effects, make a page."""
+    # What comes after the training, now: its packages may be missing, and then nothing need be trained.
+    import weight_decay.report.claims.demo
+    import weight_decay.report.figures.gallery  # noqa: F401
+    from weight_decay.experiments.launch.start import run
+    from weight_decay.report.commands import demo_report
+
+    return train_demo(words, run) or demo_report([word for word in words if word.startswith("results=")])
+
+
 def _commands() -> dict[str, Callable[[Sequence[str]], int]]:
     from weight_decay.report.commands import COMMANDS
 
-    return {"experiments": list_experiments, **COMMANDS}
+    return {"experiments": list_experiments, "demo": demo, **COMMANDS}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from weight_decay import extras
+
 
 class UserError(Exception):
     """A problem the user can fix; its message is one sentence: what is wrong, where, what to do.
@@ -18,9 +20,14 @@ class UserError(Exception):
 
 
 def told(work: Callable[[], int]) -> int:
-    """The exit code of `work`; a UserError becomes its sentence on standard error, and 2."""
+    """The exit code of `work`; a UserError, or that an extra is not installed, becomes its sentence on stderr, and 2."""
     try:
         return work()
     except UserError as error:
-        print(f"weight-decay: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
+    except ModuleNotFoundError as error:
+        if (lacking := extras.sentence(error)) is None:
+            raise
+        message = lacking
+    print(f"weight-decay: {message}", file=sys.stderr)
+    return 2

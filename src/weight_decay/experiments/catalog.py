@@ -12,9 +12,7 @@ from weight_decay.config.own import OWN_CONFIGS
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import REGIMES, check_experiment
 from weight_decay.experiments.yaml_file import read_yaml
-
-CONFIGS = Path(os.environ.get("WEIGHT_DECAY_CONFIGS", Path(__file__).resolve().parents[3] / "configs"))
-"""The config groups: beside src/ in a checkout; WEIGHT_DECAY_CONFIGS names another folder."""
+from weight_decay.places import CONFIGS
 
 
 def own_configs() -> Path | None:
@@ -52,7 +50,7 @@ def groups() -> dict[str, list[str]]:
 def _groups(own: Path | None) -> dict[str, list[str]]:
     if not (CONFIGS / "config.yaml").is_file():
         raise UserError(
-            f"configs: there is no config.yaml in {CONFIGS}; run from a checkout, or set WEIGHT_DECAY_CONFIGS."
+            f"configs: there is no config.yaml in {CONFIGS}; correct WEIGHT_DECAY_CONFIGS, or install again."
         )
     found = {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))

@@ -9,7 +9,8 @@ import yaml
 
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.errors import UserError
-from weight_decay.experiments.catalog import CONFIGS, experiments, groups, read_option
+from weight_decay.experiments.catalog import experiments, groups, read_option
+from weight_decay.places import CONFIGS
 
 HELP = """\
 weight-decay: what does weight decay do to a training run, and do you need it?

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from weight_decay.errors import UserError
@@ -40,6 +41,8 @@ def _job_id() -> str | None:
 def check_available(plan: Plan, launcher: Sequence[str]) -> None:
     """UserError where there is no SLURM to submit to, or where a cell cannot be shared as the launcher's words ask."""
     check_ranks(plan, launcher)
+    if find_spec("submitit") is None:
+        raise UserError("launcher: submitit is not installed; run: pip install 'weight-decay[cluster]'.")
     try:
         subprocess.run(["sinfo", "--noheader"], check=True, capture_output=True, timeout=60)
     except FileNotFoundError:

@@ -16,6 +16,7 @@ import torch
 
 from weight_decay.device.choose import device_description
 from weight_decay.device.distributed import current
+from weight_decay.places import CHECKOUT
 from weight_decay.runs.fingerprint import PACKAGE, code_fingerprint
 from weight_decay.training.checkpoint import Owner
 
@@ -38,6 +39,8 @@ class Origin:
 @functools.cache
 def git_commit() -> str | None:
     """The commit of the checkout, with "+changes" if the working tree differs; None outside a checkout."""
+    if CHECKOUT is None:
+        return None  # an installed wheel may lie in a repository, but that is not ours
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+changes" if _git("status", "--porcelain", "--", "src", "configs") else "")

@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from weight_decay.errors import UserError
-from weight_decay.experiments.catalog import CONFIGS, check_own_option, own_configs
+from weight_decay.experiments.catalog import check_own_option, own_configs
 from weight_decay.experiments.launch.words import first_line
+from weight_decay.places import CONFIGS
 
 
 @contextmanager

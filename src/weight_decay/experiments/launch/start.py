@@ -12,11 +12,11 @@ from hydra import main as hydra_main
 
 from weight_decay.config.identity import to_dict
 from weight_decay.errors import UserError
-from weight_decay.experiments.catalog import CONFIGS
 from weight_decay.experiments.launch.compose import has, one_sentence
 from weight_decay.experiments.launch.multirun import job, multirun
 from weight_decay.experiments.launch.plans import make_plan, plans_of, unions
 from weight_decay.experiments.launch.words import is_hydras
+from weight_decay.places import CONFIGS
 
 HYDRAS = ("--hydra-help", "--info", "-i", "--shell-completion", "-sc")
 """Flags that Hydra answers, beside those below."""

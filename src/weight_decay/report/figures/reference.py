@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from weight_decay.errors import UserError
+from weight_decay.places import CHECKOUT, REFERENCE
 
 COLUMNS = (
     "figure",
@@ -29,10 +30,12 @@ def reference(results: Path, figure: str, metric: str, iterate: str | None = Non
 
     `figure` as in the file ("1", "2a", "3", "5c", "15a", ...), `metric` in the paper's words (`test_error`,
     `train_cross_entropy`, `weight_norm`, `jacobian_norm`, ...), `iterate` one of sgd, adamw, ema, finetuned,
-    tiny_lr. Errors are fractions. The frame is empty when `results` has no reference or the paper no such
-    curve: a figure then shows our runs alone. Raises UserError when the file is there but not understood.
+    tiny_lr. Errors are fractions. The frame is empty when neither `results` nor the wheel has a reference, or the
+    paper no such curve: a figure then shows our runs alone. Raises UserError when the file is there but not understood.
     """
     path = results / "reference" / "paper_curves.csv"
+    if not path.is_file() and CHECKOUT is None:
+        path = REFERENCE / "paper_curves.csv"  # an installed wheel, whose user's results have only runs
     if not path.is_file():
         return pd.DataFrame(columns=list(COLUMNS))
     try:

@@ -1,0 +1,123 @@
+"""The wheel: built here, installed where no checkout is in sight, and run in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import weight_decay
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that nothing is left in the checkout, without a network."""
+    copy, made = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("made")
+    for name in ("src", "configs", "results/reference"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    words = ["pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", str(made), str(copy)]
+    subprocess.run([sys.executable, "-m", *words], check=True)
+    return next(made.glob("weight_decay-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel's files alone; the other packages are those that the tests run with."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(folder)
+    return folder
+
+
+def python(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Python with the wheel and the packages, and no trace of the checkout: no .pth file of an editable install."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("WEIGHT_DECAY", "PYTHON"))}
+    environment["PYTHONPATH"] = os.pathsep.join([str(installed), sysconfig.get_path("purelib")])
+    environment["OMP_NUM_THREADS"] = "1"
+    # -S: the site-packages folder is a plain entry of the path, so its .pth files are not read.
+    words = ("-S", *words)
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_wheel_has_configs_and_curves_and_the_one_version(wheel: Path) -> None:
+    assert wheel.name.startswith(f"weight_decay-{weight_decay.__version__}-py3-none-any")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    configs = {f"weight_decay/{f.relative_to(ROOT)}" for f in (ROOT / "configs").rglob("*.yaml")}
+    assert len(configs) > 60 and configs <= inside
+    assert {"weight_decay/reference/paper_curves.csv", "weight_decay/py.typed"} <= inside
+    ours = {f"weight_decay/{f.relative_to(ROOT / 'src' / 'weight_decay')}" for f in _files()}
+    assert ours <= inside
+    assert not [name for name in inside if name.startswith(("tests", "build", "results"))]
+
+
+def _files() -> list[Path]:
+    here = ROOT / "src" / "weight_decay"
+    return [f for f in here.rglob("*") if f.is_file() and f.suffix != ".pyc"]
+
+
+def test_the_main_job_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, weight_decay, weight_decay.cli as cli; "
+        f"assert weight_decay.__file__.startswith({str(installed)!r}), weight_decay.__file__; "
+        "cli.main(sys.argv[1:])"
+    )
+    cell = ["experiment=demo_over_training", "scale=micro", "cell=0", "model.width=2", "tracking=disabled"]
+    small = ["duration=4 steps", "schedule.drop_at=50%", "data.train_size=256", "data.test_size=128"]
+    small += ["probes.jacobian_every=null", "averaging.reestimate_samples=128", "probes.evaluation_train_samples=128"]
+    ran = python(installed, tmp_path, "-c", code, *cell, *small, "execution.progress=false")
+    assert ran.returncode == 0, ran.stderr
+    assert {f.name for f in tmp_path.iterdir()} == {"results", "data"}
+    assert len(list(tmp_path.glob("results/runs/*/summary.json"))) == 1
+    collected = python(installed, tmp_path, "-c", code, "collect")
+    assert collected.returncode == 0, collected.stderr
+    assert list(tmp_path.glob("results/tables/*.summary.csv"))
+
+
+def test_every_experiment_is_planned_without_a_checkout(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import pathlib, weight_decay.places as p; from weight_decay.cli import make_plan; "
+        "names = sorted(f.stem for f in (p.CONFIGS / 'experiment').glob('*.yaml')); "
+        "assert p.CHECKOUT is None and len(names) > 20; "
+        "print(sum(len(make_plan([f'experiment={n}', 'scale=micro'])[0].cells) for n in names if n != 'none'))"
+    )
+    ran = python(installed, tmp_path, "-c", code)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) > 300
+
+
+def test_a_missing_extra_is_one_sentence(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['pandas'] = None; import weight_decay.cli as cli; cli.main(['figures', 'results=.'])"
+    )
+    ran = python(installed, tmp_path, "-c", code)
+    assert ran.returncode == 2
+    assert ran.stderr == "weight-decay: pandas is not installed; run: pip install 'weight-decay[report]'.\n"
+
+
+def test_extras_are_read_from_the_metadata_and_other_modules_are_not_explained(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import json; from weight_decay.extras import extras, sentence; "
+        "told = [sentence(ModuleNotFoundError(name=n)) for n in ('weight_decay.x', 'submitit.slurm')]; "
+        "print(json.dumps([extras(), told]))"
+    )
+    found, (ours, theirs) = json.loads(python(installed, tmp_path, "-c", code).stdout)
+    assert {"vision", "text", "report", "wandb", "cluster"} == set(found.values())
+    assert found["torchvision"] == "vision" and found["PIL"] == "vision" and found["pandas"] == "report"
+    assert ours is None and theirs == "submitit is not installed; run: pip install 'weight-decay[cluster]'."
+
+
+def test_what_is_cited_is_the_version_released() -> None:
+    assert f"version: {weight_decay.__version__}\n" in (ROOT / "CITATION.cff").read_text()
