@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 def told(work: Callable[[], int]) -> int:
-    """The exit code of `work`; a UserError, or that an extra is not installed, becomes its sentence on stderr, and 2."""
+    """The exit code of `work`; a UserError or a missing extra becomes its sentence on standard error, and 2."""
     try:
         return work()
     except UserError as error:

@@ -21,7 +21,7 @@ from hunt.laboratory import TINY_TEXT, Laboratory
 from hunt.ledger import Ledger, in_a_child
 from weight_decay.cli import main
 from weight_decay.config.own import OWN_CONFIGS
-from weight_decay.experiments.catalog import CONFIGS
+from weight_decay.places import CONFIGS
 
 warnings.simplefilter("ignore", NonInteractiveExampleWarning)
 LIMIT = 8.0

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from weight_decay.errors import UserError
+from weight_decay.places import CONFIGS
 
-CHECKOUT = Path(__file__).resolve().parents[4]
 FILES = ("over_training", "under_training", "ours")
 TESTS = ("above", "equivalent", "different", "share")
 _NEEDED = {"statement", "figure", "experiment", "endpoint", "test", "unit"}
@@ -41,8 +41,8 @@ class Protocol:
 
 
 def folder() -> Path:
-    """Where the protocol lies: in the configs of the checkout, or where WEIGHT_DECAY_CONFIGS says."""
-    return Path(os.environ.get("WEIGHT_DECAY_CONFIGS", CHECKOUT / "configs")) / "claims"
+    """Where the protocol lies: in the configs that come with the program, or where WEIGHT_DECAY_CONFIGS says."""
+    return Path(os.environ.get("WEIGHT_DECAY_CONFIGS", CONFIGS)) / "claims"
 
 
 @functools.cache
