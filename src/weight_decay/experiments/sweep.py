@@ -41,9 +41,7 @@ FAILED, ELSEWHERE, INTERRUPTED = 1, 3, 130
 _SEVERITY = (0, ELSEWHERE, FAILED, 2, INTERRUPTED)
 FINISHED = ("completed", "diverged")
 WORDS = {"skipped": "already done", "busy": "running elsewhere"}
-_STILL_AT_WORK = (
-    "  not complete: another command is at work on these (exit code 3); the same command tells when they are done."
-)
+_STILL_AT_WORK = "  not complete (exit code 3): another command is at work on them; this one tells later how they end."
 
 
 def run_cells(plan: Plan, jobs: int, stale: str, record: bool = True) -> int:
