@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from weight_decay.data.images.image_set import RowView
+from weight_decay.data.images.image_set import seeded_order, RowView
 from weight_decay.data.images.stream import FixedImages, ImageSet, ImageStream
 from weight_decay.errors import UserError
 
@@ -132,19 +132,34 @@ def test_subsets_nest_and_are_lazy() -> None:
         toy.subset(301, seed=0)
 
 
-def test_class_balanced_takes_the_first_of_each_class_in_order() -> None:
+@pytest.mark.parametrize("sizes", [(100, 100, 100), (10, 40, 150)])
+def test_a_choice_gives_every_class_its_share_whatever_the_order_on_disk(sizes: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes)  # class by class, as Tiny-ImageNet is stored
+    toy = dataclasses.replace(make_set(len(labels)), labels=labels, classes=len(sizes))
+    for size in (1, 7, 30, len(labels)):
+        rows = toy.choice(size, seed=4)
+        counts = np.bincount(labels[rows], minlength=len(sizes))
+        assert np.abs(counts - size * np.array(sizes) / len(labels)).max() <= 1
+        assert len(set(rows.tolist())) == size and (np.diff(rows) > 0).all()
+        assert set(rows.tolist()) <= set(toy.choice(min(size + 20, len(labels)), seed=4).tolist())
+    assert toy.choice(30, seed=4).tolist() == toy.choice(30, seed=4).tolist() != toy.choice(30, seed=5).tolist()
+    chosen = toy.chosen(30, seed=4)
+    np.testing.assert_array_equal(chosen.labels, labels[toy.choice(30, seed=4)])
+    assert chosen.fingerprint not in (toy.fingerprint, toy.chosen(30, seed=5).fingerprint)
+    with pytest.raises(UserError, match="ask for 1 to"):
+        toy.choice(len(labels) + 1, seed=4)
+
+
+def test_class_balanced_takes_as_many_of_each_class() -> None:
     toy = make_set(300, classes=3)
-    balanced = toy.class_balanced(20)
-    seen = {0: 0, 1: 0, 2: 0}
-    expected = []
-    for row, label in enumerate(toy.labels.tolist()):
-        if seen[label] < 20:
-            seen[label] += 1
-            expected.append(row)
-    np.testing.assert_array_equal(np.asarray(balanced.images), toy.images[expected])
-    np.testing.assert_array_equal(balanced.labels, toy.labels[expected])
+    balanced = toy.class_balanced(20, seed=1)
+    assert np.bincount(balanced.labels).tolist() == [20, 20, 20]
+    for images, label in zip(np.asarray(balanced.images), balanced.labels, strict=True):
+        row = int(np.flatnonzero((toy.images == images).all((1, 2, 3)))[0])
+        assert toy.labels[row] == label
+    assert balanced.fingerprint != toy.class_balanced(20, seed=2).fingerprint
     with pytest.raises(UserError, match="images of class"):
-        toy.class_balanced(200)
+        toy.class_balanced(200, seed=1)
 
 
 def test_channel_statistics_match_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,20 +173,41 @@ def test_channel_statistics_match_numpy(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("fits", [True, False])
 @pytest.mark.parametrize("limit", [None, 21])
-def test_fixed_images_repeat_the_sets_order(fits: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_images_repeat_their_rows(fits: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if not fits:
-        monkeypatch.setattr("weight_decay.device.memory._HOST_SHARE", 0.0)
+        monkeypatch.setattr("weight_decay.data.images.stream.resident_copy", lambda *_: None)
     toy = make_set(50).subset(30, seed=2)
-    fixed = FixedImages(toy, 8, CPU, limit)
+    rows = None if limit is None else np.random.default_rng(0).permutation(30)[:limit]
+    fixed = FixedImages(toy, 8, CPU, rows)
     count = limit or 30
+    wanted = np.arange(30) if rows is None else rows
     assert (len(fixed), fixed.samples) == (-(-count // 8), count)
     for _ in range(2):
         batches = list(fixed)
         assert len(batches) == len(fixed)
         images, labels = (torch.cat(column) for column in zip(*batches, strict=True))
-        np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), np.asarray(toy.images)[:count])
-        np.testing.assert_array_equal(labels.numpy(), toy.labels[:count])
+        np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), np.asarray(toy.images)[wanted])
+        np.testing.assert_array_equal(labels.numpy(), toy.labels[wanted])
     assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_drop_last_ends_an_epoch_with_its_last_whole_batch() -> None:
+    toy = make_set(20)
+    stream = ImageStream(toy, 8, 3, CPU, drop_last=True)
+    assert (stream.steps_per_epoch, stream.epoch(4)) == (2.0, 2.0)
+    rows = rows_of(stream, 4)
+    for epoch in range(2):
+        order = seeded_order(3, epoch, 20)
+        assert rows[16 * epoch : 16 * (epoch + 1)].tolist() == order[:16].tolist()
+    with pytest.raises(UserError, match="do not fill one batch of 21"):
+        ImageStream(toy, 21, 3, CPU, drop_last=True)
+
+
+def test_the_order_of_training_images_is_a_choice() -> None:
+    toy = make_set(12)
+    repeated = rows_of(ImageStream(toy, 4, 3, CPU, order="repeated"), 6)
+    assert repeated[:12].tolist() == repeated[12:].tolist() == seeded_order(3, 0, 12).tolist()
+    assert rows_of(ImageStream(toy, 4, 3, CPU, order="stored"), 6).tolist() == [*range(12), *range(12)]
 
 
 def test_a_malformed_set_is_refused() -> None:

@@ -19,6 +19,9 @@ class ImageData:
 
     seed: drives the procedural generator and the nested choice of a subset.
     root: the folder in which all data sets lie; name: this one's folder there, null for the usual one.
+    drop_last: an epoch has whole batches only, as in the released code: 390 steps of 128 for 50,000 images. Otherwise
+        a batch may straddle epochs, and no image is left out of one.
+    order: of the training images: shuffled anew every epoch, one shuffle repeated, or as stored.
 
     Of a kind: `named`, whether it may have another folder than the usual one; `drawn`, whether the config alone
     determines its content; `home`, where it lies and how it is made, None if it is made on the spot; `sizes`, its
@@ -33,6 +36,8 @@ class ImageData:
     test_size: int | None
     seed: int
     normalise: bool
+    drop_last: bool = field(metadata=off(False))
+    order: Literal["shuffled", "repeated", "stored"] = field(metadata=off("shuffled"))
     root: str = field(metadata=EXECUTION)
     regime: ClassVar[str] = "over_training"
     named: ClassVar[bool] = False

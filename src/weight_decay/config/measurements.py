@@ -26,11 +26,13 @@ class AveragingConfig:
 
     ema: decays of exponential averages; the first of the list is "the" EMA of the metric names.
     reestimate_samples: training images for the batch-norm statistics of an average, null for the whole set.
+    reestimate_autocast: that pass in the precision of training; false: in that of the weights, as in the released code.
     tail_start: where the uniform average of the weights begins (`tail/...`), null for none.
     """
 
     ema: tuple[float, ...]
     reestimate_samples: int | None
+    reestimate_autocast: bool = field(metadata=off(True))
     tail_start: Span | None = field(metadata=off(None))
     ensemble: EnsembleConfig | None = field(metadata=off(None))
 

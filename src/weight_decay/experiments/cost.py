@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from weight_decay.config.groups import ImageData
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock, Span
+from weight_decay.data.images.stream import epoch_samples
 from weight_decay.experiments.throughput import Throughput
 from weight_decay.training.build import build_model
 
@@ -69,28 +70,32 @@ def estimate(config: RunConfig) -> Cost | None:
     ends = sum(count for count, _ in branches)
     averages = len(config.averaging.ema) + (config.averaging.tail_start is not None)
 
-    def moments(every: Span | None, averaged: bool = True) -> int:
-        """How often something is measured: at the iterate and averages of the run, at the iterate of its branches."""
+    def moments(every: Span | None) -> tuple[int, int]:
+        """How often something is measured: at iterates (of the run and of its branches), and at averages."""
         if every is None:
-            return 0
-        along = _times(every, 0, total, clock) * (1 + averages * averaged)
+            return 0, 0
+        along = _times(every, 0, total, clock)
         inside = sum(count * _times(every, 0, length, clock) for count, length in branches)
-        return along + (inside if config.probes.within_branches else ends)
+        return along + (inside if config.probes.within_branches else ends), (along - 1) * averages
 
-    samples = _evaluated(config)
-    evaluation = moments(config.probes.evaluate_every) * samples * forward
+    shown, reestimated = _evaluated(config)
+    iterates, averaged = moments(config.probes.evaluate_every)
+    evaluation = ((iterates + averaged) * shown + averaged * reestimated) * forward
+    if config.probes.reestimated:
+        evaluation += iterates * (shown + reestimated) * forward
     jacobian = 0.0
     curvature = 0.0
     if images:
         shown = config.probes.jacobian_per_class * images.classes
         backwards = images.classes if config.probes.jacobian_draws is None else config.probes.jacobian_draws
-        jacobian = moments(config.probes.jacobian_every) * shown * (1 + 2 * backwards) * forward
+        jacobian = sum(moments(config.probes.jacobian_every)) * shown * (1 + 2 * backwards) * forward
         if (wanted := config.probes.curvature) is not None:
             products = wanted.trace_draws + wanted.top_steps + 6 * wanted.similarity_draws
             products += 2 * wanted.spectrum_steps * wanted.spectrum_draws
-            curvature = (
-                moments(wanted.every, wanted.averages) * products * wanted.per_class * images.classes * 6 * forward
-            )
+            # Never at the first step, where the others measure the iterate alone.
+            iterates, averaged = moments(wanted.every)
+            times = iterates - 1 + averaged * wanted.averages
+            curvature = times * products * wanted.per_class * images.classes * 6 * forward
     # A backward pass costs two forward ones.
     return Cost(steps, 3 * forward * steps * config.batch_size, evaluation, jacobian + curvature)
 
@@ -101,7 +106,7 @@ def _clock(config: RunConfig) -> Clock | None:
         sizes = _sizes(data)
         if sizes is None:
             return None
-        clock = Clock(config.batch_size, sizes[0], 1)
+        clock = Clock(config.batch_size, epoch_samples(sizes[0], config.batch_size, data.drop_last), 1)
     else:
         windows = int((data.train_tokens or data.tokens) / data.context)
         if windows == 0 and config.duration.unit == "epochs":
@@ -124,12 +129,12 @@ def _times(every: Span | None, start: int, stop: int, clock: Clock) -> int:
     return 1 if every is None else 1 + (stop - start) // every.every(clock)
 
 
-def _evaluated(config: RunConfig) -> float:
-    """Samples of one evaluation, the pass that re-estimates batch norm included."""
+def _evaluated(config: RunConfig) -> tuple[float, float]:
+    """Samples of one evaluation, and of the pass that re-estimates batch norm before an average is evaluated."""
     data, probes = config.data, config.probes
     if not isinstance(data, ImageData):
         sets = 2 if data.held_out > 0 else 1  # seen and unseen windows, or training windows
-        return data.evaluation_windows + sets * (probes.evaluation_train_samples or data.evaluation_windows)
+        return data.evaluation_windows + sets * (probes.evaluation_train_samples or data.evaluation_windows), 0.0
     train, test = _sizes(data) or (0, 0)
     seen = min(probes.evaluation_train_samples or train, train)
-    return test + seen + min(config.averaging.reestimate_samples or train, train)
+    return test + seen, min(config.averaging.reestimate_samples or train, train)

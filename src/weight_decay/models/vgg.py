@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from weight_decay.config.groups import ImageData, ModelConfig
 from weight_decay.config.registry import MODELS
-from weight_decay.config.schema import require
+from weight_decay.config.schema import off, require
 from weight_decay.errors import UserError
 from weight_decay.models.initialise import check_initialisation, initialise_vision_model
 
 # Convolutions per stage; the stages are 1, 2, 4, 8 and 8 times `width` wide.
 CONVOLUTIONS_PER_STAGE = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 STAGE_WIDTHS = (1, 2, 4, 8, 8)
+
+# Of the channels of ImageNet's images in [0, 1].
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VGG(nn.Module):
@@ -36,10 +39,14 @@ class VGG(nn.Module):
         batch_norm: put a batch norm between each convolution and its ReLU.
         initialisation: `pytorch` or `he_fan_out`, see `initialise_vision_model`.
         image_size: height and width of the images, 16 or a multiple of 32.
+        normalise_input: first take ImageNet's mean from the input and divide by its standard deviation.
 
     Raises:
         UserError: unknown depth, initialisation or image size, or a width or number of classes below 1.
     """
+
+    input_mean: Tensor
+    input_std: Tensor
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class VGG(nn.Module):
         batch_norm: bool = False,
         initialisation: Literal["pytorch", "he_fan_out"] = "he_fan_out",
         image_size: int = 32,
+        normalise_input: bool = False,
     ) -> None:
         super().__init__()
         if depth not in CONVOLUTIONS_PER_STAGE:
@@ -60,6 +68,10 @@ class VGG(nn.Module):
             raise UserError(f"vgg: image_size {image_size} does not fit; use 16 or a multiple of 32.")
         check_initialisation(initialisation, "vgg")
         self.initialisation = initialisation
+        self.normalise_input = normalise_input
+        if normalise_input:
+            for name, values in (("input_mean", IMAGENET_MEAN), ("input_std", IMAGENET_STD)):
+                self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels, size, number = 3, image_size, 0
@@ -92,6 +104,8 @@ class VGG(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map float images (B, 3, image_size, image_size) to logits (B, classes)."""
+        if self.normalise_input:
+            images = (images - self.input_mean) / self.input_std
         x = self.features(images).flatten(1)
         return self.head(self.classifier(x))
 
@@ -99,11 +113,16 @@ class VGG(nn.Module):
 @MODELS.add("vgg")
 @dataclass(frozen=True)
 class VGGModel(ModelConfig):
-    """VGG16, without batch norm in the paper (Fig 11a)."""
+    """VGG16, without batch norm in the paper (Fig 11a).
+
+    normalise_input: normalise the input once more inside the model, with ImageNet's statistics, as the released code
+        does on top of the data's own normalisation.
+    """
 
     depth: Literal[16]
     width: int
     batch_norm: bool
+    normalise_input: bool = field(metadata=off(False))
     initialisation: Literal["pytorch", "he_fan_out"]
 
     def __post_init__(self) -> None:
@@ -111,4 +130,12 @@ class VGGModel(ModelConfig):
 
     def build(self, data: ImageData) -> VGG:
         """The network for the classes and the image size of `data`."""
-        return VGG(self.depth, self.width, data.classes, self.batch_norm, self.initialisation, data.image_size)
+        return VGG(
+            self.depth,
+            self.width,
+            data.classes,
+            self.batch_norm,
+            self.initialisation,
+            data.image_size,
+            self.normalise_input,
+        )

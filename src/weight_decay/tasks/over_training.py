@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from weight_decay.config.groups import ImageData
 from weight_decay.config.measurements import CurvatureConfig
 from weight_decay.config.run import RunConfig
-from weight_decay.data.images.image_set import ImageSet
+from weight_decay.data.images.image_set import ImageSet, seeded_order
 from weight_decay.data.images.resident import hold
-from weight_decay.data.images.stream import FixedImages, ImageStream
+from weight_decay.data.images.stream import FixedImages, ImageStream, epoch_samples
 from weight_decay.device.choose import autocast, weight_dtype
 from weight_decay.device.memory import in_pieces, samples_at_once
 from weight_decay.device.traits import widest_float
@@ -44,11 +45,12 @@ class Classification:
 
     evaluation: named sets of fixed batches, e.g. {"train": ..., "test": ...}; each yields (uint8 images, labels).
     reestimation: training batches for the batch-norm statistics of averaged models.
-    jacobian: the images of the Jacobian and noise probes (PAPER §1: the first of each class).
+    jacobian: the images of the Jacobian and noise probes (PAPER §1: as many of each class).
     jacobian_draws: None for the exact norm, else how many random vectors estimate it.
     curvature, curvature_images: which curvature probes, and their images.
     seed: the run's, for the probes' own random stream.
     dtype: of the model's weights, and so of its inputs.
+    reestimate_autocast: re-estimate in the precision of training, not in that of the weights.
     mean, std: channel statistics in [0, 255], or None to feed images scaled to [0, 1].
     """
 
@@ -65,6 +67,7 @@ class Classification:
         std: Tensor | None,
         autocast: Callable[[], AbstractContextManager[Any]],
         dtype: torch.dtype = torch.float32,
+        reestimate_autocast: bool = True,
     ) -> None:
         self._evaluation = evaluation
         self._reestimation = reestimation
@@ -72,6 +75,7 @@ class Classification:
         self._curvature, self._curvature_images = curvature, curvature_images
         self._seed = seed
         self._autocast = autocast
+        self._reestimate_autocast = autocast if reestimate_autocast else nullcontext
         self._dtype = dtype
         if mean is None or std is None:
             self._scale, self._shift = torch.tensor(1 / 255.0), torch.tensor(0.0)
@@ -110,7 +114,7 @@ class Classification:
 
     def reestimate(self, model: nn.Module) -> None:
         """One pass over training data for the batch-norm statistics of an averaged model (PAPER §1)."""
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self._reestimate_autocast():
             reestimate_batch_norm(model, self._images(self._reestimation))
 
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
@@ -183,7 +187,7 @@ def load_image_sets(data: ImageData) -> tuple[ImageSet, ImageSet]:
     if data.train_size is not None and data.train_size != len(train):
         train = train.subset(data.train_size, data.seed)
     if data.test_size is not None and data.test_size != len(test):
-        test = test.first(data.test_size)
+        test = test.chosen(data.test_size, data.seed)
     return train, test
 
 
@@ -202,33 +206,40 @@ def image_regime(config: RunConfig, device: torch.device) -> Regime:
         mean, std = (torch.tensor(values, dtype=torch.float32) for values in train.channel_statistics())
     hold([train, test], device)
     batch = probes.evaluation_batch
-    limit = probes.evaluation_train_samples
-    averages = config.averaging.reestimate_samples
+
+    def part(size: int | None) -> np.ndarray | None:
+        """Rows of as many training images; None where that is all of them."""
+        return None if size is None or size >= len(train) else train.choice(size, data.seed)
+
+    def balanced(per_class: int, at_a_time: int = 100) -> FixedImages:
+        return FixedImages(train.class_balanced(per_class, data.seed), at_a_time, device)
+
+    averaging = config.averaging
     task = Classification(
         evaluation={
-            "train": FixedImages(train, batch, device, None if limit is None else min(limit, len(train))),
+            "train": FixedImages(train, batch, device, part(probes.evaluation_train_samples)),
             "test": FixedImages(test, batch, device),
         },
         reestimation=FixedImages(
-            train, config.batch_size, device, None if averages is None else min(averages, len(train))
+            train,
+            config.batch_size,
+            device,
+            _shuffled(part(averaging.reestimate_samples), len(train), stream_seed(config.seed, "reestimation")),
         ),
         jacobian=()
         if probes.jacobian_every is None
-        else FixedImages(
-            train.class_balanced(probes.jacobian_per_class), samples_at_once(device, 100, _PROBED_AT_A_TIME), device
-        ),
+        else balanced(probes.jacobian_per_class, samples_at_once(device, 100, _PROBED_AT_A_TIME)),
         jacobian_draws=probes.jacobian_draws,
         curvature=probes.curvature,
-        curvature_images=()
-        if probes.curvature is None
-        else FixedImages(train.class_balanced(probes.curvature.per_class), 100, device),
+        curvature_images=() if probes.curvature is None else balanced(probes.curvature.per_class),
         seed=config.seed,
         mean=mean,
         std=std,
         autocast=autocast(config.precision, device),
         dtype=weight_dtype(config.precision),
+        reestimate_autocast=averaging.reestimate_autocast,
     )
-    stream = ImageStream(train, config.batch_size, stream_seed(config.seed, "data"), device)
+    stream = ImageStream(train, config.batch_size, stream_seed(config.seed, "data"), device, drop_last=data.drop_last, order=data.order)
     described = {
         "name": train.name,
         "fingerprint": train.fingerprint,
@@ -237,4 +248,13 @@ def image_regime(config: RunConfig, device: torch.device) -> Regime:
         "train_samples": len(train),
         "test_samples": len(test),
     }
-    return Regime(task, stream, make_clock(config, len(train), 1), described)
+    return Regime(task, stream, make_clock(config, epoch_samples(len(train), config.batch_size, data.drop_last), 1), described)
+
+
+def _shuffled(rows: np.ndarray | None, size: int, seed: int) -> np.ndarray:
+    """The rows (all of `size` if None) in an order drawn from `seed`.
+
+    Batch norm sees a batch at a time, so the order matters: batches of one class have other statistics.
+    """
+    order = seeded_order(seed, 0, size if rows is None else len(rows))
+    return order if rows is None else rows[order]

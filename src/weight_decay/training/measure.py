@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from weight_decay.optim.averaging import restored_buffers
 from weight_decay.probes.ensemble import SnapshotEnsemble, scores, total_variation
@@ -23,6 +24,9 @@ class Measurements:
         self.training = training
         self.ensemble = SnapshotEnsemble()
         self._reestimated, self._curvature_of_averages = reestimated, curvature_of_averages
+        # Of the averages at the latest step that was measured: evaluation and probes there share one re-estimation.
+        self._buffers: dict[str, list[Tensor]] = {}
+        self._buffers_step = -1
 
     def evaluate(self) -> dict[str, Any]:
         """Loss and error of iterate and averages on the same fixed batches, and of the snapshot ensemble."""
@@ -70,16 +74,32 @@ class Measurements:
         }
 
     def _averages(self) -> Iterator[tuple[str, nn.Module]]:
-        """Each average with its prefix, batch norm re-estimated; a model lives only until the next one is asked for."""
+        """Each average with its prefix, batch norm re-estimated; a model lives only until the next one is asked for.
+
+        None before the first step, where every average is the iterate.
+        """
         training = self.training
+        if training.step == 0:
+            return
         for index, decay in enumerate(training.averages.decays):
-            model: nn.Module = training.averages.model_for(decay)
-            training.task.reestimate(model)
-            yield ("ema/" if index == 0 else f"ema_{decay:g}/"), model
+            prefix = "ema/" if index == 0 else f"ema_{decay:g}/"
+            yield prefix, self._reestimated_once(prefix, training.averages.model_for(decay))
         if training.tail is not None and training.tail.count:
-            model = training.tail.model()
-            training.task.reestimate(model)
-            yield "tail/", model
+            yield "tail/", self._reestimated_once("tail/", training.tail.model())
+
+    @torch.no_grad()
+    def _reestimated_once(self, prefix: str, model: nn.Module) -> nn.Module:
+        """The average with its re-estimated batch norm: from training data, or as it was found earlier at this step."""
+        step = self.training.step
+        if step != self._buffers_step:
+            self._buffers, self._buffers_step = {}, step
+        if prefix in self._buffers:
+            for buffer, known in zip(model.buffers(), self._buffers[prefix], strict=True):
+                buffer.copy_(known)
+        else:
+            self.training.task.reestimate(model)
+            self._buffers[prefix] = [buffer.clone() for buffer in model.buffers()]
+        return model
 
 
 def _prefixed(prefix: str, metrics: dict[str, Any]) -> dict[str, Any]:

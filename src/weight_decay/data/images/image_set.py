@@ -13,8 +13,8 @@ import numpy as np
 from weight_decay.data.images.channel_counts import keep_counts, kept_counts
 from weight_decay.errors import UserError
 
-# Philox counters of the two uses of a seed, so that a subset never repeats an epoch's order.
-_EPOCH_DOMAIN, _SUBSET_DOMAIN = 0, 1
+# Philox counters of the uses of a seed, so that a subset never repeats an epoch's order.
+_EPOCH_DOMAIN, _SUBSET_DOMAIN, _CHOICE_DOMAIN = 0, 1, 2
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -132,22 +132,51 @@ class ImageSet:
         rows = seeded_order(seed, 0, len(self), _SUBSET_DOMAIN)[:size]
         return self._cut(rows, f"subset{size}-seed{seed}")
 
-    def class_balanced(self, per_class: int) -> ImageSet:
-        """The first `per_class` images of each class, in dataset order (the paper's set for ‖J‖: 500 each).
+    def choice(self, size: int, seed: int) -> np.ndarray:
+        """Rows of `size` images drawn from `seed`, each class with its share of the set; int64 (size,), ascending.
+
+        For measurements on a part of a set: the first images of a set that is stored class by class would be those of
+        a few classes. A smaller choice lies inside a larger one, and every class is within one image of its share.
+
+        Raises:
+            UserError: `size` is not between 1 and the number of images.
+        """
+        self._check_size(size)
+        drawn = self._drawn_order(seed)
+        # The r-th of a class's n images comes at (r + 1/2) / n of the way: all classes are used up at the same pace.
+        place = np.empty(len(self))
+        for label in range(self.classes):
+            members = drawn[self.labels[drawn] == label]
+            place[members] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
+        return np.sort(drawn[np.argsort(place[drawn], kind="stable")[:size]])
+
+    def chosen(self, size: int, seed: int) -> ImageSet:
+        """The images of `choice`, in dataset order, without copying."""
+        return self._cut(self.choice(size, seed), f"chosen{size}-seed{seed}")
+
+    def take(self, rows: np.ndarray) -> ImageSet:
+        """The images of these rows, in their order, without copying."""
+        return self._cut(rows, f"rows{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}")
+
+    def class_balanced(self, per_class: int, seed: int) -> ImageSet:
+        """`per_class` images of each class drawn from `seed`, in dataset order (for ‖J‖ the paper takes 500 each).
 
         Raises:
             UserError: a class has fewer images than that.
         """
-        rows = []
+        drawn, rows = self._drawn_order(seed), []
         for label in range(self.classes):
-            members = np.flatnonzero(self.labels == label)[:per_class]
+            members = drawn[self.labels[drawn] == label][:per_class]
             if len(members) < per_class or per_class < 1:
                 raise UserError(
                     f"{self.name} ({self.split}) has {len(members)} images of class {label} where"
                     f" {per_class} were asked for; ask for between 1 and what it has."
                 )
             rows.append(members)
-        return self._cut(np.sort(np.concatenate(rows)), f"balanced{per_class}")
+        return self._cut(np.sort(np.concatenate(rows)), f"balanced{per_class}-seed{seed}")
+
+    def _drawn_order(self, seed: int) -> np.ndarray:
+        return seeded_order(seed, 0, len(self), _CHOICE_DOMAIN)
 
     def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel over all pixels: two float64 (3,), levels 0-255.

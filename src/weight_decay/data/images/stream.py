@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +18,16 @@ __all__ = ["FixedImages", "ImageSet", "ImageStream", "fits_on_device"]
 
 _PREFETCH_DEPTH = 2
 
+Order = Literal["shuffled", "repeated", "stored"]
+
 
 class ImageStream:
     """Endless training batches; `batch(step)` is a pure function of (set, seed, step, rank).
 
     The stream is the concatenation of one permutation of the set per epoch, keyed by (seed, epoch);
     step s takes positions s·B to (s+1)·B of it. A batch may straddle epochs, so after s steps exactly
-    s·B samples were presented, whatever the size of the set.
+    s·B samples were presented, whatever the size of the set. With `drop_last` an epoch ends with its last
+    whole batch instead, as in a torch DataLoader, and other images are left out of the next.
 
     Args:
         image_set: what to draw from.
@@ -32,10 +36,13 @@ class ImageStream:
         device: where batches appear.
         resident: keep all images on the device; None decides by `fits_on_device`. It changes
             speed alone: otherwise a background thread gathers the next batches from the array.
+        drop_last: no batch straddles epochs.
+        order: "shuffled" anew for every epoch, "repeated": one permutation for all of them, or "stored".
         rank, ranks: this process takes the rank-th of `ranks` equal contiguous pieces of each batch.
 
     Raises:
-        UserError: a negative seed, a batch size below 1 or not a multiple of `ranks`.
+        UserError: a negative seed, a batch size below 1 or not a multiple of `ranks`, or with `drop_last` above the
+            size of the set.
     """
 
     def __init__(
@@ -47,6 +54,8 @@ class ImageStream:
         resident: bool | None = None,
         rank: int = 0,
         ranks: int = 1,
+        drop_last: bool = False,
+        order: Order = "shuffled",
     ):
         if seed < 0:
             raise UserError(f"The data seed is {seed}; choose one that is not negative.")
@@ -56,6 +65,8 @@ class ImageStream:
             raise ValueError(f"rank {rank} of {ranks}")
         self.image_set, self.batch_size, self.seed, self.device = image_set, batch_size, seed, device
         self._share = batch_size // ranks
+        self._kept_order = order
+        self._epoch_samples = epoch_samples(len(image_set), batch_size, drop_last)
         self._offset = rank * self._share
         self._orders: dict[int, torch.Tensor] = {}
         self._labels = torch.from_numpy(image_set.labels)
@@ -69,8 +80,8 @@ class ImageStream:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in one pass over the set, N / B; a fraction where B does not divide N."""
-        return len(self.image_set) / self.batch_size
+        """Steps in one pass over the set, N / B; a fraction where B does not divide N, whole with `drop_last`."""
+        return self._epoch_samples / self.batch_size
 
     def samples(self, step: int) -> int:
         """Samples presented (over all ranks) once `step` steps are done."""
@@ -78,7 +89,7 @@ class ImageStream:
 
     def epoch(self, step: int) -> float:
         """Passes over the set once `step` steps are done."""
-        return self.samples(step) / len(self.image_set)
+        return self.samples(step) / self._epoch_samples
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch of step 0, 1, ...: uint8 (B/ranks, 3, H, W) in channels_last format, int64 (B/ranks,)."""
@@ -100,7 +111,7 @@ class ImageStream:
 
     def _rows(self, step: int) -> torch.Tensor:
         """Rows of the set for this rank's share of a step, int64, on the device if the images are there."""
-        size = len(self.image_set)
+        size = self._epoch_samples
         position = step * self.batch_size + self._offset
         end = position + self._share
         pieces = []
@@ -112,8 +123,11 @@ class ImageStream:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _order(self, epoch: int) -> torch.Tensor:
+        epoch = epoch if self._kept_order == "shuffled" else 0
         if epoch not in self._orders:
-            order = torch.from_numpy(seeded_order(self.seed, epoch, len(self.image_set)))
+            size = len(self.image_set)
+            rows = np.arange(size) if self._kept_order == "stored" else seeded_order(self.seed, epoch, size)
+            order = torch.from_numpy(rows)
             # The newest two suffice: a batch that straddles epochs needs both again at the next step.
             while len(self._orders) >= 2:
                 del self._orders[next(iter(self._orders))]
@@ -126,36 +140,49 @@ class ImageStream:
         return pinned(images, self.device), pinned(labels, self.device)
 
 
+def epoch_samples(images: int, batch_size: int, drop_last: bool) -> int:
+    """Images of one pass over a set of `images`; UserError if `drop_last` leaves none."""
+    kept = images - images % batch_size if drop_last else images
+    if kept == 0:
+        raise UserError(
+            f"data.drop_last: {images} images do not fill one batch of {batch_size}; make batch_size smaller."
+        )
+    return kept
+
+
 class FixedImages:
-    """The set's first `limit` images (all if None) in order, in the same batches at every iteration.
+    """The images of `rows` (all if None, in dataset order) in that order, in the same batches at every iteration.
 
     Iterating yields uint8 (b, 3, H, W) in channels_last format and int64 (b,), both on the device;
     the last batch holds what is left. `len()` counts batches, `samples` counts images.
 
     Raises:
-        UserError: `limit` is not between 1 and the number of images, or the batch size is below 1.
+        UserError: the batch size is below 1.
     """
 
-    def __init__(self, image_set: ImageSet, batch_size: int, device: torch.device, limit: int | None = None):
+    def __init__(self, image_set: ImageSet, batch_size: int, device: torch.device, rows: np.ndarray | None = None):
         if batch_size < 1:
             raise UserError(f"The evaluation batch size is {batch_size}; choose at least 1.")
-        self.image_set = image_set if limit is None else image_set.first(limit)
-        self.batch_size, self.device = batch_size, device
-        self.samples = len(self.image_set)
-        # The whole set is likely there already, for training; a part of it alone where the whole does not fit.
-        copy = resident_copy(image_set, device) or resident_copy(self.image_set, device)
-        self._images = None if copy is None else copy.images[: self.samples]
-        labels = torch.from_numpy(self.image_set.labels).to(device) if copy is None else copy.labels
-        self._labels = labels[: self.samples]
+        # Training likely holds the whole set on the device already; a part of it alone where the whole does not fit.
+        copy = resident_copy(image_set, device)
+        if copy is None and rows is not None:
+            image_set, rows = image_set.take(rows), None
+            copy = resident_copy(image_set, device)
+        self.image_set, self.batch_size, self.device = image_set, batch_size, device
+        self.samples = len(image_set) if rows is None else len(rows)
+        self._rows = None if rows is None else to_device(torch.from_numpy(rows), device)
+        self._images = None if copy is None else copy.images
+        self._labels = torch.from_numpy(image_set.labels).to(device) if copy is None else copy.labels
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, self.samples, self.batch_size):
-            part = slice(start, min(start + self.batch_size, self.samples))
+            stop = min(start + self.batch_size, self.samples)
+            part = slice(start, stop) if self._rows is None else self._rows[start:stop]
             if self._images is None:
-                images = to_device(torch.from_numpy(np.array(self.image_set.images[part])), self.device)
+                images = to_device(torch.from_numpy(np.array(self.image_set.images[start:stop])), self.device)
             else:
                 images = self._images[part]
             yield images.permute(0, 3, 1, 2), self._labels[part]
