@@ -14,6 +14,7 @@ from weight_decay.config.groups import TwoPhaseSchedule
 from weight_decay.config.identity import run_id
 from weight_decay.config.span import Clock
 from weight_decay.data.images.image_set import ImageSet
+from weight_decay.data.images.stream import epoch_samples
 from weight_decay.experiments.cost import estimate, forward_operations
 from weight_decay.experiments.dry_run import describe
 from weight_decay.experiments.plan import Plan
@@ -158,15 +159,36 @@ def test_operations_are_those_of_the_net() -> None:
     assert forward_operations(config) == 2 * adds
     cost = estimate(config)
     assert cost is not None
-    assert cost.training == pytest.approx(3 * 2 * adds * 500 * 50_000, rel=1e-4)
+    assert cost.training == pytest.approx(3 * 2 * adds * 500 * 390 * 128, rel=1e-4)
 
 
 def test_branches_are_part_of_the_cost() -> None:
     cell = plan("fig05_finetune", "paper").cells[0].config
     cost = estimate(cell)
     assert cost is not None
-    # 33 snapshots (epochs 3 to 99), a hundred epochs from each, and a hundred of the run's own.
-    assert cost.training == pytest.approx(3 * forward_operations(cell) * 50_000 * (100 + 33 * 100), rel=1e-3)
+    # 34 snapshots (epochs 1 to 100, the paper's 0 to 99), a hundred epochs from each, and a hundred of the run's own.
+    assert cost.training == pytest.approx(3 * forward_operations(cell) * 390 * 128 * (100 + 34 * 100), rel=1e-3)
+
+
+@pytest.mark.parametrize("experiment", sorted(PAPER.keys() - {"fig13_similarity"}))
+def test_measuring_takes_less_than_a_quarter_at_scale_paper(experiment: str) -> None:
+    # Fig 13 is one measurement after one epoch: there the measurement is the experiment.
+    for cell in plan(experiment, "paper").cells:
+        cost = estimate(cell.config)
+        assert cost is not None
+        training, evaluation, probes = cost.seconds(GPU)
+        assert evaluation + probes < 0.25 * (training + evaluation + probes)
+
+
+@pytest.mark.parametrize(("experiment", "count", "first"), [("fig05_finetune", 34, 390), ("fig15_sphere", 50, 780)])
+def test_branches_start_where_the_papers_do(experiment: str, count: int, first: int) -> None:
+    config = plan(experiment, "paper").cells[0].config
+    clock = Clock(128, epoch_samples(50_000, 128, config.data.drop_last))  # type: ignore[union-attr]
+    total = config.duration.steps(clock)
+    branch = config.branches[0]
+    assert branch.every is not None
+    steps = range(branch.start.steps(clock), total + 1, branch.every.every(clock))
+    assert (total, len(steps), steps[0], steps[-1]) == (39_000, count, first, 39_000)
 
 
 def test_the_dry_run_says_settings_cost_and_data() -> None:
