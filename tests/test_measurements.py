@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,12 +20,16 @@ from weight_decay.config.identity import folder_name
 from weight_decay.config.measurements import CurvatureConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Span
+from weight_decay.data.images.image_set import ImageSet
 from weight_decay.errors import UserError
 from weight_decay.optim.averaging import reestimate_batch_norm, restored_buffers
 from weight_decay.probes.curvature_report import measure_curvature
 from weight_decay.probes.ensemble import SnapshotEnsemble, scores, total_variation
 from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.runs.folder import Labels
+from weight_decay.tasks.choose import build_regime
+from weight_decay.tasks.over_training import Classification
+from weight_decay.training.assemble import build_training
 from weight_decay.training.loop import Training
 from weight_decay.training.run import run
 
@@ -292,3 +298,92 @@ def test_on_the_sphere_the_norm_stays(tiny: Tiny) -> None:
 def test_measurements_that_cannot_be_made_are_refused(tiny: Tiny, regime: str, settings: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         tiny(regime, settings)
+
+
+# -- batch norm of an average, re-estimated -----------------------------------------------------------------------
+
+
+def class_sorted_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, more: str = "") -> tuple[RunConfig, Any]:
+    """A tiny config and its regime, on data stored class by class, as Tiny-ImageNet is; bright in class order."""
+    images = np.random.default_rng(0).integers(0, 60, (250, 16, 16, 3)).astype(np.uint8)
+    labels = np.repeat(np.arange(10), 25)
+    images += (19 * labels).astype(np.uint8)[:, None, None, None]
+    train = ImageSet(images, labels, 10, "sorted", "train", "a" * 64)
+    test = ImageSet(images[::5].copy(), labels[::5], 10, "sorted", "test", "b" * 64)
+    monkeypatch.setattr("weight_decay.tasks.over_training.load_image_sets", lambda data: (train, test))
+    config = tiny("vision", f"batch_size=25 averaging.reestimate_samples=null averaging.ema=[0.5] {more}")
+    return config, build_regime(config, torch.device("cpu"))
+
+
+def statistics(model: nn.Module) -> torch.Tensor:
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    return torch.cat([torch.cat([norm.running_mean, norm.running_var]) for norm in norms])  # type: ignore[list-item]
+
+
+def update_bn(model: nn.Module, images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Statistics by torch's own update_bn over batches of 25 in this order."""
+    torch.optim.swa_utils.update_bn(images[order].split(25), model)
+    return statistics(model)
+
+
+def test_reestimation_is_torchs_over_shuffled_batches_also_of_a_set_stored_by_class(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, regime = class_sorted_run(tiny, monkeypatch)
+    model = build_training(config, regime, torch.device("cpu")).model
+    images = torch.cat([regime.task.floats(batch) for batch, _ in regime.task._reestimation])  # as it reads them
+    exact = update_bn(copy.deepcopy(model), images, torch.arange(250))
+    regime.task.reestimate(model)
+    torch.testing.assert_close(statistics(model), exact, rtol=1e-4, atol=1e-5)
+    # Any other shuffle gives about the same; the order on disk, one class a batch, does not.
+    labels = torch.cat([batch for _, batch in regime.task._reestimation])
+    other = update_bn(copy.deepcopy(model), images, torch.from_numpy(np.random.default_rng(1).permutation(250)))
+    stored = update_bn(copy.deepcopy(model), images, labels.argsort(stable=True))
+    spread = torch.linalg.vector_norm(other - exact)
+    assert torch.linalg.vector_norm(stored - exact) > 5 * spread
+
+
+def test_every_part_of_a_training_set_is_balanced(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = (
+        "averaging.reestimate_samples=50 probes.evaluation_train_samples=30 probes.jacobian_per_class=2 "
+        f'"probes.curvature={CURVATURE}"'
+    )
+    _, regime = class_sorted_run(tiny, monkeypatch, parts)
+    task = regime.task
+    for batches, each in (
+        (task._reestimation, 5),
+        (task._evaluation["train"], 3),
+        (task._jacobian, 2),
+        (task._curvature_images, 1),
+    ):
+        labels = torch.cat([labels for _, labels in batches])
+        assert torch.bincount(labels, minlength=10).tolist() == [each] * 10
+    assert len(set(next(iter(task._reestimation))[1].tolist())) > 5  # and its batches mix the classes
+
+
+def test_reestimation_is_in_the_precision_of_training_or_of_the_weights(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for precision, autocast in (("float32", True), ("bfloat16_autocast", True), ("bfloat16_autocast", False)):
+        words = f"precision={precision} averaging.reestimate_autocast={str(autocast).lower()}"
+        config, regime = class_sorted_run(tiny, monkeypatch, words)
+        model = build_training(config, regime, torch.device("cpu")).model
+        regime.task.reestimate(model)
+        found[precision, autocast] = statistics(model)
+    assert torch.equal(found["bfloat16_autocast", False], found["float32", True])
+    assert not torch.equal(found["bfloat16_autocast", True], found["float32", True])
+
+
+def test_averages_are_measured_once_they_differ_and_reestimated_once_a_step(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    reestimate = Classification.reestimate
+    monkeypatch.setattr(Classification, "reestimate", lambda self, model: (calls.append(1), reestimate(self, model))[1])
+    config = tiny("vision", "averaging.ema=[0.5]")  # evaluated at steps 0, 3, 6 and probed at 0, 6
+    assert run(config, LABELS) == "completed"
+    lines = read_metrics(folder_of(config))
+    assert [line["step"] for line in lines if "ema/test/error" in line] == [3, 6]
+    assert [line["step"] for line in lines if "ema/jacobian/mean_square" in line] == [6]
+    assert len(calls) == 2

@@ -188,3 +188,9 @@ def test_channels_last_and_eval_mode_change_nothing_they_should_not() -> None:
 def test_bad_arguments_are_refused_by_name(arguments: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(arguments))):
         PreActResNet(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_scale_invariant_nets_epsilon_is_a_choice() -> None:
+    for eps in (1e-12, 1e-5):
+        model = PreActResNet(18, 2, 10, scale_invariant=True, scale_invariant_eps=eps)
+        assert {m.eps for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {eps}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weight_decay.errors import UserError
-from weight_decay.models.vgg import VGG
+from weight_decay.models.vgg import IMAGENET_MEAN, IMAGENET_STD, VGG
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -118,3 +118,13 @@ def test_every_batch_norm_has_norm_in_its_name() -> None:
 def test_bad_arguments_are_refused_by_name(arguments: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(arguments))):
         VGG(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_second_normalisation_of_the_input() -> None:
+    plain, twice = (VGG(16, 8, 10, image_size=16, normalise_input=on).double() for on in (False, True))
+    plain.initialise(torch.Generator().manual_seed(0))
+    twice.load_state_dict(plain.state_dict())  # nothing more to save
+    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(twice(images), plain((images - mean) / std), rtol=1e-6, atol=1e-8)
+    assert not torch.allclose(twice(images), plain(images))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from weight_decay.data.images.image_set import seeded_order, RowView
+from weight_decay.data.images.image_set import RowView, seeded_order
 from weight_decay.data.images.stream import FixedImages, ImageSet, ImageStream
 from weight_decay.errors import UserError
 

@@ -239,7 +239,9 @@ def image_regime(config: RunConfig, device: torch.device) -> Regime:
         dtype=weight_dtype(config.precision),
         reestimate_autocast=averaging.reestimate_autocast,
     )
-    stream = ImageStream(train, config.batch_size, stream_seed(config.seed, "data"), device, drop_last=data.drop_last, order=data.order)
+    stream = ImageStream(
+        train, config.batch_size, stream_seed(config.seed, "data"), device, drop_last=data.drop_last, order=data.order
+    )
     described = {
         "name": train.name,
         "fingerprint": train.fingerprint,
@@ -248,7 +250,9 @@ def image_regime(config: RunConfig, device: torch.device) -> Regime:
         "train_samples": len(train),
         "test_samples": len(test),
     }
-    return Regime(task, stream, make_clock(config, epoch_samples(len(train), config.batch_size, data.drop_last), 1), described)
+    return Regime(
+        task, stream, make_clock(config, epoch_samples(len(train), config.batch_size, data.drop_last), 1), described
+    )
 
 
 def _shuffled(rows: np.ndarray | None, size: int, seed: int) -> np.ndarray:
