@@ -43,7 +43,7 @@ def test_conversion_keeps_every_byte(tmp_path: Path, name: str, label_dtype: str
     assert train.fingerprint != test.fingerprint
     assert read_cifar5m_manifest(tmp_path / "out", verify="sha256") == manifest
     kept = {path.name for path in (tmp_path / "out").iterdir()}
-    assert kept == {".lock", "images.u8", "labels.u8", "manifest.json"}
+    assert kept == {".lock", ".verified.json", "blocks.json", "images.u8", "labels.u8", "manifest.json"}
 
 
 def test_other_splits_and_their_order(tmp_path: Path) -> None:
