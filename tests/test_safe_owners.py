@@ -76,7 +76,8 @@ def test_a_run_whose_folder_was_taken_stops_and_changes_nothing_in_it(
             run(config, LABELS)
     assert read_summary(folder_of(config))["status"] == "running"
     saved = sorted(path.name for path in (folder_of(config) / "checkpoints").glob("*.pt"))
-    assert saved[-1] == "step-000000003.pt"
+    # Checkpoints are written beside the training, so the third may be on its way when the folder is lost.
+    assert saved[-1] in ("step-000000002.pt", "step-000000003.pt")
     # The other one is dead, too: whoever comes next goes on.
     assert run(config, LABELS) == "completed"
 
