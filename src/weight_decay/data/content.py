@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from weight_decay.runs.files import read_bounded
+from weight_decay.runs.files import read_bounded, write_text
 
 BLOCKS_NAME, VERIFIED_NAME = "blocks.json", ".verified.json"
 BLOCK_BYTES = 1 << 20
@@ -137,9 +137,4 @@ def _seal(body: dict[str, Any]) -> str:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(content))

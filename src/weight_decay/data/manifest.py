@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -17,22 +16,12 @@ from typing import Any, Literal
 
 from weight_decay.data.content import ChangedFileError, check, hashed, remember
 from weight_decay.errors import UserError
-from weight_decay.runs.files import read_bounded
+from weight_decay.runs.files import read_bounded, write_text
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 _KEYS = {"kind", "version", "fields", "files", "fingerprint"}
 _AGAIN = "prepare the data again into an empty folder"
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write `text` under a temporary name, flush it to disk, then rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
 
 
 def _fingerprint(content: dict[str, Any]) -> str:
@@ -71,7 +60,7 @@ def write_manifest(folder: Path, kind: str, fields: dict[str, Any], files: list[
     plain = json.loads(json.dumps(fields, allow_nan=False))
     content: dict[str, Any] = {"kind": kind, "version": FORMAT_VERSION, "fields": plain, "files": entries}
     content["fingerprint"] = _fingerprint(content)
-    write_text_atomically(folder / MANIFEST_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / MANIFEST_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     remember(folder, content["fingerprint"], blocks)
     return content
 

@@ -20,7 +20,7 @@ from weight_decay.config.text import MatchedSchedule
 from weight_decay.device.choose import apply_precision, choose_device
 from weight_decay.device.distributed import current, lost_contact
 from weight_decay.errors import UserError
-from weight_decay.runs.files import write_atomically
+from weight_decay.runs.files import write_text
 from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
 from weight_decay.runs.judge import branches
 from weight_decay.runs.lock import LostFolderError, claimed
@@ -116,7 +116,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
     ranks = current()
     if ranks.writes:
-        write_atomically(folder / "config.yaml", lambda temporary: temporary.write_text(text))
+        write_text(folder / "config.yaml", text)
     say = speaker(labels.title)
     training = build_training(config, regime, device, labels.scale, say)
     tracking = config.tracking if ranks.writes else replace(config.tracking, mode="disabled")

@@ -38,10 +38,10 @@ from weight_decay.data.manifest import (
     exclusive_lock,
     read_manifest,
     write_manifest,
-    write_text_atomically,
 )
 from weight_decay.data.where import Home
 from weight_decay.errors import UserError
+from weight_decay.runs.files import write_text
 
 KIND = "cifar5m"
 # A file beside the parts that says who made them; without one they are taken for the published set.
@@ -85,7 +85,7 @@ def convert_cifar5m(source: Path, target: Path, progress: bool = True, part_rows
                 bar.set_description(parts[number].path.name)
                 _append_part(target, parts[number], number, bar)
                 finished = [part.identity() for part in parts[: number + 1]]
-                write_text_atomically(target / _PROGRESS, json.dumps(finished))
+                write_text(target / _PROGRESS, json.dumps(finished))
         for name in (_IMAGES, _LABELS):
             if (target / f"{name}.partial").exists():
                 (target / f"{name}.partial").replace(target / name)

@@ -9,7 +9,6 @@ cos may differ by a last place. `GENERATOR_VERSION` must rise with any change of
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -28,8 +27,9 @@ from weight_decay.config.schema import require
 from weight_decay.data.images.cifar5m import ORIGIN_NAME, convert_cifar5m, load_cifar5m, read_cifar5m_manifest
 from weight_decay.data.images.cifar5m_parts import PARTS
 from weight_decay.data.images.image_set import ImageSet
-from weight_decay.data.manifest import exclusive_lock, write_text_atomically
+from weight_decay.data.manifest import exclusive_lock
 from weight_decay.errors import UserError
+from weight_decay.runs.files import replacing, write_text
 
 NAME = "procedural"
 GENERATOR_VERSION = 1
@@ -221,18 +221,14 @@ def write_procedural_cifar5m(
         raise UserError(f"{rows_per_part} rows per part were asked for; choose at least 1.")
     target.mkdir(parents=True, exist_ok=True)
     origin = {"name": NAME, "generator_version": GENERATOR_VERSION, "seed": seed}
-    write_text_atomically(target / ORIGIN_NAME, json.dumps(origin))
+    write_text(target / ORIGIN_NAME, json.dumps(origin))
     paths = []
     with tqdm(total=PARTS * rows_per_part, unit="image", desc="procedural", disable=not progress) as bar:
         for number in range(PARTS):
             first = TEST_START if number == PARTS - 1 else number * rows_per_part
             path = target / f"part{number}.npz"
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            with temporary.open("wb") as handle:
+            with replacing(path) as handle:
                 _write_part(handle, seed, first, rows_per_part, size, bar)
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.replace(path)
             paths.append(path)
     return paths
 

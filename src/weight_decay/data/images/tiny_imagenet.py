@@ -7,7 +7,6 @@ withheld, so the paper's test set is the official validation set; here it is the
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from weight_decay.data.images.image_set import ImageSet, derived_fingerprint
 from weight_decay.data.manifest import MANIFEST_NAME, exclusive_lock, read_manifest, write_manifest
 from weight_decay.data.where import Home
 from weight_decay.errors import UserError
+from weight_decay.runs.files import replacing
 
 KIND = "tiny_imagenet"
 SIZE = 64
@@ -143,18 +143,15 @@ def convert_tiny_imagenet(
 
 
 def _write_blocks(path: Path, blocks: Iterable[bytes], bar: tqdm | None) -> Path:
-    temporary = path.with_name(f"{path.name}.partial")
-    with temporary.open("wb") as handle:
+    with replacing(path) as handle:
         for block in blocks:
             try:
                 handle.write(block)
             except OSError as error:
-                raise UserError(f"{temporary} cannot be written ({error}); make room and start again.") from error
+                raise UserError(f"{path} cannot be written ({error}); make room and start again.") from error
             if bar is not None:
                 bar.update()
-        handle.flush()
-        os.fsync(handle.fileno())
-    return temporary.replace(path)
+    return path
 
 
 def load_tiny_imagenet(folder: Path, split: str) -> ImageSet:

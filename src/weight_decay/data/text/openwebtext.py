@@ -29,10 +29,11 @@ import numpy as np
 import tiktoken
 from tqdm import tqdm
 
-from weight_decay.data.manifest import MANIFEST_NAME, read_manifest, write_text_atomically
+from weight_decay.data.manifest import MANIFEST_NAME, read_manifest
 from weight_decay.data.text.files import KIND, SPLITS, SplitWriter, finish_folder
 from weight_decay.data.text.sources import PIECE_BYTES, Span, TextSource
 from weight_decay.errors import UserError
+from weight_decay.runs.files import replacing, write_text
 
 _TOKEN_TYPE = np.dtype("<u2")
 _JOBS: list[_Job] = []
@@ -70,12 +71,8 @@ class _Job:
         for split in SPLITS:
             arrays[split] = np.concatenate([*tokens[split], np.array([], _TOKEN_TYPE)])
             arrays[f"{split}_lengths"] = np.array(lengths[split], dtype=np.int64)
-        temporary = self.parts / f".{self.shard(number).name}.{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
+        with replacing(self.shard(number)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub mistakes names for options
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.shard(number))
         return sum(map(len, lengths.values())), sum(map(sum, lengths.values()))
 
     def _is_validation(self, key: tuple[int, int]) -> bool:
@@ -192,7 +189,7 @@ def _lock(parts: Path) -> Iterator[None]:
 
 def _compare_plan(path: Path, plan: dict[str, Any]) -> None:
     if not path.is_file():
-        write_text_atomically(path, json.dumps(plan, indent=1))
+        write_text(path, json.dumps(plan, indent=1))
         return
     begun = json.loads(path.read_text(encoding="utf-8"))
     differing = [key for key in plan if begun.get(key) != plan[key]]
