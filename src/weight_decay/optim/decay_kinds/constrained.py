@@ -12,10 +12,10 @@ from weight_decay.config.groups import DecayConfig
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.schema import require
 from weight_decay.config.span import Clock, Span
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step, in_dtype, norms
+from weight_decay.optim.decay_kinds.rule import CountingRule, Decayed, RuleFactory, Step, in_dtype, norms
 
 
-class Constrained(Rule):
+class Constrained(CountingRule):
     """After the update: m <- max(0, m + (λ/n) (‖w‖² - κ)), then w <- w - 2 m w, for each parameter with n entries.
 
     CPR (Franke et al., 2311.09058, and the authors' `pytorch_cpr`): an augmented Lagrangian that keeps ‖w‖² below κ.
@@ -31,33 +31,27 @@ class Constrained(Rule):
         weights = [weight.detach() for weight in decayed.weights]
         self._multipliers = [torch.zeros_like(norm) for norm in norms(weights)]
         self._bounds = [self.bound * norm.square() for norm in norms(weights)]
-        self._taken = [torch.zeros((), dtype=torch.int64) for _ in weights]
-        self._steps = 0
 
     def after(self, step: Step) -> None:
         """Update the multipliers, then shrink."""
-        self._steps += 1
-        self._taken[0].fill_(self._steps)
-        if self._steps < self.bound_after:
+        self.count()
+        if self.steps < self.bound_after:
             return
         squares = norms(self.decayed.weights)
         torch._foreach_mul_(squares, squares)
-        if self._steps == self.bound_after:
+        if self.steps == self.bound_after:
             torch._foreach_copy_(self._bounds, squares)
             torch._foreach_mul_(self._bounds, self.bound)
             return
         torch._foreach_sub_(squares, self._bounds)
-        first = 0
-        for group in self.decayed.groups:
-            last = first + len(group.weights)
-            multipliers, excess = self._multipliers[first:last], squares[first:last]
+        for group, at in self.decayed.windows():
+            multipliers, excess = self._multipliers[at], squares[at]
             torch._foreach_mul_(excess, [group.strength * step.factor / w.numel() for w in group.weights])
             torch._foreach_add_(multipliers, excess)
             torch._foreach_clamp_min_(multipliers, 0)
             shrink = torch._foreach_mul(multipliers, -2.0)
             torch._foreach_add_(shrink, 1.0)
             torch._foreach_mul_(group.weights, in_dtype(shrink, group.weights))
-            first = last
 
     def metrics(self) -> dict[str, Tensor | float]:
         """`decay/multiplier`: mean Lagrange multiplier."""
@@ -65,11 +59,7 @@ class Constrained(Rule):
 
     def state(self) -> dict[str, list[Tensor]]:
         """Multipliers, bounds, and how many steps were made."""
-        return {"multiplier": self._multipliers, "bound": self._bounds, "steps": self._taken}
-
-    def restored(self) -> None:
-        """Take the number of steps back from the checkpoint."""
-        self._steps = int(max(taken.item() for taken in self._taken))
+        return {"multiplier": self._multipliers, "bound": self._bounds, **super().state()}
 
 
 @DECAY_KINDS.add("constrained")

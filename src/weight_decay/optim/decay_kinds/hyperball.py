@@ -31,10 +31,8 @@ class Hyperball(Rule):
 
     def after(self, step: Step) -> None:
         """Normalise the update, make the step, go back to the radius."""
-        first = 0
-        for group, old in zip(self.decayed.groups, self.old, strict=True):
-            radius = self._radius[first : first + len(group.weights)]
-            first += len(group.weights)
+        for (group, at), old in zip(self.decayed.windows(), self.old, strict=True):
+            radius = self._radius[at]
             rate = step.lr * group.strength * step.factor
             # group.weights is -η u, of which only the direction is used.
             scale = torch._foreach_div(radius, torch._foreach_clamp_min(norms(group.weights), 1e-30))

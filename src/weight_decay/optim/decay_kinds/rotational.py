@@ -13,13 +13,13 @@ from weight_decay.config.groups import DecayConfig
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step, dots, in_dtype, norms
+from weight_decay.optim.decay_kinds.rule import CountingRule, Decayed, RuleFactory, Step, dots, in_dtype, norms
 
 _FORGET = 0.9
 _EPS = 1e-8
 
 
-class Rotational(Rule):
+class Rotational(CountingRule):
     """w <- R N(w - η_r R û / (s + 1e-8)), R = ‖w₀‖, for each decayed parameter.
 
     û is the update without its part along w, s² the bias-corrected average of ‖û‖² (decay 0.9), and η_r the angle per
@@ -43,8 +43,6 @@ class Rotational(Rule):
             raise UserError("decay.kind: rotational is for Adam and SGD; choose another kind, or another optimizer.")
         self._radius = norms([weight.detach() for weight in decayed.weights])
         self._squares = [torch.zeros_like(radius) for radius in self._radius]
-        self._taken = [torch.zeros((), dtype=torch.int64) for _ in self._radius]
-        self._steps = 0
 
     def after(self, step: Step) -> None:
         """Turn each parameter, its norm fixed."""
@@ -53,13 +51,9 @@ class Rotational(Rule):
             for group, old in zip(self.decayed.groups, self.old, strict=True):
                 torch._foreach_copy_(group.weights, old)
             return
-        self._steps += 1
-        self._taken[0].fill_(self._steps)
-        first = 0
-        for group, old in zip(self.decayed.groups, self.old, strict=True):
-            last = first + len(group.weights)
-            radius, squares = self._radius[first:last], self._squares[first:last]
-            first = last
+        self.count()
+        for (group, at), old in zip(self.decayed.windows(), self.old, strict=True):
+            radius, squares = self._radius[at], self._squares[at]
             # group.weights is -η u; remove the part along w.
             along = dots(group.weights, old)
             torch._foreach_div_(along, torch._foreach_mul(radius, radius))
@@ -69,7 +63,7 @@ class Rotational(Rule):
             sizes = norms(group.weights)
             torch._foreach_mul_(sizes, sizes)
             torch._foreach_lerp_(squares, sizes, 1 - _FORGET)
-            average = torch._foreach_div(squares, 1 - _FORGET**self._steps)
+            average = torch._foreach_div(squares, 1 - _FORGET**self.steps)
             torch._foreach_sqrt_(average)
             torch._foreach_add_(average, _EPS)
             angle = math.sqrt(self._share * step.lr * group.strength * step.factor)
@@ -82,11 +76,7 @@ class Rotational(Rule):
 
     def state(self) -> dict[str, list[Tensor]]:
         """Radii, averages of the squared updates, and how many steps were made."""
-        return {"radius": self._radius, "square": self._squares, "steps": self._taken}
-
-    def restored(self) -> None:
-        """Take the number of steps back from the checkpoint."""
-        self._steps = int(max(taken.item() for taken in self._taken))
+        return {"radius": self._radius, "square": self._squares, **super().state()}
 
 
 @DECAY_KINDS.add("rotational")

@@ -6,7 +6,7 @@ A rule is a small class over lists of tensors and knows nothing of configs: `joi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -47,6 +47,12 @@ class Decayed:
     def weights(self) -> list[Tensor]:
         """The parameters that decay, in the order of `names`."""
         return [weight for group in self.groups for weight in group.weights]
+
+    def windows(self) -> Iterator[tuple[Group, slice]]:
+        """Each group with where its parameters stand in `names`."""
+        first = 0
+        for group in self.groups:
+            yield group, slice(first, first := first + len(group.weights))
 
 
 @dataclass
@@ -126,6 +132,29 @@ class Rule:
             for name, value in zip(self.decayed.names, values, strict=True):
                 value.copy_(saved[key][name])
         self.restored()
+
+
+class CountingRule(Rule):
+    """A rule that needs to know how many steps it has made; the number survives a restart."""
+
+    def __init__(self, decayed: Decayed) -> None:
+        super().__init__(decayed)
+        self.steps = 0
+        # Kept with each name, as all state is, so that a restart finds it whatever the grouping.
+        self._counters = [torch.zeros((), dtype=torch.int64) for _ in decayed.names]
+
+    def count(self) -> None:
+        """One more step has been made."""
+        self.steps += 1
+        self._counters[0].fill_(self.steps)
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """How many steps were made."""
+        return {"steps": self._counters}
+
+    def restored(self) -> None:
+        """Take the number of steps back from the checkpoint."""
+        self.steps = int(max(counter.item() for counter in self._counters))
 
 
 RuleFactory = Callable[[Decayed], Rule]

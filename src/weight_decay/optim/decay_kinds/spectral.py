@@ -13,10 +13,10 @@ from weight_decay.config.groups import DecayConfig
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.schema import check_pattern, require
 from weight_decay.config.span import Clock, Span
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step
+from weight_decay.optim.decay_kinds.rule import CountingRule, Decayed, RuleFactory, Step
 
 
-class Spectral(Rule):
+class Spectral(CountingRule):
     """Decoupled decay with λ_i = λ · (s₁ + (s₂ - s₁) (α_i - α_min) / (α_max - α_min)), set anew every `every` steps.
 
     AlphaDecay (He et al., 2506.14562, and the authors' `WeightDecayUnbalance.py`): α_i is the exponent of a power law
@@ -45,22 +45,16 @@ class Spectral(Rule):
             if weight.dim() >= 2 and pattern.search(name) and min(_matrix(weight).shape) >= smallest
         ]
         self._factors = [torch.ones((), dtype=torch.float64) for _ in decayed.names]
-        self._taken = [torch.zeros((), dtype=torch.int64) for _ in decayed.names]
-        self._steps = 0
         self._place()
 
     def before(self, step: Step) -> None:
         """Look at the spectra if it is time, then shrink."""
-        if self._steps % self.every == 0:
+        if self.steps % self.every == 0:
             self._assign()
-        self._steps += 1
-        self._taken[0].fill_(self._steps)
-        first = 0
-        for group in self.decayed.groups:
+        self.count()
+        for group, at in self.decayed.windows():
             rate = step.lr * group.strength * step.factor
-            factors = self._vector[first : first + len(group.weights)]
-            first += len(group.weights)
-            shrink = (1.0 - rate * factors).to(group.weights[0].dtype)
+            shrink = (1.0 - rate * self._vector[at]).to(group.weights[0].dtype)
             torch._foreach_mul_(group.weights, list(shrink.unbind()))
 
     def _assign(self) -> None:
@@ -85,11 +79,11 @@ class Spectral(Rule):
 
     def state(self) -> dict[str, list[Tensor]]:
         """The factors, and how many steps were made."""
-        return {"factor": self._factors, "steps": self._taken}
+        return {"factor": self._factors, **super().state()}
 
     def restored(self) -> None:
         """Take factors and number of steps back from the checkpoint."""
-        self._steps = int(max(taken.item() for taken in self._taken))
+        super().restored()
         self._place()
 
 

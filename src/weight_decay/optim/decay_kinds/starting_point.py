@@ -27,11 +27,8 @@ class StartingPoint(Rule):
 
     def before(self, step: Step) -> None:
         """Move the weights towards where they were."""
-        first = 0
-        for group in self.decayed.groups:
-            start = self._start[first : first + len(group.weights)]
-            first += len(group.weights)
-            torch._foreach_lerp_(group.weights, start, step.lr * group.strength * step.factor)
+        for group, at in self.decayed.windows():
+            torch._foreach_lerp_(group.weights, self._start[at], step.lr * group.strength * step.factor)
 
     def state(self) -> dict[str, list[Tensor]]:
         """The weights at the start."""
