@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -96,7 +97,12 @@ def test_the_heatmap_has_every_cell_and_the_paper_beside_it(built: dict[str, Fig
 
 
 def test_fine_tuned_points_stand_at_the_epoch_they_started_from(results: Path) -> None:
-    ends = branch_ends(tables_of(results, "fig05_finetune", "micro"))
+    tables = tables_of(results, "fig05_finetune", "micro")
+    # The second snapshot falls on a step at which nothing else was recorded.
+    unrecorded = tables.summary["start_step"].drop_duplicates().nsmallest(2).iloc[-1]
+    curves = tables.curves[(tables.curves["branch"] != "main") | (tables.curves["step"] != unrecorded)]
+    assert len(curves) < len(tables.curves)
+    ends = branch_ends(replace(tables, curves=curves))
     assert len(ends) == 18
     assert ends["epoch"].tolist() == pytest.approx((ends["start_step"] / 16).tolist())
 

@@ -11,10 +11,15 @@ TRAIN_SIZE = "data.train_size"
 
 
 def branch_ends(tables: Tables) -> pd.DataFrame:
-    """The final row of every branch, with the epoch of the snapshot that it started from as `epoch`."""
-    branches = tables.summary[tables.summary["branch"] != "main"].copy()
-    starts = tables.main_curves[["run_id", "step", "epoch"]].drop_duplicates(["run_id", "step"])
-    return branches.merge(starts, left_on=["run_id", "start_step"], right_on=["run_id", "step"], how="left")
+    """The final row of every branch, with the epoch of the snapshot that it started from as `epoch`.
+
+    Computed from the step: a snapshot need not fall on a step at which its run recorded something.
+    """
+    branches = tables.summary[tables.summary["branch"] != "main"]
+    curves = tables.main_curves
+    last = curves[curves["step"] > 0].groupby("run_id")[["step", "epoch"]].last()
+    epochs = last["epoch"] / last["step"]
+    return branches.assign(epoch=branches["start_step"] * branches["run_id"].map(epochs))
 
 
 def one_decay_for_all(runs: pd.DataFrame) -> float:
