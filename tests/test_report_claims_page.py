@@ -61,7 +61,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cells = [write_run(folder, run) for run in runs]
         label, title = ("2", "A <title>") if name == "fig02_cifar10" else ("2d", "Another")
         write_experiment(folder, name, cells, "over_training", scale, figure=label, title=title)
-    write_experiment(folder, "fig02_cifar10+3f2a1c", cells, "over_training")
+    write_experiment(folder, "fig02_cifar10+3f2a1c", cells[:1], "over_training")
     write_experiment(folder, "fig11a_vgg", [], "over_training")
     collect(folder)
     return folder
@@ -163,13 +163,15 @@ def test_headers_are_buttons_that_need_the_script(page: HtmlPage) -> None:
 def test_figures_stand_in_the_papers_order_the_largest_scale_first(
     page: HtmlPage, report: Report, results: Path
 ) -> None:
-    assert report.drawn == ["fig02_cifar10", "fig02d_tiny_imagenet"]
+    assert report.drawn == ["fig02_cifar10", "fig02d_tiny_imagenet", "fig02_cifar10+3f2a1c"]
     identities = [attributes["id"] for attributes in page.named("section")]
-    assert identities == ["in-short", "claims", "advise", "fig02_cifar10", "fig02d_tiny_imagenet", "absent"]
+    expected = ["in-short", "claims", "advise", "fig02_cifar10", "fig02d_tiny_imagenet"]
+    assert identities == [*expected, "fig02_cifar10+3f2a1c", "absent"]
     links = {(link["href"] or "")[1:] for link in page.named("a")}
     assert links <= {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     opening = ["claims-small", "claims-micro", "fig02_cifar10-small"]
     names = [*opening, "fig02_cifar10-small", "fig02_cifar10-micro", "fig02d_tiny_imagenet-micro"]
+    names += ["fig02_cifar10+3f2a1c-micro"]
     for tag, key, ending in (("img", "src", "png"), ("source", "srcset", "dark.png")):
         for image, name in zip(page.named(tag), names, strict=True):
             address = image[key] or ""
@@ -178,16 +180,21 @@ def test_figures_stand_in_the_papers_order_the_largest_scale_first(
             original = Image.open(results / "figures" / f"{name}.{ending}")
             assert embedded.tobytes() == original.convert("RGB").tobytes()
     assert page.text.index("Learning rate and decay, small") < page.text.index("Learning rate and decay, micro")
-    assert page.text.count("How this was made") == 4  # not with the forest plots, whose runs are the others'
+    assert page.text.count("How this was made") == 5  # not with the forest plots, whose runs are the others'
 
 
 def test_nothing_is_left_out_without_a_word(page: HtmlPage, report: Report) -> None:
     assert report.without_tables == [name for name in in_paper_order() if name not in report.drawn]
     assert report.refused == {} and "fig11a_vgg" in report.without_tables  # its table has no finished run
-    assert report.without_figure == ["fig02_cifar10+3f2a1c"]
-    for name in (*report.without_tables, *report.without_figure):
-        assert name in page.text and name in report.describe() + "fig02_cifar10+3f2a1c"
-    assert {*report.drawn, *report.without_tables, "fig11a_vgg"} == set(FIGURES)
+    assert report.without_figure == []
+    for name in report.without_tables:
+        assert name in page.text and name in report.describe()
+    assert {*report.drawn, *report.without_tables} == {*FIGURES, "fig02_cifar10+3f2a1c"}
+
+
+def test_changed_settings_are_shown_and_never_as_the_papers_figure(page: HtmlPage) -> None:
+    assert "(fig02_cifar10+3f2a1c)" in page.text
+    assert "fig02 cifar10+3f2a1c" in page.text  # among the links on top, where a figure's number would stand
 
 
 def test_the_page_needs_nothing_but_itself(page: HtmlPage, source: str) -> None:

@@ -30,6 +30,8 @@ REGIMES = ("over_training", "under_training")
 SEED = "seed"
 """In an experiment file the value of a setting that follows the run's seed, such as the draw of the data."""
 _SECTIONS = {"name", "title", "figure", "regime", "choose", "set", "scales"}
+_MAY_BE_LEFT_OUT = {"choose", "set"}
+"""Sections of a file and of a scale in it: without them the scale, or config.yaml, says everything."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,14 @@ class ExperimentFile:
         where = f"{file}: scales.{scale}"
         _keys(at_scale, where)
         _known(at_scale, {"choose", "set", "grid"}, where)
+        chosen, laid = {}, {}
         for section, within in ((content, str(file)), (at_scale, where)):
-            _keys(section["set"], f"{within}: set")
-            _keys(section["choose"], f"{within}: choose")
-            _check_keys(section["set"], f"{within}: set")
-            _check_keys(section["choose"], f"{within}: choose")
-            for group, option in section["choose"].items():
+            for name in sorted(_MAY_BE_LEFT_OUT & set(section)):
+                _keys(section[name], f"{within}: {name}")
+                _check_keys(section[name], f"{within}: {name}")
+            chosen.update(section.get("choose", {}))
+            laid.update(section.get("set", {}))
+            for group, option in section.get("choose", {}).items():
                 if not isinstance(option, str):
                     raise UserError(f"{within}: choose.{group} must be the name of an option, got {option!r}.")
         _check_grid(at_scale["grid"], f"{where}: grid")
@@ -124,8 +128,8 @@ class ExperimentFile:
             title=content["title"],
             figure=content["figure"],
             regime=content["regime"],
-            choose={**content["choose"], **at_scale["choose"]},
-            set={**content["set"], **at_scale["set"]},
+            choose=chosen,
+            set=laid,
             grid=at_scale["grid"],
         )
 
@@ -187,7 +191,7 @@ def _check_keys(keys: Iterable[str], where: str) -> None:
 
 
 def _known(mapping: Mapping[str, Any], allowed: set[str], where: str) -> None:
-    if missing := sorted(allowed - set(mapping)):
+    if missing := sorted(allowed - _MAY_BE_LEFT_OUT - set(mapping)):
         raise UserError(
             f"{where}: {', '.join(missing)} must be there too; its sections are {', '.join(sorted(allowed))}."
         )

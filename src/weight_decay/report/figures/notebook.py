@@ -8,7 +8,7 @@ from pathlib import Path
 from weight_decay.errors import UserError
 from weight_decay.report.claims import paper as claims_paper
 from weight_decay.report.claims.verdict import Result, judged
-from weight_decay.report.figures.paper import FIGURES
+from weight_decay.report.figures.paper import figures_of
 from weight_decay.report.figures.style import light_only
 from weight_decay.report.tables.read import scales_of, tables_of
 from weight_decay.report.wandb.pull import pull
@@ -56,7 +56,7 @@ class Book:
             print(f"{experiment}: {error}")
             return
         with light_only("png"):
-            drawn = FIGURES[experiment](self.results, tables)
+            drawn = figures_of(self.results, tables)
         for figure in drawn:
             display(Image(figure.path, alt=figure.alternative))
             print(figure.caption)

@@ -26,6 +26,7 @@ from weight_decay.report.figures.language import (
     trajectories,
 )
 from weight_decay.report.figures.language import Panel as LanguagePanel
+from weight_decay.report.figures.own import any_figures
 from weight_decay.report.figures.precision import decay_kept, divergence, replay
 from weight_decay.report.figures.rules import forest, passes, timescale, tuned
 from weight_decay.report.figures.style import light_only
@@ -115,7 +116,9 @@ RULES: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
 }
 
 FIGURES = {**OVER_TRAINING, **UNDER_TRAINING, **RULES}
-"""Experiment -> its figures, from its tables; a new experiment enters here with one line."""
+"""Experiment -> its figures, from its tables. Any other experiment is drawn as figures/own.py does it."""
+DEMO = ("demo_over_training", "demo_under_training")
+"""The demo's own, which `demo-report` draws."""
 
 
 Key = tuple[str, str]
@@ -136,7 +139,18 @@ def paper_figures(results: Path, jobs: int = 1) -> list[DrawnFigure]:
 
 
 def _with_tables(results: Path) -> list[Key]:
-    return [(name, scale) for name in FIGURES for scale in scales_of(results, name)]
+    return [(name, scale) for name in (*FIGURES, *own_experiments(results)) for scale in scales_of(results, name)]
+
+
+def own_experiments(results: Path) -> list[str]:
+    """Experiments with tables for which no figure is declared here: a user's own, and those with changed settings."""
+    tables = {path.name.rpartition("-")[0] for path in (results / "tables").glob("*.summary.csv")}
+    return sorted(tables - set(FIGURES) - set(DEMO))
+
+
+def figures_of(results: Path, tables: Tables) -> list[DrawnFigure]:
+    """Draw the figures of one experiment: those declared for it, or those that any experiment has."""
+    return FIGURES.get(tables.experiment, any_figures)(results, tables)
 
 
 def draw_experiments(
@@ -159,6 +173,6 @@ def _drawn(results: Path, dark: bool, key: Key) -> list[DrawnFigure] | UserError
     name, scale = key
     try:
         with nullcontext() if dark else light_only("png", "pdf"):
-            return FIGURES[name](results, tables_of(results, name, scale))
+            return figures_of(results, tables_of(results, name, scale))
     except UserError as error:
         return error

@@ -144,6 +144,16 @@ def light_only(*kinds: str) -> Iterator[None]:
         _FILES.reset(before)
 
 
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Within it `save` draws nothing and returns where the figure would be: for the words of those that are there."""
+    before = _FILES.set(())
+    try:
+        yield
+    finally:
+        _FILES.reset(before)
+
+
 def save(draw: Draw, folder: Path, name: str) -> Path:
     """Draw in both themes; writes `name`.png, `name`.pdf and `name`.dark.png, returns the path of the PNG.
 

@@ -18,7 +18,7 @@ from weight_decay.report.claims.verdict import DECIDED, Result, Verdict
 from weight_decay.report.figures.demo import DrawnFigure
 from weight_decay.report.figures.forest import forest
 from weight_decay.report.figures.gallery import Section, write_page
-from weight_decay.report.figures.paper import FIGURES, draw_experiments
+from weight_decay.report.figures.paper import DEMO, FIGURES, draw_experiments, own_experiments
 from weight_decay.report.page.claims import claims_html, count_line, paper_order, scale_order
 from weight_decay.report.page.style import CLAIMS_CSS, SORT_SCRIPT
 from weight_decay.report.tables.read import Tables, scales_of, tables_of
@@ -55,7 +55,7 @@ class Report:
     refused: dict[str, str]
     """Experiment and scale whose tables cannot be drawn, and why."""
     without_figure: list[str]
-    """Tables of experiments that no figure shows: the demo's, and those of runs with changed settings."""
+    """Tables of experiments that the page does not show: the demo's, which has a page of its own."""
 
     def describe(self) -> str:
         """A few lines for the terminal."""
@@ -80,7 +80,8 @@ def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
     claims = judged_claims(results)
     chapters, refused = _chapters(results, jobs)
     missing = [name for name in in_paper_order() if not scales_of(results, name)]
-    report = Report(target, count_line(claims), list(chapters), missing, refused, _without_figure(results))
+    demo = [name for name in DEMO if scales_of(results, name)]
+    report = Report(target, count_line(claims), list(chapters), missing, refused, demo)
     forests = [forest(results, claims, scale) for scale in reversed(SCALES)]
     opening = [
         *(figure for figure in forests if figure is not None),
@@ -134,7 +135,7 @@ def _chapters(results: Path, jobs: int) -> tuple[dict[str, _Chapter], dict[str, 
     refused: dict[str, str] = {}
     wanted = [
         (name, scale)
-        for name in in_paper_order()
+        for name in (*in_paper_order(), *own_experiments(results))
         for scale in sorted(scales_of(results, name), key=scale_order, reverse=True)
     ]
     for (name, scale), figures in draw_experiments(results, wanted, jobs).items():
@@ -147,18 +148,15 @@ def _chapters(results: Path, jobs: int) -> tuple[dict[str, _Chapter], dict[str, 
     return chapters, refused
 
 
-def _without_figure(results: Path) -> list[str]:
-    tables = {path.name.rpartition("-")[0] for path in (results / "tables").glob("*.summary.csv")}
-    return sorted(tables - set(FIGURES))
-
-
 def _section(name: str, chapter: _Chapter) -> Section:
     tables = chapter.tables[0]
     title = str(tables.summary["title"].iloc[0])
-    kind = paper_order(name)[0]
+    # With changed settings (NAME+3f2a1c) it is no figure of the paper either.
+    kind = paper_order(name)[0] if name in FIGURES else 2
     if kind == 2:
         words = name.replace("_", " ")
-        return Section(title, "Not a figure of the paper.", None, chapter.figures, short=words, anchor=name)
+        heading = title if name in FIGURES else f"{title} ({name})"
+        return Section(heading, "Not a figure of the paper.", None, chapter.figures, short=words, anchor=name)
     shown = _ALSO_SHOWS.get(name) or str(tables.summary["figure"].iloc[0])
     shown = shown.removeprefix("tables ")
     singular, plural, short = ("Figure", "Figures", "Fig.") if kind == 0 else ("Table", "Tables", "Tab.")
