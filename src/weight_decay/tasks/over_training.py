@@ -85,7 +85,8 @@ class Classification:
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
         """Mean cross-entropy of a batch in nats; `forward` maps float images (B, 3, H, W) to logits (B, classes)."""
         images, labels = batch
-        return F.cross_entropy(forward(self.floats(images)).float(), labels)
+        logits = forward(self.floats(images))
+        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
     def forward(self, model: nn.Module) -> Callable[..., Any]:
         """The callable that `loss` takes, and that may be compiled."""
