@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from weight_decay.errors import UserError
 from weight_decay.report.figures.demo import DrawnFigure, drawn
 from weight_decay.report.figures.style import Theme, curve, legend, new_figure, plain_log, shades
+from weight_decay.report.statistics import paired_interval
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
 
 PILOT = 100
@@ -74,12 +74,11 @@ def differences(runs: pd.DataFrame, metric: str, factor: float) -> pd.DataFrame:
             gaps = (own - reference.set_index("seed")[metric]).dropna() * factor
             if (name == "decoupled" and kind in PLAIN) or not len(gaps):
                 continue
-            margin = (
-                stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.nan
-            )
-            mean = gaps.mean()
-            rows.append((kind, strength, name, mean, mean - margin, mean + margin, len(gaps)))
-    return pd.DataFrame(rows, columns=["decay", "strength", "against", "effect", "low", "high", "seeds"])
+            found = paired_interval(gaps.tolist())
+            rows.append((kind, strength, name, found.mean, found.low, found.high, found.count))
+    columns = ["decay", "strength", "against", "effect", "low", "high", "seeds"]
+    # An interval without end, that of one seed, cannot be drawn.
+    return pd.DataFrame(rows, columns=columns).replace([-np.inf, np.inf], np.nan)
 
 
 def _forest(tables: Tables, theme: Theme) -> Figure:
@@ -196,7 +195,7 @@ def timescale(results: Path, tables: Tables) -> DrawnFigure:
 
 
 def rate_exponent(runs: pd.DataFrame, metric: str) -> tuple[float, float, int]:
-    """Exponent p of λ* ∝ η^p, half its 95 % interval (NaN with one seed), and the number of seeds.
+    """Exponent p of λ* ∝ η^p, half its 95 % interval (infinite with one seed), and the number of seeds.
 
     λ* is the best strength above 0 of each seed, learning rate, batch size and length; p is the slope of its logarithm
     within a batch size and length, one for each seed.
@@ -210,9 +209,10 @@ def rate_exponent(runs: pd.DataFrame, metric: str) -> tuple[float, float, int]:
     best["dx"], best["dy"] = best["x"] - pairs["x"].transform("mean"), best["y"] - pairs["y"].transform("mean")
     totals = best.assign(xy=best["dx"] * best["dy"], xx=best["dx"] ** 2).groupby("seed")[["xy", "xx"]].sum()
     slopes = (totals["xy"] / totals["xx"]).dropna()
-    count = len(slopes)
-    half = stats.t.ppf(0.975, count - 1) * slopes.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
-    return float(slopes.mean()), float(half), count
+    if slopes.empty:
+        return np.nan, np.nan, 0  # one learning rate alone
+    found = paired_interval(slopes.tolist())
+    return found.mean, found.high - found.mean, found.count
 
 
 def _timescale(tables: Tables, theme: Theme) -> Figure:
