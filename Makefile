@@ -59,7 +59,7 @@ format: install
 	$(BIN)/ruff format .
 
 benchmark: install
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 data-cifar5m: install
 	@test -n "$(FROM)" || { echo "make data-cifar5m: say where part0.npz to part5.npz are: FROM=FOLDER" >&2; exit 2; }

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
+from _timed import timed
 from weight_decay.models.resnet import PreActResNet
 from weight_decay.optim.averaging import Averages
 from weight_decay.optim.decay import DecayRule, decay_groups
@@ -58,17 +57,6 @@ def main() -> None:
         f"{len(DECAYS)} averages {statistics.median(updates) * 1e3:.2f} ms"
     )
     print(f"ratio {ratio:.4f} (goal: at most {GOAL}) {'met' if ratio <= GOAL else 'MISSED'}")
-
-
-def timed(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds that one call takes, the device's part included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from _timed import timed
 from weight_decay.models.gpt import GPT
 from weight_decay.models.resnet import PreActResNet
 from weight_decay.optim.decay import DecayRule, decay_groups
@@ -116,17 +116,6 @@ def vision(device: torch.device, arguments: argparse.Namespace) -> tuple[nn.Modu
     images = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), device=device)
     return model, lambda: F.cross_entropy(model(images), labels)
-
-
-def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that one call takes, the device's part included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ a step on average. Both loops are timed in alternation, the fastest round of eac
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import torch
 
 import weight_decay
+from _timed import timed
 from weight_decay.models.gpt import GPT
 
 GOAL = 0.03
@@ -63,18 +62,6 @@ def main() -> None:
         f"{1e3 * plain:.1f} ms, a measured one {1e3 * both:.1f} ms, one in {each} is measured"
     )
     print(f"ratio {ratio:.4f} (goal: at most {GOAL}) {'met' if ratio <= GOAL else 'MISSED'}")
-
-
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that one call takes: the process's own on a CPU, the device's part included on a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    started = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - started
 
 
 if __name__ == "__main__":

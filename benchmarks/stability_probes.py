@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from _timed import timed
 from training_step_language import COMMON, write_tokens
 from weight_decay.cli import make_plan
 from weight_decay.device.choose import choose_device
@@ -77,18 +76,6 @@ def main() -> None:
         print(f"  {name:56s} {1e3 * seconds:9.2f} ms a step  {seconds / step:.5f}")
     ratio = sum(parts.values()) / step
     print(f"ratio {ratio:.4f} (goal: at most {GOAL}) {'met' if ratio <= GOAL else 'MISSED'}")
-
-
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that one call takes: the process's own on a CPU, the device's part included on a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    started = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - started
 
 
 if __name__ == "__main__":

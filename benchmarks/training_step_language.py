@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from _timed import timed
 from weight_decay.cli import make_plan
 from weight_decay.config.run import RunConfig
 from weight_decay.data.text.files import open_folder
@@ -98,17 +99,12 @@ def compare(size: str, folder: Path, arguments: argparse.Namespace) -> None:
     if arguments.nanogpt is not None:
         peers["nanoGPT"] = nanogpt_step(plainest, folder, device, arguments.nanogpt)
     steps = arguments.steps or (40 if size == "micro" else 2)
-    clock = time.process_time if device.type == "cpu" and arguments.threads == 1 else time.perf_counter
     best = dict.fromkeys(peers, float("inf"))
     for step in peers.values():
         step(steps)
     for _ in range(arguments.rounds):
         for name, step in peers.items():
-            synchronise(device)
-            started = clock()
-            step(steps)
-            synchronise(device)
-            best[name] = min(best[name], (clock() - started) / steps)
+            best[name] = min(best[name], timed(functools.partial(step, steps), device) / steps)
     tokens = plainest.batch_size * plainest.data.context  # type: ignore[union-attr]
     print(f"{size}, {device}, {arguments.threads} thread(s), {arguments.precision}, {tokens} tokens a step")
     for name, seconds in best.items():
@@ -135,10 +131,11 @@ def make_config(
 
 
 def write_tokens(folder: Path) -> None:
-    """Random tokens in nanoGPT's own format, so that all contestants read the same files."""
+    """Random tokens in nanoGPT's own format, as folder/nanogpt, so that all contestants read the same files."""
+    (folder / "nanogpt").mkdir()
     generator = np.random.default_rng(0)
     for name, count in (("train", 2_000_000), ("val", 100_000)):
-        generator.integers(0, 50257, count).astype(np.uint16).tofile(folder / f"{name}.bin")
+        generator.integers(0, 50257, count).astype(np.uint16).tofile(folder / "nanogpt" / f"{name}.bin")
 
 
 def bare(training: Training, steps: int) -> None:
@@ -241,11 +238,6 @@ def repeated(
                 value.item()
 
     return run
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

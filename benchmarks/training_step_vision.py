@@ -14,10 +14,10 @@ ratios are medians over rounds, and on a CPU the process's own time is what coun
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from _timed import clock_of, timed
 from weight_decay.cli import make_plan
 from weight_decay.config.groups import ImageData
 from weight_decay.config.run import RunConfig
@@ -111,7 +112,7 @@ def our_loop(config: RunConfig, regime: Regime, training: Training, folder: Path
             Progress(count, "", shown=False),
             config.batch_size,
             print,
-            Origin(Owner("0" * 12, "main"), "", {}),
+            Origin(Owner("0" * 12, "main"), "", "", {}),
         )
         segment.train(lambda: False)
 
@@ -144,13 +145,9 @@ class Watch:
         torch.Tensor.backward = self.wrap(torch.Tensor.backward)  # type: ignore[method-assign, assignment]
 
 
-def seconds(work: Callable[[int], None], count: int, device: torch.device, clock: Callable[[], float]) -> float:
+def seconds(work: Callable[[int], None], count: int, device: torch.device) -> float:
     """Seconds a step."""
-    started = clock()
-    work(count)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (clock() - started) / count
+    return timed(functools.partial(work, count), device) / count
 
 
 def main() -> None:
@@ -173,8 +170,6 @@ def main() -> None:
         device = choose_device(config)
         regime = build_regime(config, device)
         training = build_training(config, regime, device)
-        # On a CPU that others may be using too, what counts is the time of this process.
-        clock = time.perf_counter if device.type == "cuda" else time.process_time
         loops = {
             "plain": plain_loop(config, device),
             "ours": our_loop(config, regime, training, folder, arguments.steps),
@@ -184,14 +179,14 @@ def main() -> None:
         times: dict[str, list[float]] = {loop: [] for loop in loops}
         for _ in range(arguments.rounds):
             for loop, work in loops.items():
-                times[loop].append(seconds(work, arguments.steps, device, clock))
+                times[loop].append(seconds(work, arguments.steps, device))
         overheads = []
         if device.type == "cpu":  # on a GPU the calls return before the work is done
-            watch = Watch(clock)
+            watch = Watch(clock_of(device))
             watch.watch(training)
             for _ in range(arguments.rounds):
                 watch.total = 0.0
-                whole = seconds(loops["ours"], arguments.steps, device, clock)
+                whole = seconds(loops["ours"], arguments.steps, device)
                 overheads.append(1 - watch.total / (whole * arguments.steps))
     for loop, values in times.items():
         each = statistics.median(values)
