@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
+from hunt.folders import damage
 from weight_decay.training import checkpoint
 
 CPU = torch.device("cpu")
@@ -29,20 +31,16 @@ def test_round_trip_and_keep(tmp_path: Path) -> None:
     assert torch.equal(loaded["model"]["w"], torch.arange(5.0) + 10)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "json", "format"])
-def test_a_damaged_latest_is_said_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("kind", ["flip", "truncate", "empty", "json", "format"])
+def test_a_damaged_latest_is_said_and_the_one_before_is_used(tmp_path: Path, kind: str) -> None:
     for step in (1, 2):
         checkpoint.save(tmp_path, step, state(step), 2, OWNER)
     latest, said = tmp_path / "step-000000002.pt", []
-    content = bytearray(latest.read_bytes())
-    if damage == "flip":
-        content[len(content) // 2] ^= 1
-        latest.write_bytes(bytes(content))
-    elif damage == "truncate":
-        latest.write_bytes(bytes(content[:-7]))
-    elif damage == "empty":
+    if kind in ("flip", "truncate"):
+        damage(latest, random.Random(0), [latest], (kind,))
+    elif kind == "empty":
         latest.write_bytes(b"")
-    elif damage == "json":
+    elif kind == "json":
         latest.with_suffix(".json").write_text("{")
     else:
         text = latest.with_suffix(".json").read_text()

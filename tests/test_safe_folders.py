@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from conftest import read_summary
+from hunt.folders import PLAIN, damage
 from test_run import BRANCH, folder_of, stop_after
 from weight_decay.cli import make_plan
 from weight_decay.config.run import RunConfig
@@ -137,41 +138,6 @@ def test_a_run_of_an_older_version_is_read_and_called_not_sealed(words: Words, t
 # -- five hundred random changes ---------------------------------------------------------------------------------
 
 
-def change(path: Path, draw: random.Random, others: list[Path]) -> str:
-    """Do one thing to a file that disks, editors and people do."""
-    content = path.read_bytes()
-    kind = draw.choice(["flip", "digit", "truncate", "zero", "delete", "line", "twice", "swap", "rename"])
-    at = draw.randrange(len(content)) if content else 0
-    if kind == "flip" and content:
-        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :])
-    elif kind == "digit":
-        digits = [index for index, byte in enumerate(content) if 48 <= byte <= 57]
-        if digits:
-            at = draw.choice(digits)
-            other = draw.choice([digit for digit in range(48, 58) if digit != content[at]])
-            path.write_bytes(content[:at] + bytes([other]) + content[at + 1 :])
-    elif kind == "truncate":
-        path.write_bytes(content[:at])
-    elif kind == "zero":
-        path.write_bytes(content[:at] + bytes(min(16, len(content) - at)) + content[at + 16 :])
-    elif kind == "delete":
-        path.unlink()
-    elif kind in ("line", "twice"):
-        lines = content.splitlines(keepends=True)
-        number = draw.randrange(len(lines)) if lines else 0
-        path.write_bytes(
-            b"".join(lines[:number] + lines[number : number + 1] * (2 * (kind == "twice")) + lines[number + 1 :])
-        )
-    elif kind == "swap":
-        other_path = draw.choice(others)
-        other_content = other_path.read_bytes()
-        other_path.write_bytes(content)
-        path.write_bytes(other_content)
-    else:
-        path.rename(path.with_name(path.name + ".old"))
-    return f"{kind} of {path.name} at {at}"
-
-
 def files(results: Path) -> list[Path]:
     kept = ("run.lock", "final.pt")
     found = [path for folder in ("runs", "experiments") for path in (results / folder).rglob("*")]
@@ -228,7 +194,7 @@ def test_of_random_changes_to_finished_runs_none_is_silent(two_runs: tuple[Path,
     draw, seen = random.Random(16), {"same": 0, "named": 0, "silent": 0}
     kept = {path: path.read_bytes() for path in files(results)}
     for _ in range(450):
-        told = change(draw.choice(list(kept)), draw, list(kept))
+        told = damage(draw.choice(list(kept)), draw, list(kept), PLAIN)
         seen[found := outcome(results, wanted)] += 1
         assert found != "silent", told
         for path in set(files(results)) - kept.keys():
@@ -256,7 +222,7 @@ def test_of_random_changes_to_a_half_finished_run_none_is_silent(
     for _ in range(50):
         shutil.rmtree(results)
         shutil.copytree(tmp_path / "half", results)
-        told = change(draw.choice(files(results)), draw, files(results))
+        told = damage(draw.choice(files(results)), draw, files(results), PLAIN)
         try:
             assert run(config, LABELS) == "completed", told
         except UserError:

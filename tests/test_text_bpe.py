@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import tiktoken
 from transformers import GPT2TokenizerFast
 
+from hunt.folders import damage
 from text_helpers import beside, load_tokens, write_jsonl
 from weight_decay.data.text.encodings import BYTES_VOCABULARY, bytes_encoding, gpt2_encoding
 from weight_decay.data.text.files import SPLITS, TokenSet
@@ -113,9 +115,8 @@ def test_a_missing_or_other_bpe_file_is_named(files: Path, tmp_path: Path) -> No
     shutil.copy(files / "vocab.bpe", tmp_path / "merges.txt")
     with pytest.raises(UserError, match=r"must hold GPT-2's encoder\.json .*vocab\.json.* it is not there; any copy"):
         gpt2_encoding(tmp_path)
-    content = bytearray((files / "encoder.json").read_bytes())
-    content[-3] ^= 1
-    (tmp_path / "vocab.json").write_bytes(content)
+    shutil.copy(files / "encoder.json", tmp_path / "vocab.json")
+    damage(tmp_path / "vocab.json", random.Random(0), [files], ("flip",))
     with pytest.raises(UserError, match=r"encoder\.json .* but vocab\.json there is another file"):
         gpt2_encoding(tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
+import random
 import sysconfig
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from hunt.folders import damage
 from text_helpers import beside, load_tokens
 from weight_decay.data.text.files import SPLITS, SplitWriter, finish_folder
 from weight_decay.data.text.python_text import ensure_python_text
@@ -257,9 +259,8 @@ def test_damaged_or_missing_folders_are_refused(tmp_path: Path) -> None:
     loaded = load_tokens("openwebtext", "val", tmp_path)
     assert loaded.document_starts is not None and loaded.document_starts.tolist() == [0, 20, 50]
     assert loaded.tokens.tolist() == [*range(50), *range(5)] and loaded.name == "tiny"
-    content = bytearray((folder / "val.bin").read_bytes())
-    content[10] ^= 1
-    (folder / "val.bin").write_bytes(content)
+    content = (folder / "val.bin").read_bytes()
+    damage(folder / "val.bin", random.Random(0), [folder], ("flip",))
     with pytest.raises(UserError, match="damaged"):
         load_tokens("openwebtext", "val", tmp_path, verify="sha256")
     (folder / "val.bin").write_bytes(content[:-2])

@@ -16,16 +16,15 @@ from weight_decay.errors import UserError
 from weight_decay.training.run import run
 
 Tables = dict[str, list[Any]]
-KINDS = (
-    "flip", "digit", "truncate", "zero", "delete", "line", "twice", "swap", "rename", "copy", "empty", "append",
-    "garbage", "link", "folder",
-)  # fmt: skip
+PLAIN = ("flip", "digit", "truncate", "zero", "delete", "line", "twice", "swap", "rename")
+"""What disks, editors and people do by accident."""
+KINDS = (*PLAIN, "copy", "empty", "append", "garbage", "link", "folder")
 
 
-def damage(path: Path, draw: random.Random, others: list[Path]) -> str:
+def damage(path: Path, draw: random.Random, others: list[Path], kinds: tuple[str, ...] = KINDS) -> str:
     """Do one thing to a file that disks, programs and people do; returns what, in words."""
     content = path.read_bytes() if path.is_file() else b""
-    kind = draw.choice(KINDS)
+    kind = draw.choice(kinds)
     at = draw.randrange(len(content)) if content else 0
     other = draw.choice(others)
     if kind == "flip" and content:
