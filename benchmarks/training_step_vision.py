@@ -35,7 +35,7 @@ from weight_decay.config.groups import ImageData
 from weight_decay.config.run import RunConfig
 from weight_decay.device.choose import choose_device
 from weight_decay.tasks.choose import build_regime
-from weight_decay.tasks.over_training import load_image_sets
+from weight_decay.tasks.over_training import load_sets
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.assemble import build_training, divergence_monitor
 from weight_decay.training.build import build_model
@@ -54,7 +54,7 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
     """The training set as a tutorial would wrap it: one PIL image at a time through torchvision's transforms."""
 
     def __init__(self, data: ImageData) -> None:
-        train, _ = load_image_sets(data)
+        train, _ = load_sets(data)
         self.images = [Image.fromarray(image) for image in train.images[range(len(train))]]
         self.labels = train.labels.tolist()
         mean, std = (tuple(values / 255) for values in train.channel_statistics())

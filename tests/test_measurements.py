@@ -310,7 +310,7 @@ def class_sorted_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, more: str = ""
     images += (19 * labels).astype(np.uint8)[:, None, None, None]
     train = ImageSet(images, labels, 10, "sorted", "train", "a" * 64)
     test = ImageSet(images[::5].copy(), labels[::5], 10, "sorted", "test", "b" * 64)
-    monkeypatch.setattr("weight_decay.tasks.over_training.load_image_sets", lambda data: (train, test))
+    monkeypatch.setattr("weight_decay.tasks.over_training.load_sets", lambda data: (train, test))
     config = tiny("vision", f"batch_size=25 averaging.reestimate_samples=null averaging.ema=[0.5] {more}")
     return config, build_regime(config, torch.device("cpu"))
 

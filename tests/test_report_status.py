@@ -5,6 +5,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,9 +115,14 @@ def test_a_run_whose_process_is_gone_is_told_apart_from_one_at_work(tmp_path: Pa
 
 
 def test_finished_runs_of_other_code_are_stale(tmp_path: Path) -> None:
-    same, other = code_fingerprint(), "0" * 12
+    kinds = {"model": {"kind": "gpt"}, "data": {"kind": "nanogpt"}, "decay": {"kind": "decoupled"}}
+    same, other = code_fingerprint(kinds, "under_training"), "0" * 12
+
+    def made(code: str | None) -> dict[str, Any]:
+        return {"code_fingerprint": code, "identity": kinds}
+
     cells = [
-        write_run(tmp_path, under_training_run(0.0, seed=seed, status=status, extra={"code_fingerprint": code}))
+        write_run(tmp_path, under_training_run(0.0, seed=seed, status=status, extra=made(code)))
         for seed, (status, code) in enumerate(
             [("completed", same), ("completed", other), ("diverged", other), ("failed", other)]
         )

@@ -29,7 +29,7 @@ from weight_decay.experiments.cost import forward_operations
 from weight_decay.models.resnet import PreActResNet
 from weight_decay.probes.jacobian import jacobian_norm
 from weight_decay.tasks.choose import build_regime
-from weight_decay.tasks.over_training import load_image_sets
+from weight_decay.tasks.over_training import load_sets
 from weight_decay.training.assemble import build_training
 from weight_decay.training.build import build_model
 from weight_decay.training.loop import Event, train
@@ -208,7 +208,7 @@ class _PlainImages(Dataset[tuple[Tensor, int]]):
     """The training set as a tutorial would wrap it: one image at a time, to floats, normalised."""
 
     def __init__(self, config: RunConfig) -> None:
-        train: Any = load_image_sets(config.data)[0]  # type: ignore[arg-type]
+        train: Any = load_sets(config.data)[0]  # type: ignore[arg-type]
         self.images, self.labels = np.asarray(train.images), train.labels.tolist()
         statistics = train.channel_statistics()
         self.mean, self.std = (torch.tensor(values / 255, dtype=torch.float32).view(3, 1, 1) for values in statistics)

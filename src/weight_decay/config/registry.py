@@ -26,7 +26,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +45,11 @@ class Place:
     module: str
     file: Path
     attribute: str | None = None  # of a package of others; ours are registered by the import
+
+    @property
+    def root(self) -> Path:
+        """The folder in which the outermost package of the module lies."""
+        return self.file.parents[self.module.count(".")]
 
 
 class Registry:
@@ -80,6 +85,12 @@ class Registry:
     def place(self, kind: str) -> Place | None:
         """Where a kind is written; None if there is no such kind. Imports nothing."""
         return self._places().get(kind)
+
+    def named_in(self, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """(setting, kind) of each kind of this registry that a run's settings name."""
+        group = settings.get(self.setting)
+        kind = group.get("kind") if isinstance(group, Mapping) else None
+        return [] if kind is None else [(self.setting, str(kind))]
 
     def described(self) -> dict[str, str]:
         """Each kind with the first line of what its class says of itself. Imports nothing but packages of others."""
@@ -158,6 +169,5 @@ def _others(group: str) -> dict[str, Place]:
 
 MODELS = Registry("MODELS", "model", "models", "weight_decay.models")
 DATA = Registry("DATA", "data", "data", "weight_decay.data")
-OPTIMIZERS = Registry("OPTIMIZERS", "optimizer", "optim", "weight_decay.optimizers")
 DECAY_KINDS = Registry("DECAY_KINDS", "decay", "optim", "weight_decay.decay_kinds")
-PROBES = Registry("PROBES", "probes", "probes", "weight_decay.probes")
+REGISTRIES = (MODELS, DATA, DECAY_KINDS)

@@ -20,10 +20,10 @@ from weight_decay.device.workers import environment_of_worker
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import Cell, Plan, write_plan
 from weight_decay.experiments.ranks import meet_tasks_of_job
-from weight_decay.runs.fingerprint import code_fingerprint
 from weight_decay.runs.folder import (
     Labels,
     Standing,
+    code_of,
     put_aside,
     read_status,
     read_summary,
@@ -84,12 +84,12 @@ def prepare(plan: Plan, stale: str, record: bool = True) -> None:
     for cell in plan.cells:
         check(cell.config)
     folders = [run_folder(cell) for cell in plan.cells]
-    old = [folder for folder in folders if stale_fingerprint(folder) is not None]
+    old = [(folder, cell) for folder, cell in zip(folders, plan.cells, strict=True) if stale_fingerprint(folder)]
     if old and stale == "refuse":
         raise UserError(
             f"{plan.experiment} at scale {plan.scale}: {len(old)} of {len(folders)} run(s) hold numbers of other code "
-            f"({stale_fingerprint(old[0])}, now {code_fingerprint()}), such as {old[0].name}; stale=rerun computes "
-            "them again and keeps the old ones in results/stale, stale=keep takes them as they are."
+            f"({stale_fingerprint(old[0][0])}, now {code_of(old[0][1].config)}), such as {old[0][0].name}; stale=rerun "
+            "computes them again and keeps the old ones in results/stale, stale=keep takes them as they are."
         )
     if old:
         # What to do about numbers of other code is a question of which numbers to trust: then every byte of the data.
@@ -103,7 +103,7 @@ def prepare(plan: Plan, stale: str, record: bool = True) -> None:
     results = folders[0].parent.parent
     try:
         if stale == "rerun":
-            for folder in old:
+            for folder, _ in old:
                 if (kept := put_aside(folder)) is not None:
                     print(f"computed by other code, kept in {kept}", file=sys.stderr)
         if record:

@@ -11,7 +11,7 @@ from weight_decay.config.identity import folder_name, run_id, to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
 from weight_decay.runs.files import read_bounded
-from weight_decay.runs.fingerprint import code_fingerprint
+from weight_decay.runs.fingerprint import code_fingerprint, other_code
 from weight_decay.runs.judge import ForeignRunError, judge, judge_branch
 from weight_decay.runs.lock import claimed
 from weight_decay.runs.read import FINISHED, MAIN_BRANCH, UNREADABLE, DamagedRunError
@@ -27,6 +27,11 @@ class Labels:
     position: int = 0  # line of its progress bar when several run at once
 
 
+def code_of(config: RunConfig) -> str | None:
+    """The fingerprint of the present code behind the run's numbers."""
+    return code_fingerprint(to_dict(config, identity_only=True), config.data.regime)
+
+
 def identity(config: RunConfig, labels: Labels) -> dict[str, Any]:
     """What summary.json says in every state of a run."""
     return {
@@ -38,7 +43,7 @@ def identity(config: RunConfig, labels: Labels) -> dict[str, Any]:
         "scale": labels.scale,
         "regime": config.data.regime,
         "seed": config.seed,
-        "code_fingerprint": code_fingerprint(),
+        "code_fingerprint": code_of(config),
         "error": None,
         "divergence_step": None,
         "final": {},
@@ -114,10 +119,9 @@ def read_status(folder: Path) -> str | None:
 def stale_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the code that computed what is in `folder`, if it is not the present code's."""
     summary = read_summary(folder)
-    found = summary.get("code_fingerprint")
     # A run that failed before it saved anything holds no numbers of the other code.
     held = summary.get("status") in ("completed", "diverged") or any((folder / "checkpoints").glob("step-*.json"))
-    return found if held and found not in (None, code_fingerprint()) else None
+    return other_code(summary) if held else None
 
 
 def put_aside(folder: Path) -> Path | None:

@@ -1,8 +1,13 @@
-"""From a config's data to its regime."""
+"""From a config's data to its regime: `tasks/over_training.py` or `tasks/under_training.py`, by the name it bears.
+
+Found by name and not imported here, so that each regime stands on its own, in memory as in the fingerprint of code.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -11,34 +16,32 @@ from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
 from weight_decay.data.manifest import reading_whole
 from weight_decay.data.where import is_there
-from weight_decay.device.distributed import current
 from weight_decay.errors import UserError
-from weight_decay.tasks.over_training import image_regime, load_image_sets
 from weight_decay.tasks.regime import Regime
-from weight_decay.tasks.under_training import token_regime
+
+
+class _Part(Protocol):
+    """What a regime's module has."""
+
+    def build(self, config: RunConfig, device: torch.device) -> Regime: ...
+
+    def load_sets(self, data: Any) -> Any: ...
+
+
+def _part(regime: str) -> _Part:
+    return cast(_Part, importlib.import_module(f"weight_decay.tasks.{regime}"))
 
 
 def build_regime(config: RunConfig, device: torch.device) -> Regime:
     """Load the data and make the task; UserError if the data cannot serve the run."""
-    if isinstance(config.data, ImageData):
-        if current().count > 1:
-            raise UserError(
-                "torchrun: image runs train in one process each; start them without torchrun, "
-                "one cell for each GPU (cell=N)."
-            )
-        return image_regime(config, device)
-    return token_regime(config, device)
+    return _part(config.data.regime).build(config, device)
 
 
 def check_data(data: ImageData | TokenData) -> None:
     """Read every byte of the data, where they are here and have a manifest; UserError if one is not what it was."""
-    if not is_there(data):
-        return
-    with reading_whole():
-        if isinstance(data, ImageData):
-            load_image_sets(data)
-        else:
-            data.load("train")
+    if is_there(data):
+        with reading_whole():
+            _part(data.regime).load_sets(data)
 
 
 @functools.cache
@@ -47,8 +50,7 @@ def data_fingerprint(data: ImageData | TokenData) -> str | None:
     if data.drawn:
         return None
     try:
-        if isinstance(data, ImageData):
-            return load_image_sets(data)[0].fingerprint
-        return data.load("train").fingerprint
+        training, _ = _part(data.regime).load_sets(data)
     except UserError:
         return None
+    return training.fingerprint

@@ -18,6 +18,7 @@ from weight_decay.data.images.image_set import ImageSet, seeded_order
 from weight_decay.data.images.resident import hold
 from weight_decay.data.images.stream import FixedImages, ImageStream, epoch_samples
 from weight_decay.device.choose import autocast, weight_dtype
+from weight_decay.device.distributed import current
 from weight_decay.device.memory import in_pieces, samples_at_once
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
@@ -182,7 +183,7 @@ class Classification:
         return (self.floats(images) for images, _ in batches)
 
 
-def load_image_sets(data: ImageData) -> tuple[ImageSet, ImageSet]:
+def load_sets(data: ImageData) -> tuple[ImageSet, ImageSet]:
     """Training and test set; subsets of the training set are nested: the 10k one is inside the 25k one (Fig 1)."""
     train, test = data.load("train"), data.load("test")
     if data.train_size is not None and data.train_size != len(train):
@@ -192,11 +193,16 @@ def load_image_sets(data: ImageData) -> tuple[ImageSet, ImageSet]:
     return train, test
 
 
-def image_regime(config: RunConfig, device: torch.device) -> Regime:
+def build(config: RunConfig, device: torch.device) -> Regime:
     """Images and the classification task; UserError if the data cannot serve the run."""
+    if current().count > 1:
+        raise UserError(
+            "torchrun: image runs train in one process each; start them without torchrun, "
+            "one cell for each GPU (cell=N)."
+        )
     data, probes = config.data, config.probes
     assert isinstance(data, ImageData)
-    train, test = load_image_sets(data)
+    train, test = load_sets(data)
     if train.classes != data.classes or train.images.shape[1] != data.image_size:
         raise UserError(
             f"data: {data.kind} has {train.classes} classes of {train.images.shape[1]} pixels; "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
+from weight_decay.data.text.files import TokenSet
 from weight_decay.data.text.stream import FixedWindows, TokenStream, seen_windows
 from weight_decay.data.text.windows import hold_out_windows
 from weight_decay.device.choose import autocast
@@ -115,11 +116,16 @@ class LanguageModelling:
 _PROBED_AT_A_TIME = 4
 
 
-def token_regime(config: RunConfig, device: torch.device) -> Regime:
+def load_sets(data: TokenData) -> tuple[TokenSet, TokenSet]:
+    """What is trained on and what is evaluated, whole."""
+    return data.load("train"), data.load("val")
+
+
+def build(config: RunConfig, device: torch.device) -> Regime:
     """Text and the language-modelling task; UserError if the text cannot serve the run."""
     data, probes, ranks = config.data, config.probes, current()
     assert isinstance(data, TokenData)
-    train, val = data.load("train"), data.load("val")
+    train, val = load_sets(data)
     if train.vocabulary > data.vocabulary:
         raise UserError(
             f"data.vocabulary: must be at least the {train.vocabulary} of {data.kind}, got {data.vocabulary}."

@@ -17,7 +17,6 @@ import torch
 from weight_decay.device.choose import device_description
 from weight_decay.device.distributed import current
 from weight_decay.places import CHECKOUT
-from weight_decay.runs.fingerprint import PACKAGE, code_fingerprint
 from weight_decay.training.checkpoint import Owner
 
 
@@ -49,7 +48,7 @@ def git_commit() -> str | None:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=PACKAGE, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(["git", *words], cwd=CHECKOUT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @functools.cache
@@ -66,16 +65,15 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """What summary.json says about where its numbers come from."""
     return {
         "git_commit": git_commit(),
-        "code_fingerprint": code_fingerprint(),
         "versions": versions(),
         "device": device_description(device),
         "threads": torch.get_num_threads(),
     }
 
 
-def stretch_provenance(device: torch.device) -> dict[str, Any]:
+def stretch_provenance(device: torch.device, code: str | None) -> dict[str, Any]:
     """What must be the same from a run's start to its end for it to end bitwise as if it had never been interrupted."""
-    return {**provenance(device), "processes": current().count}
+    return {**provenance(device), "code_fingerprint": code, "processes": current().count}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from weight_decay.device.choose import apply_precision, choose_device
 from weight_decay.device.distributed import current, lost_contact
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_text
-from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
+from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, code_of, identity, standing
 from weight_decay.runs.judge import branches
 from weight_decay.runs.lock import LostFolderError, claimed
 from weight_decay.runs.read import MAIN_BRANCH
@@ -127,7 +127,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         Owner(run_id(config), MAIN_BRANCH),
         regime.data["fingerprint"],
         regime.data["evaluated_fingerprint"],
-        stretch_provenance(device),
+        stretch_provenance(device, code_of(config)),
         None if reference is None else reference["sha256"],
     )
     segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say, origin)

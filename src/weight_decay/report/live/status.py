@@ -14,7 +14,7 @@ from typing import Any
 
 from weight_decay.errors import UserError
 from weight_decay.report.tables.text_table import text_table
-from weight_decay.runs.fingerprint import code_fingerprint
+from weight_decay.runs.fingerprint import other_code
 from weight_decay.runs.judge import judge
 from weight_decay.runs.read import (
     FINISHED,
@@ -89,8 +89,8 @@ def cell_state(cell: Cell) -> tuple[str, str]:
         begun = (cell.folder / "metrics.jsonl").exists() or (cell.folder / "summary.json").exists()
         return ("damaged", str(error)) if begun else ("waiting", "")
     status = summary["status"]
-    if status in FINISHED and summary.get("code_fingerprint") not in (None, code_fingerprint()):
-        return "stale", f"{status} with other code ({summary['code_fingerprint']}); stale=rerun or stale=keep"
+    if status in FINISHED and (code := other_code(summary)) is not None:
+        return "stale", f"{status} with other code ({code}); stale=rerun or stale=keep"
     if status == "failed":
         last = str(summary.get("error") or "no error recorded").strip().splitlines()[-1]
         return status, textwrap.shorten(last, _LONGEST_DETAIL, placeholder=" …")

@@ -14,7 +14,7 @@ from weight_decay.errors import UserError
 from weight_decay.report.tables.merge import Stored, csv_line, differing, stored, write_merged
 from weight_decay.report.tables.provenance import changed_column
 from weight_decay.runs.files import replacing
-from weight_decay.runs.fingerprint import code_fingerprint
+from weight_decay.runs.fingerprint import other_code
 from weight_decay.runs.judge import Record, read_run
 from weight_decay.runs.read import MAIN_BRANCH, Cell, DamagedRunError, Experiment, read_experiments
 from weight_decay.runs.seal import is_sealed
@@ -167,7 +167,7 @@ def _collect_one(experiment: Experiment, target: _Target, collected: Collected) 
                 continue
             collected.finished += 1
             collected.unsealed += not is_sealed(run)
-            collected.stale += run.get("code_fingerprint") not in (None, code_fingerprint())
+            collected.stale += other_code(run) is not None
             for record in records:
                 named = _identity(experiment, cell, run, record, coordinates)
                 described = [*named, *_described(experiment, run, record)]
