@@ -7,31 +7,14 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 DEMO := results/demo
 
-.PHONY: help install demo test lint format benchmark clean-demo data-cifar5m data-tiny-imagenet data-openwebtext data-text
+.PHONY: help install demo test lint format benchmark clean-demo data-cifar5m data-tiny-imagenet data-openwebtext data-text \
+  sweep status watch claims figures report verify sync dashboard test-cluster soak hunt gpu-check gpu-bundle
 
-help:
-	@echo "make demo                 train both regimes on embedded data, then show the effects (about 3 minutes on 2 cores)"
-	@echo "make test                 run the tests (under 10 minutes on 2 cores)"
-	@echo "make lint | format        ruff and mypy | ruff format"
-	@echo "make benchmark            every benchmark in benchmarks/, each prints ratios measured side by side"
-	@echo "make reproduce-over-training [SCALE=micro] [SETTINGS='...']  every vision experiment, then tables and figures"
-	@echo "make reproduce-under-training [SCALE=micro] [SETTINGS='...']  every language-model experiment, then tables and figures"
-	@echo "make data-cifar5m FROM=FOLDER        CIFAR-5m's part0..5.npz -> data/cifar5m"
-	@echo "make data-tiny-imagenet FROM=FOLDER  tiny-imagenet-200 -> data/tiny_imagenet"
-	@echo "make data-openwebtext [FROM=FOLDER]  OpenWebText -> data/openwebtext"
-	@echo "make data-text FROM=PATH [NAME=text] [ENCODING=bytes]  .txt, .jsonl, .parquet -> data/NAME"
-	@echo "                          (both texts: BPE=FOLDER with any copy of GPT-2's vocab.bpe and encoder.json)"
-	@echo "make sweep EXP=NAME [SCALE=micro LAUNCHER=local|slurm]   run all cells of an experiment; docs/cluster.md"
-	@echo "make status [EXP=NAME]    waiting, running, completed, diverged, failed, stale"
-	@echo "make watch [EXP=NAME]     the same, live: sparklines of loss, effective LR, Jacobian norm; q quits"
-	@echo "make claims | figures | report   verdicts of all claims | every figure | both on one page, results/report.html"
-	@echo "make gpu-check [PIECES=...]  is it right and fast on this machine's GPU | make gpu-bundle: what that needs where there is no network"
-	@echo "make hunt                 thousands of faults and hostile inputs: nothing may be silently wrong (docs/reliability.md)"
-	@echo "make verify CLAIM=KEY     run one claim again with fresh seeds at micro; does its verdict stand?"
-	@echo "make test-cluster | soak  the same on a real one-node SLURM | 200 cells with random kills"
+help: ## this list, from the targets' own lines
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z0-9% -]*:.*## / { gsub(/ /, " | ", $$1); sub(/%/, "REGIME", $$1); printf "make %-26s %s\n", $$1, $$2 }' Makefile
 	@echo "Everything else is the command $(BIN)/weight-decay (try --help and --info)."
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed ## the environment in .venv, which every target makes first
 
 # Newer than pyproject.toml means installed; a half-finished installation leaves no stamp and is made again.
 $(VENV)/.installed: pyproject.toml
@@ -41,63 +24,58 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: install
+demo: install ## train both regimes on embedded data, then show the effects (about 3 minutes on 2 cores)
 	$(BIN)/weight-decay experiment=demo_over_training scale=micro execution.results=$(DEMO) jobs=$(JOBS)
 	$(BIN)/weight-decay experiment=demo_under_training scale=micro execution.results=$(DEMO) jobs=$(JOBS)
 	@$(BIN)/weight-decay demo-report results=$(DEMO)
 
-test: install
+test: install ## run the tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -n $(JOBS) --durations=10
 
-lint: install
+lint: install ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install
+format: install ## ruff format, and what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: install
+benchmark: install ## every benchmark in benchmarks/, each prints ratios measured side by side
 	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-data-cifar5m: install
+data-cifar5m: install ## CIFAR-5m's part0..5.npz -> data/cifar5m: FROM=FOLDER
 	@test -n "$(FROM)" || { echo "make data-cifar5m: say where part0.npz to part5.npz are: FROM=FOLDER" >&2; exit 2; }
 	$(BIN)/python scripts/prepare_cifar5m.py "$(FROM)" data/cifar5m
 
-data-tiny-imagenet: install
+data-tiny-imagenet: install ## tiny-imagenet-200 -> data/tiny_imagenet: FROM=FOLDER
 	@test -n "$(FROM)" || { echo "make data-tiny-imagenet: say where the folder tiny-imagenet-200 is: FROM=FOLDER" >&2; exit 2; }
 	$(BIN)/python scripts/prepare_tiny_imagenet.py "$(FROM)" data/tiny_imagenet
 
-data-openwebtext: install
+data-openwebtext: install ## OpenWebText -> data/openwebtext: [FROM=FOLDER] [BPE=FOLDER, with any copy of GPT-2's vocab.bpe and encoder.json]
 	$(BIN)/python scripts/prepare_openwebtext.py --root data $(if $(FROM),--source "$(FROM)") $(if $(BPE),--bpe "$(BPE)")
 
-data-text: install
+data-text: install ## .txt, .jsonl, .parquet -> data/NAME: FROM=PATH [NAME=text] [ENCODING=bytes] [BPE=FOLDER]
 	@test -n "$(FROM)" || { echo "make data-text: say which text: FROM=PATH" >&2; exit 2; }
 	$(BIN)/python scripts/prepare_text.py --from "$(FROM)" --target data/$(or $(NAME),text) \
 	  $(if $(BPE),--bpe "$(BPE)") $(if $(ENCODING),--encoding "$(ENCODING)")
 
-clean-demo:
+clean-demo: ## remove the demo's results
 	rm -rf $(DEMO)
 
-# Figures 1-5, 10-18 and Tables 2, 3. A cell that several figures need is run once; a finished one is not run again.
-# Every experiment is tried even if one before it fails, and the failure is the exit status.
-SCALE ?= micro
-OVER_TRAINING := fig01_cifar5m_size fig02_cifar10 fig02_real_images fig02d_tiny_imagenet fig11b_resnet18 fig16_spectra \
-  fig03_grid_tiny_imagenet fig10_grid_cifar10 fig05_finetune tab02_ensemble fig15_sphere fig13_similarity \
-  fig11a_vgg fig11c_resnet34
-
-.PHONY: reproduce-over-training
-reproduce-over-training: install
-	@failed=; for experiment in $(OVER_TRAINING); do \
+# reproduce-over-training: Figures 1-5, 10-18, Tables 2, 3; reproduce-under-training: Figures 6-8, 19-26 and ours on bfloat16.
+# A cell that several figures need is run once; a finished one is not run again. Every experiment is tried even if one
+# before it fails, and the failure is the exit status.
+reproduce-%: install ## every experiment of over-training or under-training, then tables, figures: [SCALE=micro] [SETTINGS='...']
+	@experiments=$$($(BIN)/weight-decay experiments $* reproduce | tr '\n' ' ') && test -n "$$experiments" || exit 2; failed=; \
+	for experiment in $$experiments; do \
 	  $(BIN)/weight-decay experiment=$$experiment scale=$(SCALE) jobs=$(JOBS) $(SETTINGS) || failed="$$failed $$experiment"; \
 	done; \
-	$(BIN)/weight-decay collect $(OVER_TRAINING) && $(BIN)/weight-decay figures || failed="$$failed tables-and-figures"; \
+	$(BIN)/weight-decay collect $$experiments && $(BIN)/weight-decay figures || failed="$$failed tables-and-figures"; \
 	if [ -n "$$failed" ]; then echo "not complete:$$failed" >&2; exit 1; fi
 
 # -- sweeps and clusters: docs/cluster.md ------------------------------------------------------------------------
 # make sweep EXP=fig03_grid SCALE=small LAUNCHER=slurm [PARTITION= GPUS= HOURS= JOBS_PER_GPU= CELLS_PER_JOB= SET="key=value ..."]
-.PHONY: gpu-check gpu-bundle sweep status watch sync dashboard claims figures report test-cluster soak
 
 SCALE ?= micro
 LAUNCHER ?= local
@@ -113,7 +91,7 @@ AT_A_TIME = $(if $(GPUS_PER_CELL),1,$(shell echo $$(( $(JOBS_PER_GPU) * ($(GPUS)
 RANKS_OF_A_NODE = $(shell echo $$(( $(GPUS_PER_CELL) / $(NODES_PER_CELL) )))
 GPUS_OF_A_NODE = $(if $(filter 0,$(GPUS)),0,$(if $(GPUS_PER_CELL),$(RANKS_OF_A_NODE),$(GPUS)))
 
-sweep: install
+sweep: install ## run all cells of an experiment: EXP=NAME [SCALE=micro LAUNCHER=local|slurm]; docs/cluster.md
 	@test -z "$(GPUS_PER_CELL)" || [ $$(( $(GPUS_PER_CELL) % $(NODES_PER_CELL) )) = 0 ] \
 	  || { echo "make sweep: GPUS_PER_CELL=$(GPUS_PER_CELL) does not divide among NODES_PER_CELL=$(NODES_PER_CELL) nodes" >&2; exit 2; }
 	@test -n "$(EXP)" || { echo "make sweep: say which experiment: EXP=NAME ($(BIN)/weight-decay --info lists them)" >&2; exit 2; }
@@ -128,19 +106,18 @@ else
 	@echo "make sweep: LAUNCHER must be local or slurm, got $(LAUNCHER)" >&2; exit 2
 endif
 
-status: install
+status: install ## waiting, running, completed, diverged, failed, stale: [EXP=NAME]
 	@$(BIN)/weight-decay status $(EXP) results=$(RESULTS)
 
-watch: install
+watch: install ## the same, live, with sparklines of loss, effective LR, Jacobian norm: [EXP=NAME]; q quits
 	@$(BIN)/weight-decay watch $(EXP) results=$(RESULTS)
 
 # From the tables alone, so also in a fresh clone.
-claims figures report: install
+claims figures report: install ## verdicts of all claims | every figure | both on one page, results/report.html
 	@$(BIN)/weight-decay $@ results=$(RESULTS)
 
 # Fresh seeds of the runs behind one claim, in a folder of their own, then whether its verdict stands.
-.PHONY: verify
-verify: install
+verify: install ## run one claim again with fresh seeds at micro; does its verdict stand? CLAIM=KEY
 	@test -n "$(CLAIM)" || { echo "make verify: say which claim: CLAIM=lower_end (the first column of results/tables/claims.csv)" >&2; exit 2; }
 	@told=$$($(BIN)/weight-decay verify $(CLAIM) results=$(RESULTS)) && echo "$$told" | tail -n +2 && \
 	  set -- $$(echo "$$told" | head -1) && \
@@ -148,47 +125,33 @@ verify: install
 	  $(BIN)/weight-decay collect $$1 results=$(RESULTS)/verify drop=yes && \
 	  $(BIN)/weight-decay verify $(CLAIM) results=$(RESULTS) fresh=$(RESULTS)/verify
 
-sync: install
+sync: install ## send runs that were logged offline to W&B: [EXP=NAME]
 	$(BIN)/weight-decay sync $(EXP) results=$(RESULTS)
 
-dashboard: install
+dashboard: install ## make the W&B report: ENTITY=NAME
 	$(BIN)/weight-decay dashboard entity=$(ENTITY)
 
 # Root on Debian; elsewhere it says why not and passes, so that CI can always call it.
-test-cluster: install
+test-cluster: install ## SLURM on this one machine, tested as on a cluster
 	@scripts/one_node_slurm.sh install || { test $$? = 3 && exit 0; exit 1; }; \
 	  WEIGHT_DECAY_CLUSTER=1 $(BIN)/python -m pytest -s -rs tests/cluster/test_slurm.py
 
 # Faults in folders, disks, processes, clocks, command lines and data; docs/reliability.md. [SHARE=0.1] [SEED=0]
-.PHONY: hunt
-hunt: install
+hunt: install ## thousands of faults and hostile inputs: nothing may be silently wrong (docs/reliability.md) [SHARE=0.1] [SEED=0]
 	$(BIN)/python tests/hunt share=$(or $(SHARE),1.0) seed=$(or $(SEED),0)
 
 # 200 cells, two workers, random kills for 10 minutes.
-soak: install
+soak: install ## 200 cells, two workers, random kills for 10 minutes
 	WEIGHT_DECAY_SOAK=1 $(BIN)/python -m pytest -s tests/cluster/test_soak.py
-
-# -- every language-model experiment: the runs of Fig 6 first, which most others share ----------------------------
-UNDER_TRAINING := fig06_language_model fig23_averaging fig07_effective_lr fig08_bfloat16_divergence \
-  fig19_generalisation_gap fig20_layernorm_decay fig21_l2_penalty fig22_sgd_momentum constant_lr slower_decay \
-  bfloat16_decay_lost bfloat16_replay effective_lr_matching
-
-.PHONY: reproduce-under-training
-reproduce-under-training: install
-	@failed=; for experiment in $(UNDER_TRAINING); do \
-	  $(BIN)/weight-decay experiment=$$experiment scale=$(SCALE) jobs=$(JOBS) $(SETTINGS) || failed="$$failed $$experiment"; \
-	done; \
-	$(BIN)/weight-decay collect $(UNDER_TRAINING) && $(BIN)/weight-decay figures || failed="$$failed tables-and-figures"; \
-	if [ -n "$$failed" ]; then echo "not complete:$$failed" >&2; exit 1; fi
 
 # -- a GPU: docs/gpu.md -------------------------------------------------------------------------------------------
 # The pieces one by one, each under ten minutes: make gpu-check PIECES="environment runs" (--list names them).
 PYTHON_VERSION ?= 3.12
 BUNDLE ?= gpu-bundle
 
-gpu-check: install
+gpu-check: install ## is it right and fast on this machine's GPU? [PIECES=...]; docs/gpu.md
 	@$(BIN)/python scripts/gpu_check $(PIECES)
 
 # A folder of wheels without torch, for: python scripts/gpu_check --bundle gpu-bundle, where there is only Python and torch.
-gpu-bundle: install
+gpu-bundle: install ## what gpu-check needs where there is no network
 	@$(BIN)/python scripts/gpu_check/bundle.py $(BUNDLE) --python $(PYTHON_VERSION)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from weight_decay.config.own import OWN_CONFIGS
 from weight_decay.errors import UserError
+from weight_decay.experiments.demo import EXPERIMENTS as DEMO
 from weight_decay.experiments.plan import REGIMES, check_experiment
 from weight_decay.experiments.yaml_file import read_yaml
 from weight_decay.places import CONFIGS
@@ -102,3 +105,17 @@ def experiments(regime: str | None = None) -> dict[str, Mapping[str, Any]]:
         if regime in (None, content["regime"]):
             declared[name] = content
     return declared
+
+
+def reproduction(regime: str) -> list[str]:
+    """The experiments of a regime that belong to the paper's figures or to its study, in the order of the figures.
+
+    Without the demos, which show two figures in minutes: their scales are no steps towards the paper's.
+    """
+    declared = {name: str(what["figure"]) for name, what in experiments(regime).items() if what["figure"] is not None}
+
+    def order(name: str) -> tuple[float, str]:
+        number = re.match(r"\d+", declared[name])
+        return (float(number[0]) if number else math.inf), declared[name]
+
+    return sorted(declared.keys() - set(DEMO), key=lambda name: (*order(name), name))

@@ -9,7 +9,7 @@ import yaml
 
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.errors import UserError
-from weight_decay.experiments.catalog import experiments, groups, read_option
+from weight_decay.experiments.catalog import experiments, groups, read_option, reproduction
 from weight_decay.places import CONFIGS
 
 HELP = """\
@@ -50,10 +50,17 @@ def described(command: Callable[..., int]) -> tuple[str, str]:
 
 
 def list_experiments(words: Sequence[str]) -> int:
-    """`weight-decay experiments [over_training|under_training]`: names of all experiments, or those of one regime."""
-    if len(words) > 1:
-        raise UserError(f"experiments: one regime at a time, got {' '.join(words)}.")
-    print("\n".join(experiments(words[0].replace("-", "_") if words else None)))
+    """`weight-decay experiments [over-training|under-training [reproduce]]`: names of all, or those of one regime.
+
+    reproduce: only those for the paper's figures, in their order, which is what `make reproduce-REGIME` runs.
+    """
+    regime = words[0].replace("-", "_") if words else None
+    names = list(experiments(regime))
+    if words[1:] == ["reproduce"] and regime is not None:
+        names = reproduction(regime)
+    elif len(words) > 1:
+        raise UserError(f"experiments: one regime, and perhaps the word reproduce, got {' '.join(words)}.")
+    print("\n".join(names))
     return 0
 
 
