@@ -19,6 +19,7 @@ from weight_decay.experiments.throughput import COMPILED_GPU, GPU, Throughput
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "gpu.md"
+OWN = "project's own"
 MARKS = re.compile(r"(<!-- begin gpu-hours -->\n).*?(<!-- end gpu-hours -->)", re.DOTALL)
 
 
@@ -47,11 +48,11 @@ def table() -> str:
         costs = [cost for config in new if (cost := estimate(config)) is not None]
         whole += costs
         if not new:
-            lines.append(f"| `{file.stem}` | {plan.figure} | {len(plan.cells)} | | | the runs of others |")
+            lines.append(f"| `{file.stem}` | {plan.figure or OWN} | {len(plan.cells)} | | | the runs of others |")
         elif len(costs) < len(new):
-            lines.append(f"| `{file.stem}` | {plan.figure} | {len(new)} | | | depends on the size of the data |")
+            lines.append(f"| `{file.stem}` | {plan.figure or OWN} | {len(new)} | | | depends on the size of the data |")
         else:
-            lines.append(f"| `{file.stem}` | {plan.figure} | {len(new)} | {figures(costs)} |")
+            lines.append(f"| `{file.stem}` | {plan.figure or OWN} | {len(new)} | {figures(costs)} |")
     return "\n".join([*lines, f"| **all** | | {len(whole)} | {figures(whole)} |"])
 
 
