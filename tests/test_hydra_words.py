@@ -74,3 +74,27 @@ def test_shell_completion_is_hydras() -> None:
     line = [sys.executable, "-m", "weight_decay", "-sc", "query=bash"]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert "optimizer=sgd" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "word", ["hydra.sweeper=1", "hydra.launcher=1", "hydra/sweeper=1", "hydra/launcher=1", "hydra.verbose={}"]
+)
+def test_a_number_where_hydra_wants_a_name_is_one_sentence(
+    word: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(["-m", word, "tracking=disabled"])
+    assert left.value.code == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith(f"weight-decay: {word}: ")
+
+
+@pytest.mark.parametrize("name", ["1", "1e5", "true", "[a]", "a=b"])
+def test_an_option_whose_name_yaml_takes_for_something_else_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "decay").mkdir()
+    (tmp_path / "decay" / f"{name}.yaml").write_text("kind: l1\nstrength: 0.1\n")
+    monkeypatch.setenv("WEIGHT_DECAY_OWN_CONFIGS", str(tmp_path))
+    with pytest.raises(UserError, match="has a name that would be read as a number or a list"):
+        make_plan([f"decay='{name}'"])

@@ -17,6 +17,8 @@ from weight_decay.experiments.plan import REGIMES, check_experiment
 from weight_decay.experiments.yaml_file import read_yaml
 from weight_decay.places import CONFIGS
 
+_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[^\W\d][\w.-]*", re.IGNORECASE)
+
 
 def own_configs() -> Path | None:
     """The folder of the user's own options, `--config-dir`; UserError if it cannot be one."""
@@ -66,6 +68,11 @@ def _groups(own: Path | None) -> dict[str, list[str]]:
     if not files:
         raise UserError(f"--config-dir: nothing is in {own} that could be used; put NAME.yaml in {own}/experiment.")
     for name, file in files:
+        if not _NAME.fullmatch(file.stem):
+            raise UserError(
+                f"--config-dir: {file} has a name that would be read as a number or a list when it is typed; "
+                "rename it, with a letter first, then letters, digits, _, . and -."
+            )
         if file.stem in found[name]:
             raise UserError(f"--config-dir: there is a {name} {file.stem} already; give {file} another name.")
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,9 @@ def _composed(choices: tuple[tuple[str, str], ...], own: Path | None) -> dict[st
     try:
         with hydra_at_our_configs():
             return OmegaConf.to_container(compose("config", overrides=[*search_path(), *words]), resolve=True)  # type: ignore[return-value]
-    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+    except Exception as error:
+        if not is_about_words(error):
+            raise
         raise UserError(f"configs: cannot be composed with {' '.join(words)}: {first_line(error)}.") from None
 
 
@@ -82,9 +85,20 @@ def has(config: Mapping[str, Any], key: str) -> bool:
     return True
 
 
+_HYDRAS_OWN = (HydraException, OmegaConfBaseException, RecursionError)
+
+
+def is_about_words(error: Exception) -> bool:
+    """Whether Hydra has stumbled over what was typed: it raises what Python does where a value is of another type."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    library = frame.f_globals["__name__"].partition(".")[0]
+    return isinstance(error, _HYDRAS_OWN) or library in ("hydra", "omegaconf")
+
+
 def one_sentence(error: Exception, words: Sequence[str]) -> UserError:
     """What Hydra says about its own settings, in one sentence."""
-    told = first_line(error)
+    # What else comes out of Hydra says in Python's words that a value is of another type.
+    told = first_line(error) if isinstance(error, _HYDRAS_OWN) else f"Hydra cannot use this ({first_line(error)})"
     for word in words:
         group, _, option = word.partition("=")
         if group in ("hydra/sweeper", "hydra/launcher") and f"'{group}/{option}'" in told:

@@ -14,13 +14,18 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
 from weight_decay.errors import UserError, told
 from weight_decay.experiments import slurm
 from weight_decay.experiments.catalog import groups
-from weight_decay.experiments.launch.compose import composed, has, hydra_at_our_configs, one_sentence, search_path
+from weight_decay.experiments.launch.compose import (
+    composed,
+    has,
+    hydra_at_our_configs,
+    is_about_words,
+    one_sentence,
+    search_path,
+)
 from weight_decay.experiments.launch.plans import WHICH, experiment_file, make_plan, plans_of, unions
 from weight_decay.experiments.launch.stops import stop_children, stopping_by_exception
 from weight_decay.experiments.launch.words import choices_and_values, first_line, is_hydras, parse, settings_of
@@ -53,7 +58,9 @@ def multirun(words: Sequence[str]) -> int:
         except KeyboardInterrupt:
             stop_children()
             raise
-        except (HydraException, OmegaConfBaseException) as error:
+        except Exception as error:
+            if not is_about_words(error):
+                raise
             raise one_sentence(error, hydras) from None
     return code if isinstance(code, int) else 0
 
