@@ -111,7 +111,7 @@ def demo_report(words: Sequence[str]) -> int:
 
 
 def figures(words: Sequence[str]) -> int:
-    """`weight-decay figures [results=FOLDER]`: the figures of every experiment that has tables, the paper's or yours."""
+    """`weight-decay figures [results=FOLDER]`: the figures of each experiment with tables, the paper's or yours."""
     from weight_decay.report.claims.paper import SCALES, judged_claims
     from weight_decay.report.figures.forest import forest
     from weight_decay.report.figures.paper import FIGURES, paper_figures

@@ -86,7 +86,7 @@ def label_of(values: pd.Series) -> str:
 
 
 def differences(tables: Tables, metric: str) -> list[tuple[pd.DataFrame, str, str]]:
-    """Per cell but the references: rows with `metric` minus its reference's (paired by seed and step), label, reference.
+    """For each cell but the references: rows with `metric` minus its reference's (by seed and step), label, reference.
 
     The reference is the cell without decay, or with the least, that agrees in everything else; where decay is no
     coordinate, the first cell.
