@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from conftest import read_metrics, read_summary
+from declared import plan
 from weight_decay.cli import make_plan
 from weight_decay.config.identity import folder_name, run_id, to_dict
 from weight_decay.config.run import RunConfig
@@ -91,8 +92,8 @@ def test_a_cell_waits_for_the_reference_that_comes_after_it(words: Words) -> Non
     reference = make_plan(words("text", f"{EVERY_STEP} decay.strength=0.5"))[0]
     cells = [plans[0].cells[0], plans[1].cells[0], reference.cells[0]]
     numbered = tuple(type(cell)(i, cell.config, {"seed": 0}) for i, cell in enumerate(cells))
-    plan = type(reference)("together", "micro", "", None, (), numbered, numbered)
-    assert run_cells(plan, 2, "refuse") == 0
+    together = type(reference)("together", "micro", "", None, (), numbered, numbered)
+    assert run_cells(together, 2, "refuse") == 0
     assert {read_summary(folder_of(cell.config))["status"] for cell in cells} == {"completed"}
 
 
@@ -253,9 +254,9 @@ LANGUAGE = {
 @pytest.mark.parametrize("scale", ["micro", "small", "paper"])
 def test_experiments_share_the_runs_of_figure_6(scale: str) -> None:
     def ids(name: str) -> set[str]:
-        plan = make_plan([f"experiment={name}", f"scale={scale}"])[0]
-        assert {cell.config.seed for cell in plan.cells} == {0, 1, 2}
-        return {run_id(cell.config) for cell in plan.cells}
+        cells = plan(name, scale).cells
+        assert {cell.config.seed for cell in cells} == {0, 1, 2}
+        return {run_id(cell.config) for cell in cells}
 
     trunk = ids("fig06_language_model")
     for name, (cells, shared) in LANGUAGE.items():
@@ -271,9 +272,10 @@ def test_figure_7_finds_its_references_among_the_runs_of_figure_6(tmp_path: Path
     for name in ("fig07_effective_lr", "effective_lr_matching"):
         for scale in ("micro", "small", "paper"):
             results = tmp_path / f"{name}-{scale}"
-            plan = make_plan([f"experiment={name}", f"scale={scale}", f"execution.results={results}"])[0]
-            matched = [cell.config for cell in plan.cells if cell.config.schedule.kind == "matched_effective_lr"]
-            others = [cell.config for cell in plan.cells if cell.config.schedule.kind == "warmup_cosine"]
+            words = [f"experiment={name}", f"scale={scale}", f"execution.results={results}"]
+            configs = [cell.config for cell in make_plan(words)[0].cells]
+            matched = [config for config in configs if config.schedule.kind == "matched_effective_lr"]
+            others = [config for config in configs if config.schedule.kind == "warmup_cosine"]
             pretend_completed(others)
             for config in matched:
                 folder, reference = find_reference(config, config.schedule)  # type: ignore[arg-type]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
 import pytest
 
-from weight_decay.cli import make_plan
+from declared import plan
 from weight_decay.config.groups import TwoPhaseSchedule
 from weight_decay.config.identity import run_id
 from weight_decay.config.span import Clock
@@ -17,7 +16,6 @@ from weight_decay.data.images.image_set import ImageSet
 from weight_decay.data.images.stream import epoch_samples
 from weight_decay.experiments.cost import estimate, forward_operations
 from weight_decay.experiments.dry_run import describe
-from weight_decay.experiments.plan import Plan
 from weight_decay.experiments.throughput import CPU_CORE, GPU
 
 # PAPER.md section 2, typed in a second time: (data, model, learning rates, decays, duration, final rate and its start).
@@ -45,11 +43,6 @@ PAPER: dict[str, tuple[str, str, set[float], set[float], str, tuple[float, str] 
     ),
 }  # fmt: skip
 CIFAR_CLOCK = Clock(128, 50_000)
-
-
-@functools.cache
-def plan(experiment: str, scale: str) -> Plan:
-    return make_plan([f"experiment={experiment}", f"scale={scale}"])[0]
 
 
 def ids(experiment: str, scale: str = "micro") -> set[str]:
