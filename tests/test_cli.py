@@ -143,8 +143,8 @@ def test_every_experiment_runs_two_steps_at_micro(experiment: str, tmp_path: Pat
 def test_a_dry_run_prints_the_cells_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["--dry-run", "experiment=demo_under_training", f"execution.results={tmp_path / 'none'}"]) == 0
     text = capsys.readouterr().out
-    assert "strength=0.05 seed=0" in text
-    assert "optimizer.lr = 0.01" in text
+    assert "decay.strength=0.05 " in text
+    assert "  optimizer.lr=0.01\n" in text
     assert not (tmp_path / "none").exists()
 
 

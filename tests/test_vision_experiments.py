@@ -186,8 +186,8 @@ def test_branches_start_where_the_papers_do(experiment: str, count: int, first: 
 
 def test_the_dry_run_says_settings_cost_and_data() -> None:
     text = describe(plan("fig01_cifar5m_size", "paper"))
-    assert "duration = 5000000 samples" in text
-    assert "optimizer.lr = 0.1" in text
-    assert "train_size=5000000" in text and "strength=0.02" in text
+    assert "  'duration=5000000 samples'\n" in text
+    assert "  optimizer.lr=0.1\n" in text
+    assert "data.train_size=5000000" in text and "decay.strength=0.02" in text
     assert "GPU-hours (" in text and "sustained on one A100-class GPU" in text
     assert "make data-cifar5m" in text

@@ -76,6 +76,10 @@ class ModelConfig:
         """The network for this data, its weights not drawn yet; on the meta device: shapes alone."""
         raise NotImplementedError
 
+    def forward_operations(self, data: Any) -> float | None:
+        """Floating-point operations of one forward pass of one sample; None: counted in a pass that is made."""
+        return None
+
     def impossible_on(self, kind: str, precision: PrecisionConfig) -> str | None:
         """Why no device of this kind can compute it, known without trying; None if one may."""
         return None
@@ -131,10 +135,15 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class DecayRuleConfig:
-    """One line of the ordered list: parameters whose name matches the regex decay with `scale` × strength."""
+    """One line of the ordered list: parameters whose name matches the regex decay with `scale` × strength.
+
+    module: a second regex, which must match the class of the module that holds the parameter (`Norm`, `Embedding`): a
+        batch norm inside a Sequential is called `1.weight`.
+    """
 
     match: str
     scale: float
+    module: str = field(metadata=off(".*"))
 
     def __post_init__(self) -> None:
         require(self.scale >= 0, f"scale: must not be negative, got {self.scale:g}")

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from weight_decay.config.groups import ImageData
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock, Span
+from weight_decay.config.text import TokenData
 from weight_decay.data.images.stream import epoch_samples
 from weight_decay.experiments.throughput import Throughput
-from weight_decay.training.build import build_model
+from weight_decay.training.build import shapes_of
 
 
 @dataclass(frozen=True)
@@ -36,34 +34,43 @@ class Cost:
 
 
 def forward_operations(config: RunConfig) -> float:
-    """Operations of one forward pass of one sample, counted on shapes alone (a multiply-add is two)."""
-    data, model = config.data, config.model
-    key = (model, data.image_size, data.classes) if isinstance(data, ImageData) else (model, data.context)
+    """Operations of one forward pass of one sample (a multiply-add is two): as the model knows them, or counted."""
+    if (known := config.model.forward_operations(config.data)) is not None:
+        return float(known)
+    data = config.data
+    key = (config.model, data.image_size, data.classes) if isinstance(data, ImageData) else (config.model, data.context)
     if key not in _COUNTED:
-        with torch.device("meta"), FlopCounterMode(display=False) as counter:
-            built: Any = build_model(config).eval()
-            if isinstance(data, ImageData):
-                built(torch.zeros(1, 3, data.image_size, data.image_size))
-            else:
-                tokens = torch.zeros(1, data.context, dtype=torch.int64)
-                built.loss(tokens, tokens)
-        _COUNTED[key] = float(counter.get_total_flops())
+        _COUNTED[key] = _counted(shapes_of(config), data)
     return _COUNTED[key]
 
 
 _COUNTED: dict[Any, float] = {}
 
 
+def _counted(shapes: Any, data: ImageData | TokenData) -> float:
+    """Those of a pass on shapes alone; it imports torch's compiler, which takes longer than all else of a dry run."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        if isinstance(data, ImageData):
+            shapes.eval()(torch.zeros(1, 3, data.image_size, data.image_size))
+        else:
+            tokens = torch.zeros(1, data.context, dtype=torch.int64)
+            shapes.eval().loss(tokens, tokens)
+    return float(counter.get_total_flops())
+
+
 def estimate(config: RunConfig) -> Cost | None:
     """The cost of a run with its branches; None if it depends on the size of data whose size is not known here."""
-    clock = _clock(config)
+    clock = clock_of(config)
     if clock is None:
         return None
     images = config.data if isinstance(config.data, ImageData) else None
     forward = forward_operations(config)
     total = clock.total_steps
     branches = [
-        (_times(branch.every, branch.start.steps(clock), total, clock), branch.duration.steps(clock))
+        (how_often(branch.every, branch.start.steps(clock), total, clock), branch.duration.steps(clock))
         for branch in config.branches
     ]
     steps = total + sum(count * length for count, length in branches)
@@ -74,8 +81,8 @@ def estimate(config: RunConfig) -> Cost | None:
         """How often something is measured: at iterates (of the run and of its branches), and at averages."""
         if every is None:
             return 0, 0
-        along = _times(every, 0, total, clock)
-        inside = sum(count * _times(every, 0, length, clock) for count, length in branches)
+        along = how_often(every, 0, total, clock)
+        inside = sum(count * how_often(every, 0, length, clock) for count, length in branches)
         return along + (inside if config.probes.within_branches else ends), (along - 1) * averages
 
     shown, reestimated = _evaluated(config)
@@ -100,7 +107,8 @@ def estimate(config: RunConfig) -> Cost | None:
     return Cost(steps, 3 * forward * steps * config.batch_size, evaluation, jacobian + curvature)
 
 
-def _clock(config: RunConfig) -> Clock | None:
+def clock_of(config: RunConfig) -> Clock | None:
+    """What turns the lengths of a run into steps; None if that depends on data whose size is not known here."""
     data = config.data
     if isinstance(data, ImageData):
         sizes = _sizes(data)
@@ -122,7 +130,7 @@ def _sizes(data: ImageData) -> tuple[int, int] | None:
     return sizes if all(sizes) else None
 
 
-def _times(every: Span | None, start: int, stop: int, clock: Clock) -> int:
+def how_often(every: Span | None, start: int, stop: int, clock: Clock) -> int:
     """How many of the steps start, start + every, ... lie in [start, stop]."""
     if start > stop:
         return 0

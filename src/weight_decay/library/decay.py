@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +16,9 @@ RuleSet = Literal["everything", "except_norms", "matrices"]
 
 
 def decay_groups(
-    model: nn.Module, weight_decay: float, rules: RuleSet | Sequence[tuple[str, float]] = "everything"
+    model: nn.Module,
+    weight_decay: float,
+    rules: RuleSet | Sequence[tuple[str, float] | tuple[str, float, str]] = "everything",
 ) -> list[dict[str, Any]]:
     """Parameter groups `{"params": [...], "weight_decay": λ}` that any torch optimizer takes as they are.
 
@@ -26,41 +27,30 @@ def decay_groups(
       "except_norms": all but the scales and shifts of normalisation layers, as in its language models;
       "matrices": parameters of two or more dimensions only, as nanoGPT does it;
       or pairs (regular expression, factor on λ): the first that is found in a parameter's name decides, factor 0
-      exempts it.
+      exempts it. A third entry is an expression for the class of the layer that holds the parameter: (".*", 0, "Norm").
 
     Every trainable parameter is in exactly one group; each group has one λ. Give the optimizer no weight_decay besides.
 
     Raises UserError for a negative λ or factor, an expression that is none, a parameter that no rule matches, an
     unknown set of rules, or λ > 0 where nothing decays.
     """
-    if isinstance(rules, str):
-        exempt = _exempt(model, rules)
-        # The lookahead names them all at once: one pattern, however many parameters.
-        listed = "|".join(re.escape(name) for name in exempt)
-        pairs = ([(f"^(?:{listed})$", 0.0)] if exempt else []) + [(".*", 1.0)]
-    else:
-        pairs = list(rules)
-    made = decay.decay_groups(model.named_parameters(), [decay.DecayRule(*pair) for pair in pairs], weight_decay)
+    held_by = decay.holders(model)
+    if rules == "matrices":
+        held_by = {name: "matrix" if parameter.dim() >= 2 else "vector" for name, parameter in model.named_parameters()}
+    ordered = _rule_set(rules) if isinstance(rules, str) else [decay.DecayRule(*rule) for rule in rules]
+    made = decay.decay_groups(model.named_parameters(), ordered, weight_decay, held_by)
     return [{"params": group.parameters, "weight_decay": group.weight_decay} for group in made]
 
 
-def _exempt(model: nn.Module, rules: str) -> list[str]:
-    if rules == "everything":
-        return []
-    if rules == "matrices":
-        return [name for name, parameter in model.named_parameters() if parameter.dim() < 2]
-    if rules == "except_norms":
-        # By the layer's type and not by its name: GPT-2's norms are called ln_1.
-        return [
-            f"{prefix}.{name}" if prefix else name
-            for prefix, module in model.named_modules()
-            if "norm" in type(module).__name__.lower()
-            for name, _ in module.named_parameters(recurse=False)
-        ]
-    raise UserError(
-        f'decay_groups: there is no set of rules "{rules}"; use "everything", "except_norms", "matrices" or a list of '
-        "(regular expression, factor)."
-    )
+def _rule_set(name: str) -> list[decay.DecayRule]:
+    # By the layer's class and not by its name: GPT-2's norms are called ln_1.
+    exempt = {"everything": [], "except_norms": ["(?i)norm"], "matrices": ["vector"]}
+    if name not in exempt:
+        raise UserError(
+            f'decay_groups: there is no set of rules "{name}"; use "everything", "except_norms", "matrices" or a list '
+            "of (regular expression, factor)."
+        )
+    return [*(decay.DecayRule(".*", 0.0, module) for module in exempt[name]), decay.DecayRule(".*")]
 
 
 @dataclass(frozen=True)

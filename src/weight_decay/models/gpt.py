@@ -279,6 +279,11 @@ class GPTModel(ModelConfig):
             attention=self.attention,
         )
 
+    def forward_operations(self, data: TokenData) -> float:
+        """Products with the matrices of blocks and head, scores and weighed values; nothing off for the causal mask."""
+        matrices = 12 * self.layers * self.width**2 + data.vocabulary * self.width
+        return 2.0 * data.context * matrices + 4.0 * self.layers * data.context**2 * self.width
+
     def impossible_on(self, kind: str, precision: PrecisionConfig) -> str | None:
         """An attention kernel that this kind of device does not have."""
         problem = attention_problem(self.attention, kind, multiplied_in(precision))

@@ -162,3 +162,15 @@ class ResNetModel(ModelConfig):
         return PreActResNet(
             self.depth, self.width, data.classes, self.initialisation, self.scale_invariant, self.scale_invariant_eps
         )
+
+    def forward_operations(self, data: ImageData) -> float:
+        """Products in convolutions and the linear layer."""
+        size, channels = data.image_size, self.width
+        products = 9 * 3 * channels * size**2
+        for stage, blocks in enumerate(BLOCKS_PER_STAGE[self.depth]):
+            before, channels = channels, self.width * 2**stage
+            if stage > 0:
+                size = -(-size // 2)
+                products += before * channels * size**2  # the shortcut
+            products += 9 * (before + (2 * blocks - 1) * channels) * channels * size**2
+        return 2.0 * (products + channels * data.classes)

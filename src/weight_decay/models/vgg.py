@@ -139,3 +139,13 @@ class VGGModel(ModelConfig):
             data.image_size,
             self.normalise_input,
         )
+
+    def forward_operations(self, data: ImageData) -> float:
+        """Products in convolutions and linear layers."""
+        products, channels, size = 0, 3, data.image_size
+        for stage, count in enumerate(CONVOLUTIONS_PER_STAGE[self.depth]):
+            for _ in range(count):
+                before, channels = channels, self.width * STAGE_WIDTHS[stage]
+                products += 9 * before * channels * size**2
+            size = max(size // 2, 1)
+        return 2.0 * (products + channels**2 * (size**2 + 1) + channels * data.classes)

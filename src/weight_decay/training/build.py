@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from weight_decay.config.groups import (
     ConstantSchedule,
+    ImageData,
+    ModelConfig,
     TwoPhaseSchedule,
 )
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock
-from weight_decay.config.text import MatchedSchedule
+from weight_decay.config.text import MatchedSchedule, TokenData
 from weight_decay.device.choose import choose_device
 from weight_decay.errors import UserError
-from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups
+from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups, holders
 from weight_decay.optim.low_precision import RoundedOptimizer
 from weight_decay.optim.optimizers import DecayedOptimizer
 from weight_decay.optim.schedules import Constant, TwoPhase, WarmupCosine
@@ -26,17 +31,44 @@ from weight_decay.training.matched import matched_schedule
 
 
 def build_model(config: RunConfig) -> nn.Module:
-    """The model with its parameters drawn from the run's initialisation stream; on meta: shapes alone."""
-    built = config.model.build(config.data)
-    if next(built.parameters()).device.type != "meta":
-        built.initialise(generator(config.seed, "initialisation"))
+    """The model with its parameters drawn from the run's initialisation stream."""
+    built: nn.Module = config.model.build(config.data)
+    built.initialise(generator(config.seed, "initialisation"))  # type: ignore[operator]
+    return built
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out what layers draw when they are made: on the meta device it would import torch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def shapes_of(config: RunConfig) -> nn.Module:
+    """The model on the meta device: names, classes and shapes alone. UserError if no such network can exist."""
+    return _shapes(config.model, dataclasses.replace(config.data, seed=0))
+
+
+@functools.cache
+def _shapes(model: ModelConfig, data: ImageData | TokenData) -> nn.Module:
+    try:
+        with torch.device("meta"), _NothingDrawn():
+            built: nn.Module = model.build(data)
+    except RuntimeError as error:
+        raise UserError(f"model: no such network can exist ({str(error).splitlines()[0]}); make it smaller.") from None
     return built
 
 
 def parameter_groups(config: RunConfig, model: nn.Module, strength: float) -> list[ParameterGroup]:
     """Which parameters decay, and how much."""
-    rules = [DecayRule(rule.match, rule.scale) for rule in config.decay.rules]
-    return decay_groups(model.named_parameters(), rules, strength)
+    return decay_groups(model.named_parameters(), decay_rules(config), strength, holders(model))
+
+
+def decay_rules(config: RunConfig) -> list[DecayRule]:
+    """The ordered rules of which parameter decays how much."""
+    return [DecayRule(rule.match, rule.scale, rule.module) for rule in config.decay.rules]
 
 
 def check(config: RunConfig) -> None:
@@ -45,25 +77,9 @@ def check(config: RunConfig) -> None:
     A decay rule that misses a parameter or decays none, an impossible size, a device that is not there or cannot do
     what is asked of it, an attention kernel that cannot exist on it.
     """
-    _check_parameters(config.model, config.data, config.decay, config)
+    parameter_groups(config, shapes_of(config), config.decay.strength)
     if problem := config.model.impossible_on(choose_device(config).type, config.precision):
         raise UserError(f"model: {problem}.")
-
-
-def _check_parameters(model: Any, data: Any, decay: Any, config: RunConfig) -> None:
-    key = (model, type(data), decay)
-    if key not in _CHECKED:
-        try:
-            with torch.device("meta"):
-                parameter_groups(config, build_model(config), config.decay.strength)
-        except RuntimeError as error:
-            raise UserError(
-                f"model: no such network can exist ({str(error).splitlines()[0]}); make it smaller."
-            ) from None
-        _CHECKED.add(key)
-
-
-_CHECKED: set[Any] = set()
 
 
 def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clock: Clock) -> Optimizer:
