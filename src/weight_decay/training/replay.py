@@ -17,7 +17,8 @@ from weight_decay.config.groups import PrecisionConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups
-from weight_decay.training.loop import Optimizer
+from weight_decay.training.loop import Event, Optimizer
+from weight_decay.training.stretch import BranchInterruptedError, Segment
 
 ARITHMETICS = {
     "fused": ("kernel", "fused"),
@@ -46,12 +47,32 @@ class _Copy:
         self.optimizer.zero_grad()
 
 
-def replayed(config: RunConfig, regime: Regime, device: torch.device, stop: Callable[[], bool]) -> dict[str, float]:
+def replay_event(
+    config: RunConfig, regime: Regime, device: torch.device, segment: Segment, stop: Callable[[], bool]
+) -> Event:
+    """The event that records `replayed` after the last step.
+
+    It takes as long as the run, so it is entered like a branch: with everything saved, and again on resume.
+    """
+
+    def replay() -> None:
+        segment.save()
+        metrics = replayed(config, regime, device, stop)
+        if metrics is None:
+            raise BranchInterruptedError
+        segment.write(metrics)
+
+    return Event(segment.timed(replay), start=segment.last)
+
+
+def replayed(
+    config: RunConfig, regime: Regime, device: torch.device, stop: Callable[[], bool]
+) -> dict[str, float] | None:
     """`replay/NAME/kept_λ`: the share of what λ does to float32 weights in this run that it does in each arithmetic.
 
     The share is the length of (weights with λ - weights without) along the same difference in float32, over the length
     of the latter: 1 where decay is kept, 0 where it is lost. Its denominator is η·λ summed over the run, never near 0.
-    Needs the run's own time once more, and as much again for the copies; a pure function of the config. Empty when
+    Needs the run's own time once more, and as much again for the copies; a pure function of the config. None when
     `stop` says to.
     """
     leader = _copy(config, regime, device, 0.0)
@@ -67,7 +88,7 @@ def replayed(config: RunConfig, regime: Regime, device: torch.device, stop: Call
         copies[name] = [_copy(other, regime, device, strength) for strength in strengths]
     _drive(config, regime, leader, [copy for group in copies.values() for copy in group], stop)
     if stop():
-        return {}
+        return None
     metrics: dict[str, float] = {}
     for index, strength in enumerate(config.probes.replay, start=1):
         exact = _change(copies["float32"], index)

@@ -32,7 +32,7 @@ from weight_decay.training.checkpoint import Owner
 from weight_decay.training.matched import ReferenceMissingError, find_reference, reference_of
 from weight_decay.training.provenance import Origin, provenance, stretch_provenance
 from weight_decay.training.record import Mirror, Progress, speaker, write_summary
-from weight_decay.training.replay import replayed
+from weight_decay.training.replay import replay_event
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
 
 Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
@@ -152,7 +152,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
 
         segment.branches = [branch_event(config, branch, segment, regime, labels, stop) for branch in config.branches]
         if config.probes.replay:
-            segment.at_the_end(lambda: replayed(config, regime, device, stop))
+            segment.branches.append(replay_event(config, regime, device, segment, stop))
         status, divergence_step = segment.train(stop)
     progress.close()
     final = {k: v for k, v in segment.recorder.latest.items() if k != "step"}

@@ -155,7 +155,7 @@ class Segment:
         for (name, spikes), values in zip(self._spikes.items(), (losses, norms), strict=False):
             spikes.update(values.tolist())
             metrics[name] = spikes.score
-        self._write(metrics)
+        self.write(metrics)
         self._logged = training.step
         self._mark, self._aside = time.monotonic(), 0.0
         if diverged is not None:
@@ -186,18 +186,15 @@ class Segment:
             metrics |= {f"weights/norm/{name}": value for name, value in zip(optimizer.names, norms, strict=True)}
         return metrics
 
-    def at_the_end(self, measure: Callable[[], dict[str, Any]]) -> None:
-        """Record what `measure` says after the last step."""
-        self._events.append(Event(self.timed(self._recorded(measure)), start=self.last))
-
     def _recorded(self, measure: Callable[[], dict[str, Any]]) -> Callable[[], None]:
         def record() -> None:
             if metrics := measure():
-                self._write(metrics)
+                self.write(metrics)
 
         return record
 
-    def _write(self, metrics: dict[str, Any]) -> None:
+    def write(self, metrics: dict[str, Any]) -> None:
+        """Record `metrics` at the current step."""
         step = self.training.step
         position = {"epoch": self.training.stream.epoch(step), "samples": step * self._batch_size}
         self.recorder.write(step, {**position, **metrics, "time/seconds": self.recorder.seconds})
