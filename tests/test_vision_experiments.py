@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from declared import plan
-from weight_decay.config.groups import TwoPhaseSchedule
+from parity import VISION
 from weight_decay.config.identity import run_id
 from weight_decay.config.span import Clock
 from weight_decay.data.images.image_set import ImageSet
@@ -18,62 +18,12 @@ from weight_decay.experiments.cost import estimate, forward_operations
 from weight_decay.experiments.dry_run import describe
 from weight_decay.experiments.throughput import CPU_CORE, GPU
 
-# PAPER.md section 2, typed in a second time: (data, model, learning rates, decays, duration, final rate and its start).
-PAPER: dict[str, tuple[str, str, set[float], set[float], str, tuple[float, str] | None]] = {
-    "fig02_cifar10": ("cifar10", "resnet18", {0.001, 0.1, 0.25}, {0, 0.01}, "500 epochs", (1e-3, "250 epochs")),
-    "fig02d_tiny_imagenet": (
-        "tiny_imagenet", "resnet18", {0.001, 0.1}, {0, 0.005}, "500 epochs", (1e-3, "250 epochs"),
-    ),
-    "fig03_grid_tiny_imagenet": (
-        "tiny_imagenet", "resnet18", {0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25},
-        {0, 0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02}, "200 epochs", None,
-    ),
-    "fig05_finetune": ("cifar10", "resnet18", {0.05, 0.1, 0.15, 0.2, 0.25}, {0.0125}, "100 epochs", None),
-    "fig10_grid_cifar10": (
-        "cifar10", "resnet18", {0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15},
-        {0, 0.0005, 0.001, 0.0015, 0.0025, 0.005, 0.0075, 0.01}, "100 epochs", None,
-    ),
-    "fig11a_vgg": ("cifar10", "vgg16", {0.1, 0.01}, {0, 0.008}, "1000 epochs", (1e-4, "500 epochs")),
-    "fig11b_resnet18": ("cifar10", "resnet18", {0.08, 0.001}, {0, 0.0125}, "1000 epochs", (1e-4, "500 epochs")),
-    "fig11c_resnet34": ("cifar100", "resnet34", {0.15, 0.001}, {0, 0.01}, "1000 epochs", (1e-4, "500 epochs")),
-    "fig13_similarity": ("cifar10", "invariant", {0.005}, {0}, "1 epoch", None),
-    "fig15_sphere": (
-        "cifar10", "invariant", {1e-4, 2.5e-4, 5e-4, 7.5e-4, 0.001, 0.002, 0.003, 0.004, 0.005},
-        {0}, "100 epochs", None,
-    ),
-}  # fmt: skip
-CIFAR_CLOCK = Clock(128, 50_000)
+PAPER = sorted(VISION.keys() - {"fig01_cifar5m_size", "fig02_real_images", "fig16_spectra", "tab02_ensemble"})
+"""Those whose settings the paper states; test_settings_tables.py compares each."""
 
 
 def ids(experiment: str, scale: str = "micro") -> set[str]:
     return {run_id(cell.config) for cell in plan(experiment, scale).cells}
-
-
-@pytest.mark.parametrize("experiment", PAPER)
-def test_scale_paper_has_the_papers_settings(experiment: str) -> None:
-    data, model, rates, decays, duration, final = PAPER[experiment]
-    configs = [cell.config for cell in plan(experiment, "paper").cells]
-    assert len(configs) == len(rates) * len(decays) * 3
-    assert {config.optimizer.lr for config in configs} == rates
-    assert {config.decay.strength for config in configs} == decays
-    assert {config.seed for config in configs} == {0, 1, 2}
-    for config in configs:
-        shape: Any = config.model
-        found = "invariant" if getattr(shape, "scale_invariant", False) else f"{shape.kind}{shape.depth}"
-        assert (config.data.kind, found, shape.width) == (data, model, 64)
-        assert (config.batch_size, str(config.duration)) == (128, duration)
-        assert (config.optimizer.kind, config.optimizer.momentum) == ("sgd", 0)
-        assert (config.averaging.ema, config.precision.kind) == ((0.999,), "float16_autocast")
-        assert (config.sphere_radius is not None) == (model == "invariant")
-        if final is None:
-            assert config.schedule.kind == "constant"
-        else:
-            assert isinstance(config.schedule, TwoPhaseSchedule)
-            assert config.schedule.final_lr == final[0]
-            clock = Clock(128, 50_000, 1, config.duration.steps(CIFAR_CLOCK))
-            assert config.schedule.drop_at.steps(clock) == pytest.approx(
-                float(final[1].split()[0]) * 50_000 / 128, abs=1
-            )
 
 
 def test_every_seed_of_figure_2_on_real_images_draws_its_own_training_set() -> None:
@@ -163,7 +113,7 @@ def test_branches_are_part_of_the_cost() -> None:
     assert cost.training == pytest.approx(3 * forward_operations(cell) * 390 * 128 * (100 + 34 * 100), rel=1e-3)
 
 
-@pytest.mark.parametrize("experiment", sorted(PAPER.keys() - {"fig13_similarity"}))
+@pytest.mark.parametrize("experiment", [name for name in PAPER if name != "fig13_similarity"])
 def test_measuring_takes_less_than_a_quarter_at_scale_paper(experiment: str) -> None:
     # Fig 13 is one measurement after one epoch: there the measurement is the experiment.
     for cell in plan(experiment, "paper").cells:
