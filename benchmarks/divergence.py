@@ -6,7 +6,8 @@ drawn: stays, climbs to some level, NaN. Runs that must pass: the paper's other 
 height and length that come back, with a slow rise in the middle as a large λ gives it, with an LR drop that ends it.
 Images: the curves of Fig 2b, whose loss hovers, also with a jump to chance that stays, climbs or ends in NaN.
 
-The seed is fixed; nothing is timed. Prints precision, recall and how far the step is from the reader's.
+The seed is fixed; nothing is timed. Prints the step that is called on each of the paper's curves beside the reader's,
+then precision, recall and how far the steps are apart over all draws.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=10, help="draws of every kind of continuation")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
+    paper_curves(np.random.default_rng(1))
     found: dict[str, list[tuple[int | None, int | None]]] = defaultdict(list)
-    for lost, points in text_curves():
+    for _, lost, points in text_curves():
         kinds = ("stays", "climbs", "NaN") if lost else ("as it is", "spike", "slow rise")
         for kind in kinds:
             for _ in range(arguments.each):
@@ -45,6 +47,18 @@ def main() -> None:
                 losses, reader = image(points, kind, rng)
                 found[f"images, {kind}"].append((image_monitor().update(0, losses.tolist()), reader))
     report(found)
+
+
+def paper_curves(rng: np.random.Generator) -> None:
+    """One line for each curve of Figs 7c and 8: the step at which a reader sees it leave the axes, and those called."""
+    for name, lost, points in text_curves():
+        kinds = ("stays", "climbs", "NaN") if lost else ("as it is",)
+        steps = [(continued if lost else healthy)(points, kind, rng) for kind in kinds]
+        called = [
+            f"{kind} {text_monitor().update(0, losses.tolist())}"
+            for kind, (losses, _) in zip(kinds, steps, strict=True)
+        ]
+        print(f"{name}: reader {steps[0][1]}; called: {', '.join(called)}")
 
 
 def report(found: dict[str, list[tuple[int | None, int | None]]]) -> None:
@@ -79,17 +93,19 @@ def image_monitor() -> DivergenceMonitor:
 # -- text ----------------------------------------------------------------------------------------------------------
 
 
-def text_curves() -> list[tuple[bool, Points]]:
-    """(whether it leaves the axes, points) of every training-loss curve of Figs 7c and 8."""
+def text_curves() -> list[tuple[str, bool, Points]]:
+    """(name, whether it leaves the axes, points) of every training-loss curve of Figs 7c and 8."""
     curves: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
     for row in read():
         if row["figure"] in ("7c", "8") and row["metric"] == "train_loss":
             key = tuple(row[name] for name in ("figure", "lr", "weight_decay", "precision", "seed", "note"))
             curves[key].append((float(row["x"]), float(row["y"])))
     made = []
-    for points in curves.values():
+    for (figure, lr, strength, precision, seed, note), points in curves.items():
         x, y = np.array(points).T
-        made.append((bool(x[-1] < 49_000), (x, y)))
+        run = [f"Fig {figure}", f"decay {strength}", precision, f"seed {seed}" if seed else note]
+        name = ", ".join(part for part in (*run, f"lr {lr}" if lr else "") if part)
+        made.append((name, bool(x[-1] < 49_000), (x, y)))
     return made
 
 
