@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -125,3 +127,15 @@ def test_operations_that_a_model_knows_are_those_that_torch_counts(words: str) -
     text = ["probes=language", "averaging=language"] if "gpt" in words else []
     config = plan(*words.split(), *text).cells[0].config
     assert forward_operations(config) == _counted(shapes_of(config), config.data)
+
+
+def test_a_dry_run_does_without_torchs_compiler() -> None:
+    # It takes longer to import than all else that a dry run does.
+    code = (
+        "import sys; from weight_decay.cli import main\n"
+        "try: main(['--dry-run', 'experiment=demo_under_training'])\n"
+        "except SystemExit as done: sys.exit(done.code or 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "decay.strength=0.05" in done.stdout
