@@ -36,7 +36,8 @@ from weight_decay.training.stretch import Segment
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Everything a run can measure, average and branch off, in six steps.
 VISION = (
-    f"{TINY_VISION} {QUIET} probes.within_branches=false averaging.tail_start='2 steps' probes.reestimated=true "
+    f"{TINY_VISION} {QUIET} probes.within_branches=false data.augment=true averaging.within_epoch=true "
+    "probes.layer_gradients=true probes.regularised_loss=true averaging.tail_start='2 steps' probes.reestimated=true "
     "averaging.ensemble='{start: 1 steps, every: 2 steps, stop: 6 steps}' probes.curvature='{every: 6 steps, "
     "per_class: 1, trace_draws: 2, top_steps: 1, similarity_draws: 2, spectrum_steps: 1, spectrum_draws: 1, "
     "averages: false}' branches='[{name: finetuned, start: 3 steps, every: null, duration: 2 steps, lr: 0.01, "
@@ -45,6 +46,8 @@ VISION = (
 TEXT = (
     f"{TINY_TEXT} {QUIET} model.attention=math averaging.ema=[0.9,0.5] averaging.tail_start='2 steps' "
     "probes.stability_every='3 steps' probes.parameter_norms=true data.held_out=0.1 "
+    "probes.token_error=true probes.layer_gradients=true probes.regularised_loss=true model.tied=false "
+    "model.initial_scale=1.5 "
     "branches='[{name: tiny_lr, start: 2 steps, every: 2 steps, duration: 2 steps, lr: 0.001, strength: 0.1, "
     "keep_optimizer_state: true}]'"
 )
@@ -55,7 +58,8 @@ MAIN = {
     "vision in micro-batches": f"{TINY_VISION} {QUIET} micro_batch_size=8",
     "text with clipping in micro-batches": f"{TINY_TEXT} {QUIET} model.attention=math optimizer.clip_norm=0.5 "
     "micro_batch_size=2",
-    "text with replacement": f"{TINY_TEXT} {QUIET} model.attention=math data.sampling=with_replacement",
+    "text with replacement": f"{TINY_TEXT} {QUIET} model.attention=math data.sampling=with_replacement "
+    "data.train_tokens=2000",
 }
 RESUMED = {
     "vision": f"{VISION} probes.curvature=null probes.jacobian_every=null",

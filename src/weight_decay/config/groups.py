@@ -22,6 +22,7 @@ class ImageData:
     drop_last: an epoch has whole batches only, as in the released code: 390 steps of 128 for 50,000 images. Otherwise
         a batch may straddle epochs, and no image is left out of one.
     order: of the training images: shuffled anew every epoch, one shuffle repeated, or as stored.
+    augment: training images are cropped at random from a margin of black, an eighth of their size, and flipped.
 
     Of a kind: `named`, whether it may have another folder than the usual one; `drawn`, whether the config alone
     determines its content; `home`, where it lies and how it is made, None if it is made on the spot; `sizes`, its
@@ -38,6 +39,7 @@ class ImageData:
     normalise: bool
     drop_last: bool = field(metadata=off(False))
     order: Literal["shuffled", "repeated", "stored"] = field(metadata=off("shuffled"))
+    augment: bool = field(metadata=off(False))
     root: str = field(metadata=EXECUTION)
     regime: ClassVar[str] = "over_training"
     named: ClassVar[bool] = False
@@ -155,6 +157,7 @@ class DecayConfig:
 
     window: when it acts; null: always. A branch has its own strength and no window.
     own: the optimizer or the gradient does it, as ever, and not a rule beside the optimizer.
+    penalty: it is, without momentum and an adaptive step, the gradient of `penalty` · λ ‖w‖²; None: of no such thing.
     optimizers: the kinds of optimizer that it can be used with.
     """
 
@@ -163,6 +166,7 @@ class DecayConfig:
     rules: tuple[DecayRuleConfig, ...]
     window: Window | None = field(metadata=off(None))
     own: ClassVar[bool] = False
+    penalty: ClassVar[float | None] = None
     optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "muon")
 
     def __post_init__(self) -> None:

@@ -28,12 +28,14 @@ class AveragingConfig:
     reestimate_samples: training images for the batch-norm statistics of an average, null for the whole set.
     reestimate_autocast: that pass in the precision of training; false: in that of the weights, as in the released code.
     tail_start: where the uniform average of the weights begins (`tail/...`), null for none.
+    within_epoch: a uniform average over the steps of the present pass over the images (`within_epoch/...`).
     """
 
     ema: tuple[float, ...]
     reestimate_samples: int | None
     reestimate_autocast: bool = field(metadata=off(True))
     tail_start: Span | None = field(metadata=off(None))
+    within_epoch: bool = field(metadata=off(False))
     ensemble: EnsembleConfig | None = field(metadata=off(None))
 
     def __post_init__(self) -> None:
@@ -88,6 +90,10 @@ class ProbeConfig:
     within_branches: evaluate and probe a branch as often as the run; false: only where the branch ends.
     stability_every: largest attention logit, activation and output logit on `stability_windows` fixed windows (text).
     parameter_norms: with every log, the norm of each parameter by name (what matching per matrix needs, Fig 7).
+    token_error: evaluate also the share of tokens that are not the likeliest (`train/error`, `val/error`; text).
+    layer_gradients: with every log, the norm of the gradient of each layer before clipping (`grad/norm/<layer>`).
+    regularised_loss: evaluate also the training loss plus the penalty that the decay is the gradient of
+        (`train/regularised_loss`).
     replay: strengths λ whose fate in bfloat16 weights is measured when the run ends: its own gradients, step by step,
         drive copies with and without λ in every rounding and kernel (`replay/foreach/kept_0.05`).
     """
@@ -105,6 +111,9 @@ class ProbeConfig:
     stability_every: Span | None = field(metadata=off(None))
     stability_windows: int
     parameter_norms: bool = field(metadata=off(False))
+    token_error: bool = field(metadata=off(False))
+    layer_gradients: bool = field(metadata=off(False))
+    regularised_loss: bool = field(metadata=off(False))
     replay: tuple[float, ...] = field(metadata=off(()))
 
     def __post_init__(self) -> None:

@@ -99,6 +99,18 @@ class RunConfig:
             "probes.curvature: curvature is for images only; set it to null",
         )
         require(
+            not images or not self.probes.token_error,
+            "probes.token_error: images have their error anyway; set it to false",
+        )
+        require(
+            not self.probes.regularised_loss or self.decay.penalty is not None,
+            f"probes.regularised_loss: {self.decay.kind} is no penalty's gradient; set it to false",
+        )
+        require(
+            images or not self.averaging.within_epoch,
+            "averaging.within_epoch: is for images only; set it to false",
+        )
+        require(
             not self.probes.replay or (self.precision.kind == "float32" and self.optimizer.kind == "adamw"),
             "probes.replay: replays the gradients of float32 weights under adamw; choose both, or set it to []",
         )

@@ -18,14 +18,15 @@ class TokenData:
     held_out: share of the training text, in blocks of `held_out_block` tokens, that is kept from training (Fig 19).
     `train/loss` is then measured on windows that the run trains on, `unseen/loss` on held-out windows of the same
     documents, and `val/loss` as ever on documents of their own.
-    train_tokens: of the synthetic text, which is endless: how many tokens of it to make for training (whole
-    documents, so a little more). A longer text starts with a shorter one.
+    train_tokens: how many tokens to train on, the first ones of the text, null for all; so a run may pass over them
+    several times (`with_replacement`). The synthetic text is endless and made to that size (whole documents, so a
+    little more). A longer text starts with a shorter one.
     seed: chooses evaluation windows and held-out blocks, and which documents the synthetic text has.
     root: the folder in which all data sets lie; name: this one's folder there, null for the usual one.
 
     Of a kind: `named`, whether it may have another folder than the usual one; `drawn`, whether the config alone
     determines its content; `home`, where it lies and how it is made, None if it is made on the spot; `tokens`, its
-    training tokens where that is known.
+    training tokens where that is known; `made_to_size`, whether `load` gives `train_tokens` tokens already.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class TokenData:
     named: ClassVar[bool] = False
     drawn: ClassVar[bool] = False
     home: ClassVar[Any] = None
+    made_to_size: ClassVar[bool] = False
     tokens: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
@@ -64,8 +66,8 @@ class TokenData:
     def check_train_tokens(self) -> None:
         """ValueError unless `train_tokens` suits the kind."""
         require(
-            self.train_tokens is None,
-            f"train_tokens: only the synthetic text is made to a size; set it to null, got {self.train_tokens}",
+            self.train_tokens is None or self.train_tokens > 0,
+            f"train_tokens: must be a positive number of tokens or null for all, got {self.train_tokens}",
         )
 
     def load(self, split: str) -> Any:

@@ -76,6 +76,7 @@ def estimate(config: RunConfig) -> Cost | None:
     steps = total + sum(count * length for count, length in branches)
     ends = sum(count for count, _ in branches)
     averages = len(config.averaging.ema) + (config.averaging.tail_start is not None)
+    averages += config.averaging.within_epoch
 
     def moments(every: Span | None) -> tuple[int, int]:
         """How often something is measured: at iterates (of the run and of its branches), and at averages."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from weight_decay.config.groups import ModelConfig, PrecisionConfig
 from weight_decay.config.registry import MODELS
-from weight_decay.config.schema import require
+from weight_decay.config.schema import off, require
 from weight_decay.config.text import TokenData
 from weight_decay.device.choose import multiplied_in
 from weight_decay.errors import UserError
@@ -30,6 +30,8 @@ from weight_decay.models.attention import (
 )
 from weight_decay.models.initialise import fill_normal
 from weight_decay.models.linear_cross_entropy import chunk_rows, linear_cross_entropy
+
+INITIAL_STD = 0.02
 
 
 class MLP(nn.Module):
@@ -105,7 +107,7 @@ class GPT(nn.Module):
         qk_norm: bool = False,
         attention: AttentionBackend = "auto",
         scale_residual_init: bool = True,
-        init_std: float = 0.02,
+        init_std: float = INITIAL_STD,
     ) -> None:
         super().__init__()
         sizes = {
@@ -250,13 +252,19 @@ class GPT(nn.Module):
 @MODELS.add("gpt")
 @dataclass(frozen=True)
 class GPTModel(ModelConfig):
-    """GPT-2 as in the paper: tied embeddings, no biases; context and vocabulary come from the data."""
+    """GPT-2 as in the paper: no biases; context and vocabulary come from the data.
+
+    tied: the output layer is the token embedding, as in the paper; false: a matrix of its own.
+    initial_scale: factor on the standard deviation of every initial weight.
+    """
 
     layers: int
     heads: int
     width: int
     qk_norm: bool
     attention: AttentionBackend
+    tied: bool = field(metadata=off(True))
+    initial_scale: float = field(metadata=off(1.0))
     regime: ClassVar[str] = "under_training"
 
     def __post_init__(self) -> None:
@@ -266,6 +274,7 @@ class GPTModel(ModelConfig):
             self.width % self.heads == 0,
             f"width: must be a multiple of heads, got {self.width} and {self.heads}",
         )
+        require(self.initial_scale > 0, f"initial_scale: must be positive, got {self.initial_scale:g}")
 
     def build(self, data: TokenData) -> GPT:
         """The network for the context and vocabulary of `data`."""
@@ -275,8 +284,10 @@ class GPTModel(ModelConfig):
             self.width,
             data.context,
             data.vocabulary,
+            tied=self.tied,
             qk_norm=self.qk_norm,
             attention=self.attention,
+            init_std=INITIAL_STD * self.initial_scale,
         )
 
     def forward_operations(self, data: TokenData) -> float:

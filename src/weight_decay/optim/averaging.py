@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -167,6 +167,23 @@ class TailAverage:
             )
         self._shadow.load(self._weights, saved["weights"])
         self.count = int(saved["count"])
+
+
+class EpochAverage(TailAverage):
+    """Uniform average of the weights after each step of the present pass over the data; each pass begins it anew.
+
+    epoch: passes made after so many steps, as a stream tells them. Where a pass ends, the average is of all of it.
+    """
+
+    def __init__(self, model: nn.Module, epoch: Callable[[int], float]) -> None:
+        super().__init__(model, 0)
+        self._epoch = epoch
+
+    def update(self, step: int) -> None:
+        """Take in the weights that step `step` (counted from 0) has just produced."""
+        if step > 0 and int(self._epoch(step)) > int(self._epoch(step - 1)):
+            self.count = 0
+        super().update(step)
 
 
 @contextmanager

@@ -63,6 +63,16 @@ def matrix_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return dict(zip(matrices, torch._foreach_norm(list(matrices.values())), strict=True))
 
 
+@torch.no_grad()
+def layer_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """2-norm of the tensors of each layer (`stem` has `stem.weight` and `stem.bias`), by the layer's name."""
+    names, tensors = zip(*named, strict=True)
+    layers: dict[str, list[Tensor]] = {}
+    for name, norm in zip(names, _norms(tensors), strict=True):
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(norm)
+    return {layer: torch.linalg.vector_norm(torch.stack(norms)) for layer, norms in layers.items()}
+
+
 def effective_lr_sgd(lr: float, norm: Tensor) -> Tensor:
     """η / ‖w‖², the effective learning rate of SGD on a scale-invariant net: `effective_lr/sgd`."""
     return lr / norm.square()

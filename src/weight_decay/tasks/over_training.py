@@ -247,7 +247,13 @@ def build(config: RunConfig, device: torch.device) -> Regime:
         reestimate_autocast=averaging.reestimate_autocast,
     )
     stream = ImageStream(
-        train, config.batch_size, stream_seed(config.seed, "data"), device, drop_last=data.drop_last, order=data.order
+        train,
+        config.batch_size,
+        stream_seed(config.seed, "data"),
+        device,
+        drop_last=data.drop_last,
+        order=data.order,
+        augment=data.augment,
     )
     described = {
         "name": train.name,

@@ -31,6 +31,7 @@ class LanguageModelling:
     evaluation: named sets of fixed batches, e.g. {"train": ..., "val": ...}; each yields two (B, T).
     stability: the batches of the stability probe.
     ranks: the processes that share the evaluation.
+    token_error: evaluate the error of the most likely next token, too.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class LanguageModelling:
         autocast: Callable[[], AbstractContextManager[Any]],
         stability: Iterable[Batch] = (),
         ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
+        token_error: bool = False,
     ) -> None:
         self._evaluation = evaluation
         self._autocast = autocast
         self._stability = stability
         self._ranks = ranks
+        self._token_error = token_error
 
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
         """Mean cross-entropy in nats per token; `forward` maps (tokens, targets) to it."""
@@ -55,20 +58,25 @@ class LanguageModelling:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, Tensor]:
-        """`train/loss`, `val/loss`, ... in nats per token on the fixed windows; every window weighs the same."""
+        """`train/loss`, `val/loss`, ... in nats per token on the fixed windows; every window weighs the same.
+
+        With `token_error` also `train/error`, `val/error`, ...: the share of tokens that are not the likeliest.
+        """
         metrics: dict[str, Tensor] = {}
         with eval_mode(model):
             for name, batches in self._evaluation.items():
-                metrics[f"{name}/loss"] = self._mean_loss(model, batches)
+                metrics[f"{name}/loss"] = self._mean(model, batches, self._summed_loss)
+                if self._token_error:
+                    metrics[f"{name}/error"] = self._mean(model, batches, self._summed_error)
         return metrics
 
-    def _mean_loss(self, model: nn.Module, batches: Iterable[Batch]) -> Tensor:
+    def _mean(self, model: nn.Module, batches: Iterable[Batch], summed: Callable[..., Tensor]) -> Tensor:
         device = next(model.parameters()).device
         total, windows = torch.zeros((), dtype=widest_float(device), device=device), 0
         for index, (tokens, targets) in enumerate(batches):
             windows += len(tokens)
             if index % self._ranks.count == self._ranks.rank:
-                total += self._summed_loss(model, tokens, targets)
+                total += summed(model, tokens, targets)
         return self._ranks.sum_(total) / windows
 
     def _summed_loss(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -83,6 +91,18 @@ class LanguageModelling:
                 return self.forward(model)(tokens[piece], targets[piece]).to(wide) * len(tokens[piece])
 
         return torch.stack(list(in_pieces(summed, most, at_once, "evaluation"))).sum()
+
+    def _summed_error(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Share of wrong tokens of each window, added up; a few windows at a time, because logits are large."""
+        wide = widest_float(tokens.device)
+
+        def summed(piece: slice) -> Tensor:
+            with self._autocast():
+                wrong = model(tokens[piece]).argmax(-1) != targets[piece]
+            return wrong.to(wide).mean(1).sum()
+
+        most = len(tokens)
+        return torch.stack(list(in_pieces(summed, most, min(most, _PROBED_AT_A_TIME), "evaluation"))).sum()
 
     def reestimate(self, model: nn.Module) -> None:
         """Nothing: there is no batch norm in these models."""
@@ -117,8 +137,11 @@ _PROBED_AT_A_TIME = 4
 
 
 def load_sets(data: TokenData) -> tuple[TokenSet, TokenSet]:
-    """What is trained on and what is evaluated, whole."""
-    return data.load("train"), data.load("val")
+    """What is trained on, cut to `train_tokens`, and what is evaluated, whole; UserError if there are fewer."""
+    train, val = data.load("train"), data.load("val")
+    if data.train_tokens is not None and not data.made_to_size:
+        train = train.beginning(data.train_tokens)
+    return train, val
 
 
 def build(config: RunConfig, device: torch.device) -> Regime:
@@ -165,5 +188,5 @@ def build(config: RunConfig, device: torch.device) -> Regime:
         evaluation = {"train": seen, "unseen": fixed(unseen, limit), **evaluation}
     windows = 0 if probes.stability_every is None else min(probes.stability_windows, data.evaluation_windows)
     stability = fixed(val, windows, min(windows, _PROBED_AT_A_TIME)) if windows else ()
-    task = LanguageModelling(evaluation, autocast(config.precision, device), stability, current())
+    task = LanguageModelling(evaluation, autocast(config.precision, device), stability, current(), probes.token_error)
     return Regime(task, stream, clock, described)

@@ -21,11 +21,11 @@ from weight_decay.device.distributed import current
 from weight_decay.device.memory import try_large_pieces_again
 from weight_decay.errors import UserError
 from weight_decay.optim import sphere
-from weight_decay.optim.averaging import Averages, TailAverage
+from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.tasks.regime import Regime
-from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups
+from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups, penalty_of
 from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.loop import Training
 from weight_decay.training.measure import Measurements
@@ -70,6 +70,8 @@ def build_training(
         eps=config.optimizer.eps,
         sphere_radius=config.sphere_radius,
         history=torch.zeros(_log_every(config, regime.clock), 2, device=device),
+        epoch_average=EpochAverage(model, regime.stream.epoch) if config.averaging.within_epoch else None,
+        layer_gradients=config.probes.layer_gradients,
     )
 
 
@@ -139,7 +141,12 @@ def build_segment(
         first,
         last,
         cadence(config, clock, first, last, branched),
-        Measurements(training, probes.reestimated, probes.curvature is not None and probes.curvature.averages),
+        Measurements(
+            training,
+            probes.reestimated,
+            probes.curvature is not None and probes.curvature.averages,
+            penalty_of(config, training.model) if probes.regularised_loss else None,
+        ),
         divergence_monitor(config, clock, first, last),
         config.checkpoint,
         Recorder(folder, mirror) if current().writes else NoRecord(folder, None),
@@ -236,6 +243,7 @@ def branched_training(
         sphere_radius=parent.sphere_radius,
         history=torch.zeros_like(parent.history),
         step=parent.step,
+        layer_gradients=parent.layer_gradients,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock
 from weight_decay.config.text import MatchedSchedule, TokenData
 from weight_decay.device.choose import choose_device
+from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups, holders
 from weight_decay.optim.low_precision import RoundedOptimizer
@@ -69,6 +71,27 @@ def parameter_groups(config: RunConfig, model: nn.Module, strength: float) -> li
 def decay_rules(config: RunConfig) -> list[DecayRule]:
     """The ordered rules of which parameter decays how much."""
     return [DecayRule(rule.match, rule.scale, rule.module) for rule in config.decay.rules]
+
+
+def penalty_of(config: RunConfig, model: nn.Module) -> Callable[[nn.Module], torch.Tensor]:
+    """What the decay adds to the loss for λ = 1: of `model` or a copy of it, c · Σ scale · ‖w‖², 0-d, on its device.
+
+    c is ½, or 1 for the penalty λ‖w‖². With momentum or an adaptive optimizer the decay minimises no such sum; then it
+    is what the released code logs all the same.
+    """
+    scales = {name: group.weight_decay for group in parameter_groups(config, model, 1.0) for name in group.names}
+
+    @torch.no_grad()
+    def penalty(model: nn.Module) -> torch.Tensor:
+        squares = [
+            scales[name] * parameter.to(widest_float(parameter.device)).square().sum()
+            for name, parameter in model.named_parameters()
+            if scales.get(name, 0.0) > 0
+        ]
+        assert config.decay.penalty is not None  # else the config is refused
+        return float(config.decay.penalty) * torch.stack(squares).sum()
+
+    return penalty
 
 
 def check(config: RunConfig) -> None:

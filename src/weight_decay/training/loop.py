@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weight_decay.device.distributed import current
 from weight_decay.optim import sphere
-from weight_decay.optim.averaging import Averages, TailAverage
+from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
 from weight_decay.probes import weights
 from weight_decay.tasks.protocol import Batch, Stream, Task
 
@@ -119,6 +119,8 @@ class Training:
     observed: dict[str, Tensor] = field(default_factory=dict)
     decay_window: Callable[[int], float] | None = None
     decay_factor: float = 1.0  # of the last step
+    epoch_average: EpochAverage | None = None
+    layer_gradients: bool = False  # observe the norm of every layer's gradient
 
     def advance(self, observe: bool) -> None:
         """Make one optimizer step; with `observe`, also measure how far and how much it turned the weights."""
@@ -130,6 +132,7 @@ class Training:
             self.optimizer.set_decay_factor(self.decay_factor)
         loss = self._backward(self.stream.batch(self.step))
         gradient_max = self._gradient_max() if observe else None
+        layers = self._layer_gradients() if observe and self.layer_gradients else {}
         norm = self.optimizer.step(self.scaler, return_norm=observe)
         self.optimizer.zero_grad()
         if self.sphere_radius is not None:
@@ -137,6 +140,8 @@ class Training:
         self.averages.update()
         if self.tail is not None:
             self.tail.update(self.step)
+        if self.epoch_average is not None:
+            self.epoch_average.update(self.step)
         row = self.history[self.step % len(self.history)]
         row[0] = loss
         if norm is not None:
@@ -147,6 +152,7 @@ class Training:
             self.observed = {
                 "grad/norm": norm,
                 "grad/max": gradient_max,
+                **layers,
                 "update/norm": weights.update_norm(before, self.parameters),
                 "effective_lr/rotation": weights.rotation(before, self.parameters),
                 "stability/bf16_lost_updates": weights.bf16_lost_updates(before, self.parameters),
@@ -156,6 +162,13 @@ class Training:
         """Largest magnitude in the gradient of the loss, before clipping and without a scaler's factor."""
         largest = weights.largest_magnitude([p.grad for p in self.parameters if p.grad is not None])
         return largest if self.scaler is None else largest / self.scaler.get_scale()
+
+    def _layer_gradients(self) -> dict[str, Tensor]:
+        """Norm of the gradient of the loss in each layer, before clipping and without a scaler's factor."""
+        named = zip(self.optimizer.names, self.parameters, strict=True)
+        norms = weights.layer_norms((name, p.grad) for name, p in named if p.grad is not None)
+        scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+        return {f"grad/norm/{layer}": norm / scale for layer, norm in norms.items()}
 
     def _backward(self, batch: Batch) -> Tensor:
         """Gradient of the mean loss over the global batch, in `micro_batches` equal parts; returns that mean."""

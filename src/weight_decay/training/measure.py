@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,12 +18,20 @@ class Measurements:
 
     reestimated: evaluate the iterate also with re-estimated batch-norm statistics, as averages always are.
     curvature_of_averages: measure the curvature at the averages too.
+    penalty: of a model, for λ = 1, to be added to its training loss; None: do not.
     """
 
-    def __init__(self, training: Training, reestimated: bool, curvature_of_averages: bool) -> None:
+    def __init__(
+        self,
+        training: Training,
+        reestimated: bool,
+        curvature_of_averages: bool,
+        penalty: Callable[[nn.Module], Tensor] | None = None,
+    ) -> None:
         self.training = training
         self.ensemble = SnapshotEnsemble()
         self._reestimated, self._curvature_of_averages = reestimated, curvature_of_averages
+        self._penalty = penalty
         # Of the averages at the latest step that was measured: evaluation and probes there share one re-estimation.
         self._buffers: dict[str, list[Tensor]] = {}
         self._buffers_step = -1
@@ -31,15 +39,22 @@ class Measurements:
     def evaluate(self) -> dict[str, Any]:
         """Loss and error of iterate and averages on the same fixed batches, and of the snapshot ensemble."""
         task, model = self.training.task, self.training.model
-        metrics = dict(task.evaluate(model))
+        metrics = self._evaluated(model)
         for prefix, average in self._averages():
-            metrics |= _prefixed(prefix, task.evaluate(average))
+            metrics |= _prefixed(prefix, self._evaluated(average))
             if prefix == "ema/" and self.ensemble.members:
                 metrics |= self._against_ensemble(average)
         if self._reestimated:
             with restored_buffers(model):
                 task.reestimate(model)
-                metrics |= _prefixed("reestimated/", task.evaluate(model))
+                metrics |= _prefixed("reestimated/", self._evaluated(model))
+        return metrics
+
+    def _evaluated(self, model: nn.Module) -> dict[str, Any]:
+        metrics: dict[str, Any] = dict(self.training.task.evaluate(model))
+        if self._penalty is not None:
+            strength = self.training.weight_decay * self.training.decay_factor
+            metrics["train/regularised_loss"] = metrics["train/loss"] + strength * self._penalty(model)
         return metrics
 
     def probe(self) -> dict[str, Any]:
@@ -86,6 +101,8 @@ class Measurements:
             yield prefix, self._reestimated_once(prefix, training.averages.model_for(decay))
         if training.tail is not None and training.tail.count:
             yield "tail/", self._reestimated_once("tail/", training.tail.model())
+        if training.epoch_average is not None:
+            yield "within_epoch/", self._reestimated_once("within_epoch/", training.epoch_average.model())
 
     @torch.no_grad()
     def _reestimated_once(self, prefix: str, model: nn.Module) -> nn.Module:

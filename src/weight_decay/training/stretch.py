@@ -148,6 +148,8 @@ class Segment:
         }
         if (level := self._stabilisation.update(sizes["lr"], float(losses.mean()))) is not None:
             metrics["train/stabilisation"] = level
+        if training.scaler is not None:
+            metrics["grad/scale"] = training.scaler.get_scale()
         if training.optimizer.clip_norm is not None:
             metrics["grad/clipped"] = (norms > training.optimizer.clip_norm).double().mean()
         diverged = self.monitor.update(self._logged, losses.tolist())
@@ -233,6 +235,7 @@ class Segment:
             "optimizer": training.optimizer.state_dict(),
             "averages": training.averages.state_dict(),
             "tail": training.tail.state_dict() if training.tail is not None else None,
+            "epoch_average": training.epoch_average.state_dict() if training.epoch_average is not None else None,
             "ensemble": self._measuring.ensemble.state_dict(),
             "stabilisation": self._stabilisation.state_dict(),
             "scaler": training.scaler.state_dict() if training.scaler is not None else None,
@@ -303,6 +306,8 @@ class Segment:
         training.averages.load_state_dict(state["averages"])
         if training.tail is not None:
             training.tail.load_state_dict(state["tail"])
+        if training.epoch_average is not None:
+            training.epoch_average.load_state_dict(state["epoch_average"])
         self._measuring.ensemble.load_state_dict(brought_to(state["ensemble"], training.history.device))
         self._stabilisation.load_state_dict(state["stabilisation"])
         if training.scaler is not None:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from weight_decay.data.images.augment import crop_and_flip
 from weight_decay.data.images.image_set import ImageSet, seeded_order
 from weight_decay.data.images.resident import fits_on_device, resident_copy
 from weight_decay.device.memory import pinned, to_device
@@ -37,6 +38,7 @@ class ImageStream:
         resident: keep all images on the device; None decides by `fits_on_device`. It changes
             speed alone: otherwise a background thread gathers the next batches from the array.
         drop_last: no batch straddles epochs.
+        augment: crop and flip the images at random; see `crop_and_flip`.
         order: "shuffled" anew for every epoch, "repeated": one permutation for all of them, or "stored".
         rank, ranks: this process takes the rank-th of `ranks` equal contiguous pieces of each batch.
 
@@ -56,6 +58,7 @@ class ImageStream:
         ranks: int = 1,
         drop_last: bool = False,
         order: Order = "shuffled",
+        augment: bool = False,
     ):
         if seed < 0:
             raise UserError(f"The data seed is {seed}; choose one that is not negative.")
@@ -65,7 +68,7 @@ class ImageStream:
             raise ValueError(f"rank {rank} of {ranks}")
         self.image_set, self.batch_size, self.seed, self.device = image_set, batch_size, seed, device
         self._share = batch_size // ranks
-        self._kept_order = order
+        self._kept_order, self._augment = order, augment
         self._epoch_samples = epoch_samples(len(image_set), batch_size, drop_last)
         self._offset = rank * self._share
         self._orders: dict[int, torch.Tensor] = {}
@@ -97,7 +100,7 @@ class ImageStream:
             raise ValueError(f"step {step} is negative")
         if self.resident:
             rows = self._rows(step)
-            return self._images[rows].permute(0, 3, 1, 2), self._labels[rows]
+            return self._seen(self._images[rows], step).permute(0, 3, 1, 2), self._labels[rows]
         # Prefetch is a cache keyed by step: asking for any other step is right too, only slower.
         wanted = range(step, step + 1 + _PREFETCH_DEPTH)
         for stale in [key for key in self._ahead if key not in wanted]:
@@ -108,6 +111,9 @@ class ImageStream:
         images, labels = self._ahead.pop(step).result()
         images = images.to(self.device, non_blocking=images.is_pinned())
         return images.permute(0, 3, 1, 2), labels.to(self.device, non_blocking=labels.is_pinned())
+
+    def _seen(self, images: torch.Tensor, step: int) -> torch.Tensor:
+        return crop_and_flip(images, self.seed, step, self.batch_size, self._offset) if self._augment else images
 
     def _rows(self, step: int) -> torch.Tensor:
         """Rows of the set for this rank's share of a step, int64, on the device if the images are there."""
@@ -137,6 +143,7 @@ class ImageStream:
     def _gather(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = self._rows(step)
         images, labels = torch.from_numpy(self.image_set.images[rows.numpy()]), self._labels[rows]
+        images = self._seen(images, step)
         return pinned(images, self.device), pinned(labels, self.device)
 
 

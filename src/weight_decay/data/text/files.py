@@ -8,8 +8,9 @@ This module never imports torch, so that preparation processes start quickly.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +45,21 @@ class TokenSet:
     split: str
     fingerprint: str
     segments: np.ndarray | None = None
+
+    def beginning(self, tokens: int) -> TokenSet:
+        """The first so many tokens, which may end inside a document; UserError if there are fewer."""
+        if tokens > len(self.tokens):
+            raise UserError(
+                f"data.train_tokens: the {self.split} split of {self.name} has {len(self.tokens):,} tokens, not "
+                f"{tokens:,}; ask for fewer, or null for all."
+            )
+        starts = self.document_starts
+        return replace(
+            self,
+            tokens=self.tokens[:tokens],
+            document_starts=None if starts is None else starts[: np.searchsorted(starts, tokens)],
+            fingerprint=hashlib.sha256(f"{self.fingerprint} first {tokens}".encode()).hexdigest(),
+        )
 
 
 class SplitWriter:

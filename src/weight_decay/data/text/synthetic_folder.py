@@ -101,6 +101,7 @@ class SyntheticText(TokenData):
     """The synthetic text, made on first use to at least `train_tokens`."""
 
     drawn: ClassVar[bool] = True
+    made_to_size: ClassVar[bool] = True
 
     def check_train_tokens(self) -> None:
         """ValueError unless it is said how many tokens to make."""

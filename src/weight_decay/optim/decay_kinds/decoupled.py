@@ -16,6 +16,7 @@ class DecoupledDecay(DecayConfig):
     """w <- w - η λ w beside the step: AdamW's decay, and SGD's made the same (PAPER §1)."""
 
     own: ClassVar[bool] = True
+    penalty: ClassVar[float | None] = 0.5
 
     def rule(self, clock: Clock) -> str:
         """The optimizer's own name for it."""

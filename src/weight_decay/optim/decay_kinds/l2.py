@@ -16,6 +16,7 @@ class L2Decay(DecayConfig):
     """The penalty (λ/2) ‖w‖² in the loss: λ w joins the gradient before clipping."""
 
     own: ClassVar[bool] = True
+    penalty: ClassVar[float | None] = 0.5
 
     def rule(self, clock: Clock) -> str:
         """The optimizer's own name for it."""

@@ -16,6 +16,7 @@ class PenaltyDecay(DecayConfig):
     """The penalty λ ‖w‖² in the loss: 2 λ w joins the gradient before clipping (Fig 21)."""
 
     own: ClassVar[bool] = True
+    penalty: ClassVar[float | None] = 1.0
 
     def rule(self, clock: Clock) -> str:
         """The optimizer's own name for it."""

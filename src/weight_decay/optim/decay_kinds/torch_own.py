@@ -20,6 +20,7 @@ class TorchOwnDecay(DecayConfig):
     """
 
     own: ClassVar[bool] = True
+    penalty: ClassVar[float | None] = 0.5
 
     def rule(self, clock: Clock) -> str:
         """The optimizer's own name for it."""
