@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weight_decay.cli import make_plan
+from weight_decay.cli import main, make_plan
+from weight_decay.config.groups import BranchConfig
 from weight_decay.config.identity import folder_name, run_id, to_dict
 from weight_decay.config.run import RunConfig, build
 from weight_decay.config.schema import off
 from weight_decay.config.span import Clock, Span
+from weight_decay.config.window import OnlyEarly, OnlyLate, Window
 from weight_decay.errors import UserError
+from weight_decay.training.branch import check_branches
 
+SIDE = {"name": "side", "start": "1 steps", "every": None, "duration": "1 steps", "lr": 0.1, "strength": 0.0,
+        "keep_optimizer_state": True}  # fmt: skip
 BAD_SETTINGS = {
-    "optimizer.lr=-1": "optimizer.lr: the learning rate must be positive, got -1.",
+    "optimizer.lr=-1": "optimizer.lr: must be from 1e-20 to 1e+06, got -1.0.",
     "optimizer.lr=abc": "optimizer.lr: must be a number, got 'abc'.",
     "optimizer.lr=nan": "optimizer.lr: must be a number",
     "optimizer.lr=inf": "optimizer.lr: must be a number",
@@ -30,10 +39,10 @@ BAD_SETTINGS = {
     "averaging.ema=[1.5]": "averaging.ema: every decay must lie strictly between 0 and 1, got 1.5.",
     "averaging.ema=[0.9,0.9]": "averaging.ema: the same decay is listed twice",
     "averaging.ema=0.9": "averaging.ema: must be a list, got 0.9.",
-    "decay.strength=-0.1": "decay.strength: weight decay must not be negative, got -0.1.",
+    "decay.strength=-0.1": "decay.strength: must be 0, or from 1e-20 to 1e+06, got -0.1.",
     "decay.kind=l3": "decay.kind: must be one of cautious, constrained, corrected, decoupled,",
     "decay.rules=[]": "decay.rules: at least one rule is needed",
-    "batch_size=0": "batch_size: must be positive, got 0.",
+    "batch_size=0": "batch_size: must be from 1 to 10 million, got 0.",
     "micro_batch_size=5": "micro_batch_size: must divide batch_size 128, got 5.",
     "duration='5 parsecs'": 'duration: "5 parsecs" is not a length',
     "duration=50%": 'duration: must be a positive length, got "50%".',
@@ -54,11 +63,33 @@ BAD_SETTINGS = {
     "model.kind=[1]": "model.kind: must be one of gpt, resnet, vgg, got [1].",
     "schedule.kind={a: 1}": "schedule.kind: must be one of",
     "duration='1e400 steps'": "is too long to count",
-    "data.seed=-1": "data.seed: must not be negative, got -1.",
+    "data.seed=-1": "data.seed: must be from 0 to 2^53 - 1, got -1.",
     "data.kind=cifar5m data.test_size=null": "data.test_size: CIFAR-5m",
     "probes.evaluation_train_samples=0": "probes.evaluation_train_samples: must be positive or null, got 0.",
     "optimizer=adamw optimizer.momentum=0.9": "optimizer.momentum: AdamW has betas instead; set it to 0.",
 }
+NONSENSE = {
+    "seed": (-1, 1e300, "1:30"),
+    "optimizer.lr": (1e-320, 1e18, 0, -0.1, math.nan, math.inf, "1:30"),
+    "optimizer.momentum": (1, 1.5, -0.1, math.nan),
+    "optimizer.betas": ([1, 0.9], [0.9, math.inf]),
+    "optimizer.clip_norm": (0, -1, 1e-320, math.nan),
+    "decay.strength": (-1, 1e-320, 1e30, math.nan, math.inf, "1:30"),
+    "decay.rules": ([{"match": ".*", "scale": -1}], [{"match": ".*", "scale": 1e300}]),
+    "averaging.ema": ([1.5], [1], [0], [-0.1], [math.nan], [1 - 1e-20]),
+    "batch_size": (0, -128, 1.5, 10**13, "1:30"),
+    "model.width": (0, -1, math.nan),
+    "data.image_size": (0, 1e30),
+    "execution.threads": (-1, 10**8),
+    "sphere_radius": (0, -1, 1e-320),
+    "duration": ("0 steps", "-1 steps", "1:30", "nan steps", "200%"),
+    "probes.log_every": ("0 steps",),
+    "probes.evaluate_every": ("0 epochs", "-1 steps"),
+    "branches": (
+        [{**SIDE, "start": "500%"}], [{**SIDE, "every": "0 steps"}], [{**SIDE, "name": "main"}], [{**SIDE, "lr": 1e18}],
+        [{**SIDE, "lr": math.nan}], [{**SIDE, "strength": -1}], [SIDE, {**SIDE, "name": "Side"}],
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +103,55 @@ def test_a_mistake_gets_one_clear_sentence(setting: str) -> None:
         make_plan(re.split(r" (?=data\.|optimizer\.)", setting))
     assert BAD_SETTINGS[setting] in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", NONSENSE)
+def test_nonsense_is_refused_wherever_it_is_written(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an experiment file, and typed: the sentence names the setting, and the exit code is 2."""
+    monkeypatch.setenv("WEIGHT_DECAY_OWN_CONFIGS", str(tmp_path))
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    content = {
+        "name": "mine", "title": "Mine", "figure": None, "regime": "over_training", "choose": {"data": "procedural"},
+    }  # fmt: skip
+    for value in NONSENSE[key]:
+        block = {"choose": {}, "set": {}, "grid": [{key: [value]}]}
+        file.write_text(yaml.safe_dump({**content, "scales": {"micro": block}}))
+        with pytest.raises(UserError, match=f"^{re.escape(key)}|mine.yaml: .*{re.escape(key)} says where"):
+            make_plan(["experiment=mine", "scale=micro"])
+    typed = yaml.safe_dump(NONSENSE[key][0], default_flow_style=True).splitlines()[0]
+    with pytest.raises(SystemExit) as left:
+        main(["--dry-run", f"{key}={typed}"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert said.startswith(f"weight-decay: {key}") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["data=python_text", "model=gpt_micro"], ["model=gpt_micro"]])
+def test_an_experiment_with_a_model_of_the_other_regime_is_refused(words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"is declared for over_training, but its|needs a model for images, got gpt"):
+        make_plan(["experiment=fig02_cifar10", "scale=micro", "probes=language", "probes.jacobian_every=null", *words])
+
+
+@pytest.mark.parametrize(
+    "change", [{"start": Span(7, "steps")}, {"start": Span(2, "epochs")}, {"duration": Span(0.1, "steps")}]
+)
+def test_a_branch_that_never_starts_or_has_no_step_is_refused(config: RunConfig, change: dict[str, Span]) -> None:
+    clock = Clock(batch_size=4, epoch_samples=16, total_steps=6)
+    side = BranchConfig("side", Span(6, "steps"), None, Span(1, "steps"), 0.1, 0.0, True)
+    check_branches(dataclasses.replace(config, branches=(side,)), clock)
+    with pytest.raises(
+        UserError, match=r"branches\[0\]\.(start: .* is step [78], beyond the run's 6|duration: .* one step)"
+    ):
+        check_branches(dataclasses.replace(config, branches=(dataclasses.replace(side, **change),)), clock)
+
+
+@pytest.mark.parametrize("window", [OnlyEarly("only_early", Span(6, "steps")), OnlyLate("only_late", Span(500, "%"))])
+def test_a_window_without_an_edge_in_the_run_is_refused(window: Window) -> None:
+    with pytest.raises(ValueError, match="of 6, so"):
+        window.factor(Clock(batch_size=4, epoch_samples=16, total_steps=6))
 
 
 def test_missing_and_unknown_keys_are_named(config: RunConfig) -> None:

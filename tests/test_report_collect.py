@@ -71,6 +71,18 @@ def test_sparse_metrics_keep_their_column_whatever_the_order_of_discovery(tmp_pa
                     assert float(row[name]) == expected[name]
 
 
+def test_runs_on_other_data_of_the_same_name_are_named(tmp_path: Path) -> None:
+    cells, rows = [], [{"step": 1, "test/error": 0.5}]
+    for seed, (size, content) in enumerate([(8, "aa"), (8, "bb"), (9, "bb")]):
+        data = {"name": "mine", "fingerprint": content * 8}
+        extra = {"identity": {"data": {"kind": "npz", "train_size": size}}, "data": data}
+        cells.append(write_run(tmp_path, Run({"seed": seed}, "over_training", rows, extra=extra)))
+    write_experiment(tmp_path, "mixed", cells, "over_training")
+    collected = collect(tmp_path)
+    assert collected.other_data == {"mixed-micro": [cells[1]["run_id"]]}
+    assert "mixed-micro: 1 run(s) trained on other data than the rest, under the same name" in collected.describe()
+
+
 def test_branches_are_rows_of_their_own(tmp_path: Path) -> None:
     run = under_training_run(0.05, branches={"tiny-1000": [{"step": 10, "finetuned/val/loss": 1.25}]})
     write_experiment(tmp_path, "branches", [write_run(tmp_path, run)], "under_training")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,15 @@ import pytest
 from weight_decay.errors import UserError
 from weight_decay.report import statistics
 from weight_decay.report.commands import COMMANDS
+from weight_decay.report.tables.read import tables_of
 
 RATES = {0.0: 1.70, 0.05: 1.68}
 
 
-def write(results: Path, seeds: int, gain: float = 0.0, spread: float = 0.001) -> Path:
+def write(results: Path, seeds: int, gain: float = 0.0, spread: float = 0.001, first: int = 0) -> Path:
     """Tables of fig06 at micro: λ = .05 ends `gain` lower, give or take `spread` from seed to seed."""
     summary, curves = [], []
-    for seed in range(seeds):
+    for seed in range(first, first + seeds):
         for decay in (0.0, 0.05):
             run = f"{seed}-{decay}"
             shift = (gain + spread * (-1) ** seed) if decay else 0.0
@@ -50,16 +52,32 @@ def test_a_verdict_stands_or_falls_with_fresh_runs(tmp_path: Path, capsys: pytes
     old = write(tmp_path / "old", 10, gain=0.02)
     assert COMMANDS["verify"](["lower_end", f"results={old}"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "fig06_language_model 1000..1009"
-    same = write(tmp_path / "same", 10, gain=0.018)
+    same = write(tmp_path / "same", 10, gain=0.018, first=1000)
     assert COMMANDS["verify"](["lower_end", f"results={old}", f"fresh={same}"]) == 0
     assert "The verdict stands" in capsys.readouterr().out
-    other = write(tmp_path / "other", 10, gain=-0.02)
+    other = write(tmp_path / "other", 10, gain=-0.02, first=1000)
     assert COMMANDS["verify"](["lower_end", f"results={old}", f"fresh={other}"]) == 1
     assert "does not stand" in capsys.readouterr().out
     with pytest.raises(UserError, match="name one claim"):
         COMMANDS["verify"](["lower", f"results={old}"])
+    with pytest.raises(UserError, match=r"20 of the runs .* are those that the verdict rests on"):
+        COMMANDS["verify"](["lower_end", f"results={old}", f"fresh={old}"])
     with pytest.raises(UserError, match="no fresh run"):
         COMMANDS["verify"](["lower_end", f"results={old}", f"fresh={tmp_path / 'none'}"])
+
+
+def test_a_table_under_another_name_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    tables = tmp_path / "tables"
+    for kind in ("summary", "curves"):
+        shutil.copy(
+            tables / f"fig06_language_model-micro.{kind}.csv", tables / f"fig06_language_model-paper.{kind}.csv"
+        )
+        shutil.copy(tables / f"fig06_language_model-micro.{kind}.csv", tables / f"constant_lr-micro.{kind}.csv")
+    with pytest.raises(UserError, match="holds rows of the scale micro: it was renamed or copied"):
+        tables_of(tmp_path, "fig06_language_model", "paper")
+    with pytest.raises(UserError, match="holds rows of the experiment fig06_language_model"):
+        tables_of(tmp_path, "constant_lr", "micro")
 
 
 def test_the_claims_are_judged_without_loading_torch_or_matplotlib() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import weight_decay.device.compiling
 import weight_decay.training.provenance
 from conftest import read_summary
 from test_run import folder_of, stop_after
@@ -48,17 +49,22 @@ def test_a_run_that_goes_on_under_other_conditions_says_so_and_keeps_where(
     with monkeypatch.context() as patch:
         patch.setattr(weight_decay.training.provenance, "versions", lambda: {"python": "3.11.9", "torch": "9.9.9"})
         patch.setattr(weight_decay.training.provenance, "git_commit", lambda: "f" * 40)
+        patch.setattr(weight_decay.device.compiling, "BACKEND", "eager")
+        patch.setenv("MKL_CBWR", "COMPATIBLE")
+        other = make_plan(words("text", "execution.threads=2 execution.compile=true"))[0].cells[0].config
         try:
-            assert run(make_plan(words("text", "execution.threads=2"))[0].cells[0].config, LABELS) == "completed"
+            assert run(other, LABELS) == "completed"
         finally:
             torch.set_num_threads(before)
     said = capsys.readouterr().err
     assert f"threads {before}, now 2" in said
     assert "now 9.9.9" in said
     assert "now ffffffffffff;" in said
+    assert "compiled False, now True" in said
+    assert "computes under MKL_CBWR=COMPATIBLE of the environment" in said
     summary = read_summary(folder_of(config))
     assert [(one["from_step"], one["threads"]) for one in summary["stretches"]] == [(0, before), (3, 2)]
-    assert changed_column(tmp_path / "results") == "device git_commit python threads torch"
+    assert changed_column(tmp_path / "results") == "compiled device environment git_commit python threads torch"
 
 
 def test_a_run_from_start_to_end_under_the_same_conditions_has_one_stretch_and_no_column(

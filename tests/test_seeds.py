@@ -35,6 +35,11 @@ def test_a_setting_typed_by_hand_still_wins() -> None:
     assert {cell.config.data.seed for cell in plan("seed=7").cells} == {7}
 
 
+def test_seeds_and_a_seed_contradict_each_other() -> None:
+    with pytest.raises(UserError, match="seeds: seed=3 was typed too"):
+        plan("seeds=0..9", "seed=3")
+
+
 @pytest.mark.parametrize("given", ["seeds=3..1", "seeds=a..b", "seeds=-1", "seeds=[1,1]", "seeds=[]", "seeds=1.5"])
 def test_seeds_that_are_none_are_refused(given: str) -> None:
     with pytest.raises(UserError, match="seeds: must be like"):

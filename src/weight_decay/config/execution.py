@@ -23,4 +23,8 @@ class ExecutionConfig:
     progress: bool
 
     def __post_init__(self) -> None:
-        require(self.threads >= 0, f"threads: must be positive, or 0 for torch's own choice, got {self.threads}")
+        # Torch takes the process down where it cannot start as many as it was told.
+        require(
+            0 <= self.threads <= 4096,
+            f"threads: must be from 1 to 4096, or 0 for torch's own choice, got {self.threads}",
+        )

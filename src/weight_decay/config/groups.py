@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from weight_decay.config.schema import EXECUTION, check_name, check_pattern, off, require
+from weight_decay.config.schema import EXECUTION, check_name, check_pattern, check_seed, check_size, off, require
 from weight_decay.config.span import Clock, Span
 from weight_decay.config.window import Window
 
@@ -48,8 +48,8 @@ class ImageData:
     sizes: ClassVar[tuple[int, int] | None] = None
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
-        require(self.image_size >= 8, f"image_size: must be at least 8 pixels, got {self.image_size}")
+        check_seed("seed", self.seed)
+        require(8 <= self.image_size <= 4096, f"image_size: must be from 8 to 4096 pixels, got {self.image_size}")
         check_name(self.name, self.kind, self.named)
         require(self.classes >= 2, f"classes: must be at least 2, got {self.classes}")
         for name in ("train_size", "test_size"):
@@ -114,18 +114,15 @@ class OptimizerConfig:
     matrices: str = field(metadata=off(".*"))
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, f"lr: the learning rate must be positive, got {self.lr:g}")
+        check_size("lr", self.lr)
         require(0 <= self.momentum < 1, f"momentum: must be in [0, 1), got {self.momentum:g}")
         require(
             all(0 <= beta < 1 for beta in self.betas),
             f"betas: both must be in [0, 1), got {list(self.betas)}",
         )
         require(self.kind != "adamw" or self.momentum == 0, "momentum: AdamW has betas instead; set it to 0")
-        require(self.eps > 0, f"eps: must be positive, got {self.eps:g}")
-        require(
-            self.clip_norm is None or self.clip_norm > 0,
-            f"clip_norm: must be positive or null, got {self.clip_norm}",
-        )
+        check_size("eps", self.eps)
+        check_size("clip_norm", self.clip_norm)
         require(not self.nesterov or self.momentum > 0, "nesterov: needs a momentum above 0")
         require(self.kind == "muon" or self.matrices == ".*", "matrices: only muon has its own; leave it out")
         check_pattern(self.matrices, "matrices")
@@ -148,7 +145,7 @@ class DecayRuleConfig:
     module: str = field(metadata=off(".*"))
 
     def __post_init__(self) -> None:
-        require(self.scale >= 0, f"scale: must not be negative, got {self.scale:g}")
+        check_size("scale", self.scale, zero=True)
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,8 @@ class DecayConfig:
     optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "muon")
 
     def __post_init__(self) -> None:
-        require(self.strength >= 0, f"strength: weight decay must not be negative, got {self.strength:g}")
+        for strength in (self.strength, *(self.strength * rule.scale for rule in self.rules)):
+            check_size("strength", strength, zero=True)
         require(
             len(self.rules) > 0,
             "rules: at least one rule is needed; {match: '.*', scale: 1} decays every parameter",
@@ -200,7 +198,7 @@ class TwoPhaseSchedule:
     final_lr: float
 
     def __post_init__(self) -> None:
-        require(self.final_lr > 0, f"final_lr: must be positive, got {self.final_lr:g}")
+        check_size("final_lr", self.final_lr)
 
 
 @dataclass(frozen=True)
@@ -274,9 +272,14 @@ class BranchConfig:
 
     def __post_init__(self) -> None:
         require(self.duration.value > 0, f'duration: must be a positive length, got "{self.duration}"')
-        require(self.name.isidentifier(), f'name: letters, digits and "_" only, got "{self.name}"')
-        require(self.lr > 0, f"lr: must be positive, got {self.lr:g}")
-        require(self.strength >= 0, f"strength: must not be negative, got {self.strength:g}")
+        require(
+            self.name.isidentifier() and self.name != "main",
+            f'name: letters, digits and "_" only, and not "main", which is the run itself, got "{self.name}"',
+        )
+        self.start.check_share("start")
+        require(self.every is None or self.every.value > 0, f'every: must be a positive length, got "{self.every}"')
+        check_size("lr", self.lr)
+        check_size("strength", self.strength, zero=True)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ class EnsembleConfig:
     every: Span
     stop: Span
 
+    def __post_init__(self) -> None:
+        require(self.every.value > 0, f'every: must be a positive length, got "{self.every}"')
+        self.start.check_share("start")
+
 
 @dataclass(frozen=True)
 class AveragingConfig:
@@ -66,6 +70,7 @@ class CurvatureConfig:
     averages: bool
 
     def __post_init__(self) -> None:
+        require(self.every.value > 0, f'every: must be a positive length, got "{self.every}"')
         require(self.per_class > 0, f"per_class: must be positive, got {self.per_class}")
         for name in ("trace_draws", "similarity_draws"):
             draws = getattr(self, name)
@@ -121,6 +126,9 @@ class ProbeConfig:
             len(set(self.replay)) == len(self.replay) and all(strength > 0 for strength in self.replay),
             f"replay: must be different strengths above 0 such as [0.05], got {list(self.replay)}",
         )
+        for name in ("log_every", "evaluate_every", "jacobian_every", "stability_every"):
+            span = getattr(self, name)
+            require(span is None or span.value > 0, f'{name}: must be a positive length, got "{span}"')
         samples = self.evaluation_train_samples
         require(samples is None or samples > 0, f"evaluation_train_samples: must be positive or null, got {samples}")
         require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")

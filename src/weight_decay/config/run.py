@@ -30,7 +30,7 @@ from weight_decay.config.groups import (
 )
 from weight_decay.config.measurements import AveragingConfig, ProbeConfig
 from weight_decay.config.registry import DATA, DECAY_KINDS, MODELS
-from weight_decay.config.schema import EXECUTION, build_dataclass, require
+from weight_decay.config.schema import EXECUTION, build_dataclass, check_seed, check_size, require
 from weight_decay.config.span import Span
 from weight_decay.config.text import MatchedSchedule, TokenData
 
@@ -59,14 +59,14 @@ class RunConfig:
     execution: ExecutionConfig = field(metadata=EXECUTION)
 
     def __post_init__(self) -> None:
-        require(self.batch_size > 0, f"batch_size: must be positive, got {self.batch_size}")
+        check_seed("seed", self.seed)
+        require(0 < self.batch_size <= 10**7, f"batch_size: must be from 1 to 10 million, got {self.batch_size}")
         micro = self.micro_batch_size
         require(
             micro is None or (micro > 0 and self.batch_size % micro == 0),
             f"micro_batch_size: must divide batch_size {self.batch_size}, got {micro}",
         )
-        radius = self.sphere_radius
-        require(radius is None or radius > 0, f"sphere_radius: must be positive or null, got {radius}")
+        check_size("sphere_radius", self.sphere_radius)
         require(
             self.duration.unit != "%" and self.duration.value > 0,
             f'duration: must be a positive length, got "{self.duration}"',
@@ -119,7 +119,8 @@ class RunConfig:
             ensemble is None or (images and len(self.averaging.ema) > 0),
             "averaging.ensemble: needs images, and an EMA to be compared with; set it to null",
         )
-        names = [branch.name for branch in self.branches]
+        # A file system that does not tell cases apart would give two of them one folder.
+        names = [branch.name.lower() for branch in self.branches]
         require(len(set(names)) == len(names), f"branches: names must differ, got {names}")
 
     def _check_decay(self) -> None:

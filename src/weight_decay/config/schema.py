@@ -23,6 +23,10 @@ EXECUTION = {"execution": True}
 """Field metadata: this value says where or how to compute, and cannot change a run's numbers."""
 
 
+SMALLEST, LARGEST = 1e-20, 1e6
+"""Of learning rates, decay strengths and the like: far beyond what float32 weights can be moved by or survive."""
+
+
 def off(value: Any) -> dict[str, Any]:
     """Field metadata: at `value` the feature is off, and a run's identity is as if the field did not exist.
 
@@ -36,6 +40,19 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def check_size(name: str, value: float | None, zero: bool = False) -> None:
+    """ValueError unless a rate, strength or bound has a size that something can come of; null is left to the type."""
+    require(
+        value is None or SMALLEST <= value <= LARGEST or (zero and value == 0),
+        f"{name}: must be {'0, or ' if zero else ''}from {SMALLEST:g} to {LARGEST:g}, got {value}",
+    )
+
+
+def check_seed(name: str, value: int) -> None:
+    """ValueError unless `value` can seed something, and is the number that was written: 1e30 would be another one."""
+    require(0 <= value < 2**53, f"{name}: must be from 0 to 2^53 - 1, got {value}")
 
 
 def check_name(name: str | None, kind: str, named: bool) -> None:

@@ -61,6 +61,11 @@ class Span:
             return f"{value}%"
         return f"{value} {self.unit if value != 1 else self.unit[:-1]}"
 
+    def check_share(self, name: str) -> None:
+        """ValueError if this is more than the whole run."""
+        if self.unit == "%" and self.value > 100:
+            raise ValueError(f"{name}: must lie within the run, got {self}")
+
     def steps(self, clock: Clock) -> int:
         """The number of optimizer steps, rounded to the nearest whole step (halves up) and never below 0."""
         scale = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from weight_decay.config.groups import PrecisionConfig
-from weight_decay.config.schema import EXECUTION, check_name, off, require
+from weight_decay.config.schema import EXECUTION, check_name, check_seed, check_size, off, require
 from weight_decay.config.span import Span
 
 
@@ -49,7 +49,7 @@ class TokenData:
 
     def __post_init__(self) -> None:
         check_name(self.name, self.kind, self.named)
-        require(self.seed >= 0, f"seed: must not be negative, got {self.seed}")
+        check_seed("seed", self.seed)
         require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
         require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")
         require(
@@ -100,5 +100,4 @@ class MatchedSchedule:
             (self.reference is None) != (self.reference_strength is None),
             "reference: give either the id or folder of a finished run, or the reference_strength of one like this",
         )
-        strength = self.reference_strength
-        require(strength is None or strength >= 0, f"reference_strength: must not be negative, got {strength}")
+        check_size("reference_strength", self.reference_strength, zero=True)

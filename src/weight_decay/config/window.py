@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from weight_decay.config.schema import require
+from weight_decay.config.schema import check_size, require
 from weight_decay.config.span import Clock, Span
 
 Factor = Callable[[int], float]
@@ -22,8 +22,9 @@ class OnlyEarly:
     until: Span
 
     def factor(self, clock: Clock) -> Factor:
-        """1, then 0."""
+        """1, then 0; ValueError if it never falls to 0."""
         until = self.until.steps(clock)
+        require(until < clock.total_steps, f"until: {self.until} is step {until} of {clock.total_steps}, so no end")
         return lambda step: 1.0 if step < until else 0.0
 
 
@@ -35,8 +36,9 @@ class OnlyLate:
     start: Span
 
     def factor(self, clock: Clock) -> Factor:
-        """0, then 1."""
+        """0, then 1; ValueError if it never rises to 1."""
         start = self.start.steps(clock)
+        require(start < clock.total_steps, f"start: {self.start} is step {start} of {clock.total_steps}, so never")
         return lambda step: 0.0 if step < start else 1.0
 
 
@@ -54,7 +56,8 @@ class Points:
     def __post_init__(self) -> None:
         require(len(self.at) == len(self.factors), f"at: {len(self.at)} lengths for {len(self.factors)} factors")
         require(len(self.at) > 0, "at: needs at least one point")
-        require(all(factor >= 0 for factor in self.factors), f"factors: must not be negative, got {list(self.factors)}")
+        for factor in self.factors:
+            check_size("factors", factor, zero=True)
 
     def factor(self, clock: Clock) -> Factor:
         """Linear between the points; ValueError if they are out of order."""

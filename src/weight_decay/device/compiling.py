@@ -45,6 +45,11 @@ def compiled(
     return torch.compile(forward, **options)
 
 
+def is_compiled(forward: Callable[..., Any]) -> bool:
+    """Whether `forward` is what torch.compile has made of a module or a function."""
+    return isinstance(forward, torch._dynamo.OptimizedModule) or hasattr(forward, "_torchdynamo_orig_callable")
+
+
 @functools.cache
 def compiler_problem(kind: str) -> str | None:
     """Why nothing can be compiled for a kind of device, found by compiling one line for it; None if it works."""

@@ -268,8 +268,9 @@ class GPTModel(ModelConfig):
     regime: ClassVar[str] = "under_training"
 
     def __post_init__(self) -> None:
-        for name in ("layers", "heads", "width"):
-            require(getattr(self, name) > 0, f"{name}: must be positive, got {getattr(self, name)}")
+        for name, most in (("layers", 10**3), ("heads", 10**6), ("width", 10**6)):
+            size = getattr(self, name)
+            require(0 < size <= most, f"{name}: must be from 1 to {most:,}, got {size}")
         require(
             self.width % self.heads == 0,
             f"width: must be a multiple of heads, got {self.width} and {self.heads}",

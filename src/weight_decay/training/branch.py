@@ -10,7 +10,9 @@ from pathlib import Path
 from weight_decay.config.groups import BranchConfig
 from weight_decay.config.identity import run_id
 from weight_decay.config.run import RunConfig
+from weight_decay.config.span import Clock
 from weight_decay.device.distributed import current
+from weight_decay.errors import UserError
 from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.assemble import branched_training, build_segment
@@ -18,6 +20,19 @@ from weight_decay.training.checkpoint import Owner
 from weight_decay.training.loop import Event
 from weight_decay.training.record import Progress, speaker, write_summary
 from weight_decay.training.stretch import BranchInterruptedError, Segment, Status
+
+
+def check_branches(config: RunConfig, clock: Clock) -> None:
+    """UserError if a branch could never start, or would have no step."""
+    for number, branch in enumerate(config.branches):
+        start, last = branch.start.steps(clock), clock.total_steps
+        if start > last:
+            raise UserError(
+                f"branches[{number}].start: {branch.start} is step {start}, beyond the run's {last}; let it start "
+                "earlier, or leave the branch out."
+            )
+        if branch.duration.steps(clock) < 1:
+            raise UserError(f"branches[{number}].duration: {branch.duration} is less than one step; make it longer.")
 
 
 def branch_event(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import platform
 import re
 import subprocess
@@ -71,9 +72,28 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def stretch_provenance(device: torch.device, code: str | None) -> dict[str, Any]:
+_ENVIRONMENT = (
+    "ATEN_CPU_CAPABILITY", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS",
+    "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # fmt: skip
+"""Variables by which libraries compute in other number formats or instructions than the config says."""
+
+
+def stretch_provenance(device: torch.device, code: str | None, compiled: bool) -> dict[str, Any]:
     """What must be the same from a run's start to its end for it to end bitwise as if it had never been interrupted."""
-    return {**provenance(device), "code_fingerprint": code, "processes": current().count}
+    return {
+        **provenance(device),
+        "code_fingerprint": code,
+        "processes": current().count,
+        "compiled": compiled,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "environment": environment(),
+    }
+
+
+def environment() -> str:
+    """The variables that change how libraries compute, as `NAME=value`; empty where none is set, as it should be."""
+    return " ".join(f"{name}={os.environ[name]}" for name in _ENVIRONMENT if os.environ.get(name))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

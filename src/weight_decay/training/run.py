@@ -18,6 +18,7 @@ from weight_decay.config.identity import folder_name, run_id, to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import MatchedSchedule
 from weight_decay.device.choose import apply_precision, choose_device
+from weight_decay.device.compiling import is_compiled
 from weight_decay.device.distributed import current, lost_contact
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_text
@@ -27,10 +28,10 @@ from weight_decay.runs.lock import LostFolderError, claimed
 from weight_decay.runs.read import MAIN_BRANCH
 from weight_decay.tasks.choose import build_regime
 from weight_decay.training.assemble import build_segment, build_training
-from weight_decay.training.branch import branch_event
+from weight_decay.training.branch import branch_event, check_branches
 from weight_decay.training.checkpoint import Owner
 from weight_decay.training.matched import ReferenceMissingError, find_reference, reference_of
-from weight_decay.training.provenance import Origin, provenance, stretch_provenance
+from weight_decay.training.provenance import Origin, environment, provenance, stretch_provenance
 from weight_decay.training.record import Mirror, Progress, speaker, write_summary
 from weight_decay.training.replay import replay_event
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
@@ -112,6 +113,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     with stopping_at_once():
         regime = build_regime(config, device)
     last = regime.clock.total_steps
+    check_branches(config, regime.clock)
     # Written for people and for `collect`; the run itself never reads it back.
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
     ranks = current()
@@ -119,6 +121,8 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         write_text(folder / "config.yaml", text)
     say = speaker(labels.title)
     training = build_training(config, regime, device, labels.scale, say)
+    if told := environment():
+        say(f"computes under {told} of the environment, which its summary keeps; unset it if that was not meant")
     tracking = config.tracking if ranks.writes else replace(config.tracking, mode="disabled")
     mirror = Mirror(tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
     progress = Progress(last, labels.title, config.execution.progress and ranks.writes, labels.position)
@@ -127,7 +131,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         Owner(run_id(config), MAIN_BRANCH),
         regime.data["fingerprint"],
         regime.data["evaluated_fingerprint"],
-        stretch_provenance(device, code_of(config)),
+        stretch_provenance(device, code_of(config), is_compiled(training.forward)),
         None if reference is None else reference["sha256"],
     )
     segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say, origin)

@@ -43,6 +43,8 @@ def make_plan(words: Sequence[str]) -> tuple[Plan, Steering]:
         and not (key in chosen and file.choose.get(key) == chosen[key])
     )
     seeds = read_seeds(steering["seeds"])
+    if seeds is not None and "seed" in values:
+        raise UserError(f"seeds: seed={values['seed']} was typed too, which would win; give one of the two.")
     points = expand(with_seeds(file.grid, seeds), {**typed, **values})
     # Other seeds than the experiment's own add to it: its record, and so its tables, keep all of them.
     others = [] if seeds is None else expand(file.grid, {**typed, **values})

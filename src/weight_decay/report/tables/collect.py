@@ -63,6 +63,8 @@ class Collected:
     """Per table the kept runs whose cell (data, seed, coordinates) a run with another id fills too."""
     other_numbers: dict[str, list[str]] = field(default_factory=dict)
     """Per table the runs whose records differ: the run folder's stand, then the table's here, then the others'."""
+    other_data: dict[str, list[str]] = field(default_factory=dict)
+    """Per table the runs that name their data as another one does, and were trained on other bytes."""
 
     def describe(self) -> str:
         """A few lines for the terminal: how much is in the tables, and each folder that is not."""
@@ -79,6 +81,7 @@ class Collected:
             (self.twice, "of them fill a cell that another run fills too, so claims cannot tell which to take"),
             (self.other_numbers, "recorded twice with other numbers; the run folder's, then the older table's, stand"),
             (self.dropped, "removed, as drop=yes asks"),
+            (self.other_data, "trained on other data than the rest, under the same name, so they cannot be compared"),
         ):
             lines += [f"{stem}: {len(runs)} run(s) {words} ({_some(runs)})" for stem, runs in groups.items()]
         lines += [f"left out, damaged: {item.folder} ({item.reason})" for item in self.damaged]
@@ -152,6 +155,7 @@ def _collect_one(experiment: Experiment, target: _Target, collected: Collected) 
     before = collected.finished
     coordinates = sorted({name for cell in experiment.cells for name in cell.coordinates} - {"seed"})
     identity = [*_IDENTITY, *coordinates, "branch"]
+    stem, data = f"{experiment.name}-{experiment.scale}", dict[str, Any]()
     with _Table([*identity, *_SUMMARY]) as summary, _Table([*identity, "git_commit", *_AXES]) as curves:
         for cell in experiment.cells:
             try:
@@ -168,12 +172,13 @@ def _collect_one(experiment: Experiment, target: _Target, collected: Collected) 
             collected.finished += 1
             collected.unsealed += not is_sealed(run)
             collected.stale += other_code(run) is not None
+            if data.setdefault(_data_settings(run), run["data"].get("fingerprint")) != run["data"].get("fingerprint"):
+                collected.other_data.setdefault(stem, []).append(cell.run_id)
             for record in records:
                 named = _identity(experiment, cell, run, record, coordinates)
                 described = [*named, *_described(experiment, run, record)]
                 summary.add(described, [{**record.summary["final"], **changed_column(record.summary)}])
                 curves.add([*named, _commit(run)], record.rows)
-        stem = f"{experiment.name}-{experiment.scale}"
         merged_in = any((folder / f"{stem}.summary.csv").is_file() for folder in target.others)
         if collected.finished == before and not merged_in and not target.empty:
             collected.without.append(stem)
@@ -251,6 +256,12 @@ def _described(experiment: Experiment, run: dict[str, Any], record: Record) -> l
         _text(own.get("parameters")), _text(own.get("device")), _text(own.get("seconds")),
         experiment.figure, experiment.title, experiment.command,
     ]  # fmt: skip
+
+
+def _data_settings(run: dict[str, Any]) -> str:
+    """What must have the same bytes: the settings of the data; of an older record, that says none, the run itself."""
+    settings = run.get("identity")
+    return json.dumps(settings["data"], sort_keys=True) if isinstance(settings, dict) else str(run["run_id"])
 
 
 def _commit(run: dict[str, Any]) -> str:

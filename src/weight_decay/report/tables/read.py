@@ -70,15 +70,25 @@ def tables_of(results: Path, experiment: str, scale: str) -> Tables:
         except (OSError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"The table {path} cannot be read ({reason}): restore it, or collect again.") from error
-        _check(frames[-1], path)
+        _check(frames[-1], path, {"experiment": experiment, "scale": scale})
     summary, curves = frames
     if summary.empty:
         raise UserError(f"No run of {experiment} at scale {scale} has finished under {results}: run it first.")
     return Tables(experiment, scale, summary, curves)
 
 
-def _check(frame: pd.DataFrame, path: Path) -> None:
-    """UserError unless the columns are those of such a table and what was measured is numbers."""
+def _check(frame: pd.DataFrame, path: Path, named: dict[str, str]) -> None:
+    """UserError unless the columns are those of such a table, what was measured is numbers, and the rows are `named`.
+
+    A table that was copied to another name would be taken for another experiment's or scale's.
+    """
+    for name, value in named.items():
+        others = set(frame[name].astype(str)) - {value} if name in frame else set()
+        if others:
+            raise UserError(
+                f"The table {path} holds rows of the {name} {min(others)}: it was renamed or copied; restore it, or "
+                "collect again."
+            )
     needed = {"run_id", "data", "seed", "branch"} | ({"step"} if path.name.endswith(".curves.csv") else {"status"})
     if missing := sorted(needed - set(frame.columns)):
         raise UserError(f"The table {path} has no column {missing[0]}: restore it, or collect again.")
