@@ -125,6 +125,14 @@ def test_a_file_of_ones_own_counts_with_what_it_imports(tmp_path: Path, monkeypa
         forget()
     seen.append(code_fingerprint(settings, "under_training"))
     assert None not in seen and seen[0] == seen[1] and len(set(seen)) == 3
+    # The package's own code counts as well, also where the folder was named as one types it.
+    mine = DECAY_KINDS.place("mine")
+    assert mine is not None
+    assert sources("under_training", [mine]).keys() > sources("under_training", []).keys() > {fingerprint.ENTRY}
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setenv(OWN_CONFIGS, tmp_path.name)
+    forget()
+    assert code_fingerprint(settings, "under_training") == seen[-1]
     # Where the folder is not named, nobody can tell, and nobody calls the run stale.
     monkeypatch.delenv(OWN_CONFIGS)
     assert code_fingerprint(settings, "under_training") is None

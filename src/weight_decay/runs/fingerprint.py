@@ -45,7 +45,9 @@ def other_code(summary: Mapping[str, Any]) -> str | None:
 
 def sources(regime: str, places: list[Place]) -> dict[str, Path]:
     """Module -> file of all code behind the numbers of a run of this regime whose kinds are in `places`."""
-    roots = {"weight_decay": PACKAGE.parent, **{place.module.partition(".")[0]: place.root for place in places}}
+    # Files of one's own bear names below our package and lie elsewhere: `_file` knows where.
+    theirs = [place for place in places if not place.module.startswith("weight_decay.")]
+    roots = {"weight_decay": PACKAGE.parent, **{place.module.partition(".")[0]: place.root for place in theirs}}
     waiting = [ENTRY, f"{REGIMES}.{regime}", *(place.module for place in places)]
     files: dict[str, Path] = {}
     while waiting:
