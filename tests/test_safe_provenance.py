@@ -15,11 +15,14 @@ import weight_decay.training.provenance
 from conftest import read_summary
 from test_run import folder_of, stop_after
 from weight_decay.cli import make_plan
+from weight_decay.config.identity import run_id
 from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import write_plan
 from weight_decay.report.tables.collect import collect
 from weight_decay.runs.folder import Labels
+from weight_decay.runs.judge import judge, read_run
+from weight_decay.runs.read import Cell, DamagedRunError
 from weight_decay.runs.seal import digest, sealed
 from weight_decay.training.provenance import differences
 from weight_decay.training.run import run
@@ -127,3 +130,11 @@ def test_a_matched_run_follows_one_reference_on_the_same_data_to_its_end(
     path.write_text(json.dumps(sealed({**summary, "record": digest(same)})))
     assert run(config, LABELS) == "completed"
     assert read_summary(folder_of(config))["reference"]["run_id"] == summary["run_id"]
+    # Computed again, with other numbers, after this run had finished: every command says so.
+    identity = run_id(config)
+    assert judge(folder_of(config), identity)["status"] == "completed"
+    (path.parent / "metrics.jsonl").write_bytes(other)
+    path.write_text(json.dumps(sealed({**summary, "record": digest(other)})))
+    for look in (judge, lambda folder, run: read_run(Cell(run, folder, {}))):
+        with pytest.raises(DamagedRunError, match=r"is matched to, .*, was computed again since"):
+            look(folder_of(config), identity)

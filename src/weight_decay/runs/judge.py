@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from weight_decay.runs.read import (
 from weight_decay.runs.seal import canonical, digest, is_sealed
 
 NEEDED = ("run_id", "seed", "scale", "data", "regime", "git_commit", "seconds")
+NORM = "weights/norm"
 _ABSENT = object()
 
 
@@ -57,6 +58,7 @@ def judge(folder: Path, run_id: str, coordinates: Mapping[str, Any] | None = Non
     if summary["status"] not in FINISHED:
         return summary
     _check_finished(summary, run_id, coordinates or {})
+    _check_reference(folder, summary)
     _checked_record(folder, summary)
     _check_branches(folder, summary)
     for name in branches(folder):
@@ -80,6 +82,7 @@ def read_run(cell: Cell) -> tuple[dict[str, Any], list[Record]]:
     if summary["status"] not in FINISHED:
         return summary, []
     _check_finished(summary, cell.run_id, cell.coordinates)
+    _check_reference(cell.folder, summary)
     records = [Record(MAIN_BRANCH, summary, rows_of(_checked_record(cell.folder, summary)))]
     _check_branches(cell.folder, summary)
     for name in branches(cell.folder):
@@ -87,6 +90,17 @@ def read_run(cell: Cell) -> tuple[dict[str, Any], list[Record]]:
         if record is not None:
             records.append(Record(name, branch, rows_of(record)))
     return summary, records
+
+
+def reference_digest(rows: Sequence[Row]) -> str:
+    """SHA-256 of what a matched schedule reads of its reference: steps, learning rates, weight norms."""
+    found = hashlib.sha256()
+    for row in rows:
+        if "lr" in row:
+            # Times differ between any two repetitions of a run, and nothing is made from them.
+            read = {name: value for name, value in row.items() if name in ("step", "lr") or name.startswith(NORM)}
+            found.update(json.dumps(read, sort_keys=True).encode())
+    return found.hexdigest()
 
 
 def check_owner(folder: Path, summary: Mapping[str, Any], run_id: str, branch: str | None = None) -> None:
@@ -151,6 +165,21 @@ def _check_finished(summary: Mapping[str, Any], run_id: str, coordinates: Mappin
             found = found.get(part, _ABSENT) if isinstance(found, dict) else _ABSENT
         if found is not _ABSENT and not _same(value, found):
             raise DamagedRunError(f"the experiment's file says {key}={value}, but the run has {found}")
+
+
+def _check_reference(folder: Path, summary: Mapping[str, Any]) -> None:
+    """DamagedRunError if the run that this one is matched to was computed again since, with other numbers."""
+    followed = summary.get("reference")
+    if not isinstance(followed, dict):
+        return
+    for other in sorted(folder.parent.glob(f"*-{followed.get('run_id')}")):
+        try:
+            found = read_summary(other)
+            rows = rows_of(_checked_record(other, found)) if found["status"] in FINISHED else []
+        except DamagedRunError:
+            continue  # which its own row will say
+        if rows and reference_digest(rows) != followed.get("sha256"):
+            raise DamagedRunError(f"the run that it is matched to, {other.name}, was computed again since, otherwise")
 
 
 def _same(said: Any, found: Any) -> bool:

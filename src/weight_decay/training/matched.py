@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,9 @@ from weight_decay.errors import UserError
 from weight_decay.optim.schedules import MatchedEffectiveLR
 from weight_decay.runs.files import read_bounded
 from weight_decay.runs.folder import read_status, read_summary, standing
-from weight_decay.runs.judge import read_run
+from weight_decay.runs.judge import NORM, read_run, reference_digest
 from weight_decay.runs.read import Cell, DamagedRunError, Row
 from weight_decay.training.loop import Optimizer, Schedule
-
-_NORM = "weights/norm"
 
 
 class ReferenceMissingError(UserError):
@@ -76,7 +72,7 @@ def find_reference(config: RunConfig, schedule: MatchedSchedule) -> tuple[Path, 
 def matched_schedule(config: RunConfig, schedule: MatchedSchedule, optimizer: Optimizer, total_steps: int) -> Schedule:
     """The schedule of `config`, from what the reference run recorded: its learning rates and weight norms."""
     folder, found = find_reference(config, schedule)
-    names = [_NORM]
+    names = [NORM]
     if schedule.norm == "per_matrix":
         names = [f"weights/norm/{name}" for name in optimizer.names]
     steps: list[int] = []
@@ -115,14 +111,9 @@ def reference_of(config: RunConfig, data: str) -> dict[str, Any] | None:
             f"schedule.reference: the run in {folder} was computed on other data ({str(made_on)[:12]}) than this one "
             f"would be ({data[:12]}); run the reference again on these data."
         )
-    digest = hashlib.sha256()
-    for row in _rows(folder, run_id(found)):
-        if "lr" in row:
-            # Times differ between any two repetitions of a run, and nothing is made from them.
-            read = {name: value for name, value in row.items() if name in ("step", "lr") or name.startswith(_NORM)}
-            digest.update(json.dumps(read, sort_keys=True).encode())
+    sha256 = reference_digest(_rows(folder, run_id(found)))
     code = summary.get("code_fingerprint")
-    return {"run_id": run_id(found), "code_fingerprint": code, "sha256": digest.hexdigest()}
+    return {"run_id": run_id(found), "code_fingerprint": code, "sha256": sha256}
 
 
 def _rows(folder: Path, identity: str) -> list[Row]:
