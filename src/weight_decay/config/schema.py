@@ -27,6 +27,10 @@ SMALLEST, LARGEST = 1e-20, 1e6
 """Of learning rates, decay strengths and the like: far beyond what float32 weights can be moved by or survive."""
 
 
+_NUMBER = re.compile(r"[+-]?(?!0[0-9])([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+"""A number that is a text: YAML 1.1 reads 1e-3 (no dot) as one. Not 05, which is what -m makes of the decimal 0,05."""
+
+
 def off(value: Any) -> dict[str, Any]:
     """Field metadata: at `value` the feature is off, and a run's identity is as if the field did not exist.
 
@@ -162,9 +166,9 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[A
 def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:  # YAML 1.1 reads 1e-3 (no dot) as a text
-            number = float(value)
-        except (ValueError, OverflowError):
+        try:
+            number = float(value) if not isinstance(value, str) or _NUMBER.fullmatch(value) else float("nan")
+        except OverflowError:
             number = float("nan")
         if number - number == 0:
             return number

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from weight_decay.errors import UserError
-from weight_decay.report.tables.collect import Collected, Damaged, collect
+from weight_decay.report.tables.collect import collect
+from weight_decay.report.tables.collected import Collected, Damaged
 from weight_decay.report.wandb.dashboard import require_login
 from weight_decay.runs.read import (
     FINISHED,
