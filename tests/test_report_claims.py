@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from weight_decay.report.claims import language, slopes, vision
+from weight_decay.report.claims.pairs import difference
 from weight_decay.report.claims.paper import CLAIMS, MEASURES, SCALES, judged_claims
 from weight_decay.report.claims.protocol import FILES, protocol
 from weight_decay.report.claims.table import claims_markdown, claims_text, write_claims
@@ -76,6 +77,14 @@ def test_equality_needs_the_mean_within_the_margin() -> None:
     assert verdict(UP, test="equivalent", margin=0.02) is Verdict.FAILS
     assert verdict(DOWN, test="equivalent", margin=0.02) is Verdict.FAILS
     assert verdict(MIXED, test="equivalent", margin=0.02) is Verdict.INCONCLUSIVE
+
+
+def test_runs_of_one_seed_on_other_data_are_no_pair() -> None:
+    rows = {"run_id": ["a", "b"], "seed": [0, 1], "status": "completed", "val/loss": [2.0, 2.5]}
+    one, other = (pd.DataFrame({**rows, "data_fingerprint": found}) for found in (["x", "y"], ["x", "z"]))
+    assert difference(one, one, "val/loss", str).effects == (0.0, 0.0)
+    assert difference(one, other, "val/loss", str).unless.startswith("runs of one seed that it compares")
+    assert difference(one, other.drop(columns="data_fingerprint"), "val/loss", str).effects == (0.0, 0.0)
 
 
 def test_a_difference_of_either_sign_is_a_difference() -> None:

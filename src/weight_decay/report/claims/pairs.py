@@ -70,8 +70,18 @@ def difference(
     """`metric` in the cell `higher` minus that in the cell `lower`, seed by seed; both means in words."""
     if higher.empty or lower.empty:
         return nothing("the runs it compares were not made")
+    if _on_other_data(higher, lower):
+        return nothing("runs of one seed that it compares were trained on different data")
     one, other = by_seed(higher, metric, values), by_seed(lower, metric, values)
     return measured(one - other, [higher, lower], f"{write(one.mean())} against {write(other.mean())}")
+
+
+def _on_other_data(higher: pd.DataFrame, lower: pd.DataFrame) -> bool:
+    """Whether two runs of one seed had different bytes to train on; tables that do not say are taken at their word."""
+    if "data_fingerprint" not in higher or "data_fingerprint" not in lower:
+        return False
+    both = higher.merge(lower, on="seed")[["data_fingerprint_x", "data_fingerprint_y"]].dropna()
+    return bool((both["data_fingerprint_x"] != both["data_fingerprint_y"]).any())
 
 
 def chosen_on_others(rows: pd.DataFrame, choose: Callable[[pd.DataFrame], Any]) -> dict[int, Any]:
