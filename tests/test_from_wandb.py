@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import json
 import re
@@ -139,7 +140,7 @@ def test_tables_from_wandb_are_those_from_the_run_folders(tmp_path: Path, projec
     assert lines[0] == lines[1] and lines[0].startswith("4 tables from 5 finished runs; 0 not finished")
     for name, scale in (("some", "micro"), ("other", "small")):
         assert_equal(tables_of(here, name, scale), tables_of(there, name, scale))
-    text = (there / "tables" / "some-micro.curves.csv").read_text().splitlines()
+    text = gzip.decompress((there / "tables" / "some-micro.curves.csv.gz").read_bytes()).decode().splitlines()
     assert sum("nan" in line.split(",") for line in text) == 1
     branches = tables_of(there, "some", "micro").curves.query("branch != 'main'")
     assert branches["test/error"].tolist() == [0.01, 0.01]

@@ -71,7 +71,7 @@ def test_the_example_runs_from_the_file_to_the_table(
     dry, launch, collect = commands()
     here(dry)
     told = capsys.readouterr().out
-    assert "8 cell(s)" in told and "duration = 960 steps" in told and not (tmp_path / "results").exists()
+    assert "8 cell(s)" in told and "'duration=960 steps'" in told and not (tmp_path / "results").exists()
 
     done = run([*launch[:-1], *shlex.split(SHORT), f"data.root={data_root}"], tmp_path)
     assert launch[-1] == "jobs=2" and "8 completed of 8 cell(s)" in done.stderr

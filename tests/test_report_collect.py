@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import shutil
@@ -30,7 +31,7 @@ def test_tables_hold_every_run_and_every_row_with_its_provenance(tmp_path: Path)
     collected = collect(tmp_path)
     assert collected.finished == 12 and collected.unfinished == 0 and not collected.damaged
     summary = pd.read_csv(tmp_path / "tables" / "demo_over_training-micro.summary.csv")
-    curves = pd.read_csv(tmp_path / "tables" / "demo_over_training-micro.curves.csv")
+    curves = pd.read_csv(tmp_path / "tables" / "demo_over_training-micro.curves.csv.gz")
     assert len(summary) == 8 and len(curves) == 8 * 25
     for frame in (summary, curves):
         provenance = ["run_id", "experiment", "scale", "data", "seed", "optimizer.lr", "decay.strength"]
@@ -58,7 +59,7 @@ def test_sparse_metrics_keep_their_column_whatever_the_order_of_discovery(tmp_pa
         cells.append(write_run(tmp_path, Run({"seed": seed, "note": 'a "b", c'}, "over_training", rows)))
     write_experiment(tmp_path, "sparse", cells, "over_training")
     collect(tmp_path)
-    curves = pd.read_csv(tmp_path / "tables" / "sparse-micro.curves.csv", keep_default_na=False, dtype=str)
+    curves = pd.read_csv(tmp_path / "tables" / "sparse-micro.curves.csv.gz", keep_default_na=False, dtype=str)
     assert curves["note"].unique().tolist() == ['a "b", c']
     for rows, run in ((first, curves[curves["seed"] == "0"]), (second, curves[curves["seed"] == "1"])):
         for expected, (_, row) in zip(rows, run.iterrows(), strict=True):
@@ -334,3 +335,14 @@ def test_merging_the_committed_tables_with_themselves_changes_no_byte(tmp_path: 
     assert collected.tables
     for path in collected.tables:
         assert path.read_bytes() == (committed / path.name).read_bytes(), path.name
+
+
+def test_curves_from_before_they_were_compressed_are_merged_and_go(tmp_path: Path) -> None:
+    _collected_seeds(tmp_path, 0)
+    packed = tmp_path / "tables" / "some-micro.curves.csv.gz"
+    before, plain = packed.read_bytes(), packed.with_suffix("")
+    plain.write_bytes(gzip.decompress(before))
+    packed.unlink()
+    assert len(tables_of(tmp_path, "some", "micro").curves) > 0
+    collect(tmp_path)
+    assert packed.read_bytes() == before and not plain.exists()

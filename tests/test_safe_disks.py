@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import os
 import subprocess
 import tempfile
@@ -133,15 +134,28 @@ def test_a_damaged_table_is_one_sentence(tmp_path: Path, damage: bytes) -> None:
         tables_of(tmp_path, "demo_over_training", "micro")
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[:-9], lambda whole: b"no gzip", lambda whole: whole[:-8] + bytes(8)]
+)
+def test_damaged_curves_are_one_sentence(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    write_demo(tmp_path)
+    collect(tmp_path)
+    path = tmp_path / "tables" / "demo_over_training-micro.curves.csv.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    for read in (lambda: tables_of(tmp_path, "demo_over_training", "micro"), lambda: collect(tmp_path)):
+        with pytest.raises(UserError, match=r"^The table .*curves\.csv\.gz"):
+            read()
+
+
 def test_words_among_the_numbers_of_a_table_are_found(tmp_path: Path) -> None:
     write_demo(tmp_path)
     collect(tmp_path)
-    path = tmp_path / "tables" / "demo_over_training-micro.curves.csv"
-    lines = path.read_text().splitlines()
+    path = tmp_path / "tables" / "demo_over_training-micro.curves.csv.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     at = lines[0].split(",").index("test/error")
     cells = lines[3].split(",")
     lines[3] = ",".join([*cells[:at], "0.3O4", *cells[at + 1 :]])
-    path.write_text("\n".join(lines) + "\n")
+    path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
     with pytest.raises(UserError, match="words in its column test/error"):
         tables_of(tmp_path, "demo_over_training", "micro")
 

@@ -1,4 +1,4 @@
-"""From run folders to tidy tables: results/tables/<experiment>-<scale>.{summary,curves}.csv."""
+"""From run folders to tidy tables: results/tables/<experiment>-<scale>.summary.csv and .curves.csv.gz."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import IO, Any
 
 from weight_decay.errors import UserError
 from weight_decay.report.tables.collected import Collected, Damaged
+from weight_decay.report.tables.files import ENDINGS, SUMMARY, table_file, writing
 from weight_decay.report.tables.merge import Stored, csv_line, differing, stored, write_merged
 from weight_decay.report.tables.provenance import changed_column
-from weight_decay.runs.files import replacing
 from weight_decay.runs.fingerprint import other_code
 from weight_decay.runs.judge import Record, read_run
 from weight_decay.runs.read import MAIN_BRANCH, Cell, DamagedRunError, Experiment, read_experiments
@@ -50,7 +50,7 @@ def collect(
     theirs was started here.
 
     Two tables for each experiment and scale: `.summary.csv`, one row per run and branch with its
-    final metrics; `.curves.csv`, one row per run, branch and recorded step, empty where a metric was
+    final metrics; `.curves.csv.gz`, one row per run, branch and recorded step, empty where a metric was
     not measured and `nan` where it was not finite. Only finished runs (completed or diverged) enter;
     damaged folders are named in the result and left out. A run that is in a table stays in it, with or without its
     run folder, and so does every column; with `drop`, the tables hold what run folders and `others` hold, and the
@@ -62,8 +62,8 @@ def collect(
     for folder in others:
         if not folder.is_dir():
             raise UserError(f"collect: there is no folder {folder} of tables to merge.")
-    known = [path for folder in others for path in sorted(folder.glob("*.summary.csv"))]
-    foreign = [stem for path in known if (stem := path.name.removesuffix(".summary.csv"))]
+    known = [path for folder in others for path in sorted(folder.glob(f"*{SUMMARY}"))]
+    foreign = [stem for path in known if (stem := path.name.removesuffix(SUMMARY))]
     foreign = [stem for stem in dict.fromkeys(foreign) if experiments is None or stem.rpartition("-")[0] in experiments]
     absent = {stem.rpartition("-")[0] for stem in foreign}
     if experiments is None:
@@ -76,10 +76,9 @@ def collect(
     for experiment in started:
         _collect_one(experiment, _Target(target, others, drop, empty), collected)
     done = {f"{experiment.name}-{experiment.scale}" for experiment in started}
-    for stem in foreign:
-        if stem not in done:
-            # Without a run folder there is nothing to drop in favour of.
-            _merge(stem, {}, _Target(target, others, False, empty), collected)
+    for stem in [stem for stem in foreign if stem not in done]:
+        # Without a run folder there is nothing to drop in favour of.
+        _merge(stem, {}, _Target(target, others, False, empty), collected)
     return collected
 
 
@@ -121,7 +120,7 @@ def _collect_one(experiment: Experiment, target: _Target, collected: Collected) 
                 described = [*named, *_described(experiment, run, record)]
                 summary.add(described, [{**record.summary["final"], **changed_column(record.summary)}])
                 curves.add([*named, _commit(run)], record.rows)
-        merged_in = any((folder / f"{stem}.summary.csv").is_file() for folder in target.others)
+        merged_in = any((folder / f"{stem}{SUMMARY}").is_file() for folder in target.others)
         if collected.finished == before and not merged_in and not target.empty:
             collected.without.append(stem)
             return
@@ -132,24 +131,29 @@ def _merge(stem: str, fresh: dict[str, _Table], target: _Target, collected: Coll
     """Write both tables of an experiment and scale from what was just read, the tables here and the others'."""
     target.tables.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".collect-", dir=target.tables) as folder:
-        for kind, fixed in _FIXED.items():
-            path = target.tables / f"{stem}.{kind}.csv"
+        aside = Path(folder)
+
+        def read(place: Path, kind: str) -> list[Stored]:
+            path = table_file(place, stem, kind)
+            return [stored(path, _FIXED[kind], aside)] if path.is_file() else []
+
+        for kind in _FIXED:
+            path = target.tables / f"{stem}.{ENDINGS[kind]}"
             here: list[Stored] = []
             if kind in fresh:
-                written = Path(folder) / path.name
+                written = aside / f"{kind}.csv"
                 with written.open("wb") as stream:
                     fresh[kind].write(stream)
-                here.append(stored(written, fixed))
-            old = [stored(path, fixed)] if path.is_file() and not target.drop else []
-            places = [place / path.name for place in target.others if (place / path.name).is_file()]
-            others = [stored(place, fixed) for place in places]
+                here.append(stored(written, _FIXED[kind], aside))
+            old = [] if target.drop else read(target.tables, kind)
+            others = [table for place in target.others for table in read(place, kind)]
             order, rank = [*old, *here, *others], [*here, *old, *others]
             if kind == "summary":
                 _note(stem, here, [*old, *others], collected)
                 if target.drop and path.is_file():
                     left = set(_run_ids(path)) - {run for table in rank for run in table.runs}
                     collected.dropped |= {stem: sorted(left)} if left else {}
-            with replacing(path) as stream:
+            with writing(path) as stream:
                 write_merged(order, rank, stream)
             collected.tables.append(path)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from weight_decay.errors import UserError
+from weight_decay.report.tables.files import UNREADABLE, unpacked
 
 BRANCH = "branch"
 Key = tuple[str, str]
@@ -19,7 +20,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Stored:
-    """One CSV file, with where in it the rows of each run and branch stand; the rows themselves stay on disk."""
+    """One plain CSV file, with where in it the rows of each run and branch stand; the rows themselves stay on disk."""
 
     path: Path
     header: list[str]
@@ -51,15 +52,16 @@ class Stored:
         return tuple(sorted((name, value) for name, value in named.items() if value and name != "run_id"))
 
 
-def stored(path: Path, fixed: list[str]) -> Stored:
+def stored(path: Path, fixed: list[str], aside: Path) -> Stored:
     """Read where the rows of a table stand; `fixed` names the columns between `branch` and the metrics.
 
-    Raises UserError for a file that is not such a table.
+    A compressed table is unpacked into the folder `aside` first. Raises UserError for a file that is not such a table.
     """
     places: dict[Key, list[tuple[int, int]]] = {}
     cells: dict[Key, tuple[str, ...]] = {}
     try:
-        with path.open("rb") as lines:
+        plain = unpacked(path, aside)
+        with plain.open("rb") as lines:
             first = lines.readline()
             header = _cells(first)
             at = header.index(BRANCH)
@@ -79,11 +81,11 @@ def stored(path: Path, fixed: list[str]) -> Stored:
                 else:
                     stretches.append((offset, len(line)))
                 offset += len(line)
-    except (OSError, ValueError, IndexError, csv.Error) as error:
+    except (*UNREADABLE, IndexError, csv.Error) as error:
         raise UserError(
             f"The table {path} cannot be merged with the runs here ({error}): restore it, or collect with drop=yes."
         ) from error
-    return Stored(path, header, len(fixed), places, cells)
+    return Stored(plain, header, len(fixed), places, cells)
 
 
 def write_merged(order: Sequence[Stored], rank: Sequence[Stored], stream: IO[bytes]) -> None:

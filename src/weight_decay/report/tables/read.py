@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from weight_decay.errors import UserError
+from weight_decay.report.tables.files import SUMMARY, UNREADABLE, table_file
 from weight_decay.runs.read import MAIN_BRANCH
 
 _NUMBERS = {"lr", "weight_decay", "step", "epoch", "samples", "seed"}
@@ -62,12 +63,12 @@ def tables_of(results: Path, experiment: str, scale: str) -> Tables:
     """Read the two tables of an experiment. Raises UserError when they are absent, damaged or empty."""
     frames = []
     for kind in ("summary", "curves"):
-        path = results / "tables" / f"{experiment}-{scale}.{kind}.csv"
+        path = table_file(results / "tables", f"{experiment}-{scale}", kind)
         try:
             frames.append(pd.read_csv(path, dtype={"run_id": str, "git_commit": str}, low_memory=False))
         except FileNotFoundError as error:
             raise UserError(f"There is no table {path}: run {experiment} first, then collect.") from error
-        except (OSError, ValueError, OverflowError) as error:
+        except UNREADABLE as error:
             reason = " ".join(str(error).split())
             raise UserError(f"The table {path} cannot be read ({reason}): restore it, or collect again.") from error
         _check(frames[-1], path, {"experiment": experiment, "scale": scale})
@@ -89,7 +90,7 @@ def _check(frame: pd.DataFrame, path: Path, named: dict[str, str]) -> None:
                 f"The table {path} holds rows of the {name} {min(others)}: it was renamed or copied; restore it, or "
                 "collect again."
             )
-    needed = {"run_id", "data", "seed", "branch"} | ({"step"} if path.name.endswith(".curves.csv") else {"status"})
+    needed = {"run_id", "data", "seed", "branch"} | ({"step"} if ".curves." in path.name else {"status"})
     if missing := sorted(needed - set(frame.columns)):
         raise UserError(f"The table {path} has no column {missing[0]}: restore it, or collect again.")
     measured = [name for name in frame.columns if name in _NUMBERS or ("/" in name and name not in _WORDS)]
@@ -100,9 +101,9 @@ def _check(frame: pd.DataFrame, path: Path, named: dict[str, str]) -> None:
 
 def scales_of(results: Path, experiment: str) -> list[str]:
     """The scales at which `experiment` has tables with at least one finished run, in order of their names."""
-    found = (results / "tables").glob(f"{experiment}-*.summary.csv")
+    found = (results / "tables").glob(f"{experiment}-*{SUMMARY}")
     filled = [path for path in found if _has_a_row(path)]
-    return sorted(path.name.removeprefix(f"{experiment}-").removesuffix(".summary.csv") for path in filled)
+    return sorted(path.name.removeprefix(f"{experiment}-").removesuffix(SUMMARY) for path in filled)
 
 
 def _has_a_row(path: Path) -> bool:
