@@ -142,8 +142,8 @@ def _merge(stem: str, fresh: dict[str, _Table], target: _Target, collected: Coll
             here: list[Stored] = []
             if kind in fresh:
                 written = aside / f"{kind}.csv"
-                with written.open("wb") as stream:
-                    fresh[kind].write(stream)
+                with written.open("wb") as rows:
+                    fresh[kind].write(rows)
                 here.append(stored(written, _FIXED[kind], aside))
             old = [] if target.drop else read(target.tables, kind)
             others = [table for place in target.others for table in read(place, kind)]

@@ -18,6 +18,7 @@ from weight_decay.runs.files import replacing
 
 ENDINGS = {"summary": "summary.csv", "curves": "curves.csv.gz"}
 SUMMARY = ".summary.csv"
+Writable = IO[bytes] | gzip.GzipFile
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, zlib.error)
 """What reading a damaged table raises."""
 
@@ -40,7 +41,7 @@ def unpacked(path: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
+def writing(path: Path) -> Iterator[Writable]:
     """Open `path` for the content of a table; it is replaced at the end, and only if it says something else.
 
     A compressed file carries neither name nor time, so that the same content gives the same bytes. Its uncompressed

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from weight_decay.errors import UserError
-from weight_decay.report.tables.files import UNREADABLE, unpacked
+from weight_decay.report.tables.files import UNREADABLE, Writable, unpacked
 
 BRANCH = "branch"
 Key = tuple[str, str]
@@ -88,7 +88,7 @@ def stored(path: Path, fixed: list[str], aside: Path) -> Stored:
     return Stored(plain, header, len(fixed), places, cells)
 
 
-def write_merged(order: Sequence[Stored], rank: Sequence[Stored], stream: IO[bytes]) -> None:
+def write_merged(order: Sequence[Stored], rank: Sequence[Stored], stream: Writable) -> None:
     """Write the rows of all tables in `order`; of a run and branch that several have, those of the first in `rank`.
 
     Columns: identity, all coordinates in order of their names, the fixed ones, then the metrics in the order in which
