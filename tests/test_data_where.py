@@ -17,7 +17,7 @@ from weight_decay.cli import make_plan
 from weight_decay.config.identity import run_id, to_dict
 from weight_decay.config.registry import DATA
 from weight_decay.config.run import RunConfig
-from weight_decay.data.where import is_there, require_data
+from weight_decay.data.where import how_to_make, is_there, require_data
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import groups
 from weight_decay.experiments.dry_run import describe
@@ -119,3 +119,43 @@ def test_a_byte_text_of_ones_own_trains_with_one_choice(words: Callable[[str, st
     assert make_plan(shown)[0].cells[0].config.data.vocabulary == 257  # type: ignore[union-attr]
     settings = f"data=text_bytes data.root={tmp_path / 'data'} data.name=fox data.context=16 data.evaluation_windows=8"
     assert run_cells(make_plan(words("text", settings))[0], 1, "refuse") == 0
+
+
+@pytest.mark.parametrize("data", ["text", "text_bytes", "nanogpt", "python_text", "openwebtext"])
+def test_a_text_brings_what_fits_it(data: str) -> None:
+    (cell,) = make_plan([f"data={data}", "duration=20 steps"])[0].cells
+    run = cell.config
+    assert (run.model.kind, run.optimizer.kind, run.schedule.kind) == ("gpt", "adamw", "warmup_cosine")
+    assert run.probes.jacobian_every is None and run.batch_size == 32  # type: ignore[union-attr]
+    assert run.decay.rules[0].match == "norm"
+
+
+@pytest.mark.parametrize("data", ["image_folder", "npz", "procedural"])
+def test_images_bring_what_fits_them(data: str) -> None:
+    (cell,) = make_plan([f"data={data}"])[0].cells
+    assert (cell.config.model.kind, cell.config.optimizer.kind) == ("resnet", "sgd")
+
+
+def test_what_is_chosen_wins_over_what_the_data_bring() -> None:
+    words = ["data=python_text", "optimizer=sgd", "schedule=constant", "batch_size=4", "model.width=16"]
+    run = make_plan(words)[0].cells[0].config
+    assert (run.optimizer.kind, run.schedule.kind, run.batch_size, run.model.width) == ("sgd", "constant", 4, 16)  # type: ignore[attr-defined]
+
+
+def test_an_experiment_takes_nothing_from_its_data() -> None:
+    run = make_plan(["experiment=demo_under_training", "scale=micro", "data=text_bytes"])[0].cells[0].config
+    assert (run.batch_size, str(run.schedule.warmup)) == (8, "3%")  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="needs a model for text, got resnet"):
+        make_plan(["experiment=demo_over_training", "scale=micro", "data=text_bytes"])
+
+
+def test_a_run_on_a_text_needs_no_other_word(tmp_path: Path) -> None:
+    words = ["data=synthetic_text", "data.train_tokens=20000", "data.evaluation_windows=8", f"data.root={tmp_path}"]
+    words += ["model.width=16", "batch_size=4", "duration=40 steps", "probes.evaluation_train_samples=8"]
+    words += [f"execution.results={tmp_path}", "tracking=disabled", "execution.progress=false"]
+    assert run_cells(make_plan(words)[0], 1, "refuse") == 0
+
+
+def test_a_text_wanted_as_bytes_is_made_as_bytes() -> None:
+    told = [how_to_make(make_plan([f"data={name}"])[0].cells[0].config.data) for name in ("text", "text_bytes")]
+    assert told == ["make data-text FROM=PATH NAME=text", "make data-text FROM=PATH NAME=text ENCODING=bytes"]

@@ -20,7 +20,8 @@ from transformers import GPT2TokenizerFast
 
 from hunt.folders import damage
 from text_helpers import beside, load_tokens, write_jsonl
-from weight_decay.data.text.encodings import BYTES_VOCABULARY, bytes_encoding, gpt2_encoding
+from weight_decay.config.text import BYTES_VOCABULARY
+from weight_decay.data.text.encodings import bytes_encoding, gpt2_encoding
 from weight_decay.data.text.files import SPLITS, TokenSet
 from weight_decay.data.text.openwebtext import encode, prepare
 from weight_decay.data.text.python_text import library_sources

@@ -9,6 +9,9 @@ from weight_decay.config.groups import PrecisionConfig
 from weight_decay.config.schema import EXECUTION, check_name, check_seed, check_size, off, require
 from weight_decay.config.span import Span
 
+BYTES_VOCABULARY = 257
+"""Ids of a text kept as bytes: the 256 bytes, then end-of-text."""
+
 
 @dataclass(frozen=True)
 class TokenData:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weight_decay.config.groups import ImageData
-from weight_decay.config.text import TokenData
+from weight_decay.config.text import BYTES_VOCABULARY, TokenData
 from weight_decay.errors import UserError
 
 
@@ -15,13 +15,15 @@ class Home:
     """Where data of one kind lie, what they are, and how they are made.
 
     `folder` is its usual name below the root. `marks` are paths in that folder of which one is there when the data are;
-    {name} in them and in `command` stands for the folder's name, {root} for the root.
+    {name} in them and in `command` stands for the folder's name, {root} for the root. `for_bytes` is what the command
+    needs besides where the data are wanted as bytes.
     """
 
     what: str
     command: str
     folder: str
     marks: tuple[str, ...]
+    for_bytes: str = ""
 
 
 def torchvision_command(dataset: str) -> str:
@@ -52,7 +54,9 @@ def is_there(data: ImageData | TokenData) -> bool:
 
 def how_to_make(data: ImageData | TokenData) -> str:
     """The command that makes the data."""
-    return data.home.command.format(root=data.root, name=data.name or data.home.folder)
+    bytes_wanted = isinstance(data, TokenData) and data.vocabulary == BYTES_VOCABULARY
+    command = data.home.command + (data.home.for_bytes if bytes_wanted else "")
+    return command.format(root=data.root, name=data.name or data.home.folder)
 
 
 def require_data(data: ImageData | TokenData) -> None:

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import tiktoken
 
+from weight_decay.config.text import BYTES_VOCABULARY
 from weight_decay.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
-BYTES_VOCABULARY = 257
-"""Ids of the byte encoding: the 256 bytes, then end-of-text."""
 # GPT-2's way of cutting a text into words, as released.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 

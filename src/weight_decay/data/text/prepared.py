@@ -18,7 +18,9 @@ class PreparedText(TokenData):
     """A text of one's own, prepared with `make data-text`."""
 
     named: ClassVar[bool] = True
-    home: ClassVar[Home] = Home("a text of your own", "make data-text FROM=PATH NAME={name}", "text", (MANIFEST_NAME,))
+    home: ClassVar[Home] = Home(
+        "a text of your own", "make data-text FROM=PATH NAME={name}", "text", (MANIFEST_NAME,), " ENCODING=bytes"
+    )
 
     def load(self, split: str) -> TokenSet:
         """One split, as memory maps."""

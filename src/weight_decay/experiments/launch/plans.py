@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from weight_decay.config.identity import is_execution_setting, run_id
+from weight_decay.config.registry import DATA
 from weight_decay.config.run import RunConfig, build
 from weight_decay.errors import UserError
-from weight_decay.experiments.catalog import OWN_CONFIGS, groups, option_file
+from weight_decay.experiments.catalog import OWN_CONFIGS, groups, option_file, read_option
 from weight_decay.experiments.launch.compose import assign, composed
 from weight_decay.experiments.launch.words import choices_and_values, combinations
 from weight_decay.experiments.plan import COMMAND_KEYS, SEED, Cell, ExperimentFile, Plan, expand, is_coordinate
@@ -117,11 +118,20 @@ def _run(
 ) -> RunConfig:
     choices = {key: str(value) for key, value in point.items() if key in groups()}
     which = {key: chosen[key] for key in WHICH if key in chosen}
-    config = composed({**which, **file.choose, **choices, **typed})
+    asked = {**which, **file.choose, **choices, **typed}
+    # An experiment says all that it needs; a run of its own takes from the regime of its data what is not chosen.
+    brought = {"regime": _regime(typed["data"])} if file.regime is None and "data" in typed else {}
+    config = composed({**brought, **asked})
     laid = {**file.set, **{k: v for k, v in point.items() if k not in choices}, **values}
     for key, value in laid.items():
         assign(config, key, laid.get("seed", config["seed"]) if value == SEED else value)
     return build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
+
+
+def _regime(data: str) -> str:
+    """The regime of a data set, which its kind says."""
+    kind = str(read_option("data", data).get("kind"))
+    return DATA[kind].regime if kind in DATA.names() else "over_training"  # what the kind must be is said later
 
 
 def _swept(config: RunConfig, swept: Mapping[str, str], words: Sequence[str]) -> dict[str, Any]:
