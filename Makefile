@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 DEMO := results/demo
 
-.PHONY: help install demo test lint format benchmark clean-demo data-cifar5m data-tiny-imagenet data-openwebtext data-text \
+.PHONY: help install demo test lint format docs release-check benchmark clean-demo data-cifar5m data-tiny-imagenet data-openwebtext data-text \
   sweep status watch claims figures report verify sync dashboard test-cluster soak hunt gpu-check gpu-bundle
 
 help: ## this list, from the targets' own lines
@@ -40,6 +40,12 @@ lint: install ## ruff and mypy
 format: install ## ruff format, and what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Its packages are installed here and not by make install: the tests need none of them.
+docs: install ## the site, in site/: pages, every experiment, reference; strict, nothing fetched from elsewhere
+	@$(BIN)/python -c 'import material, mkdocs, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m mkdocs build --quiet
+	@echo "site/index.html; its search needs a server: $(BIN)/python -m http.server --directory site, then open localhost:8000"
 
 benchmark: install ## every benchmark in benchmarks/, each prints ratios measured side by side
 	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -56,6 +56,12 @@ def pictures(cells: list[Any]) -> int:
     return sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
 
 
+def described(cells: list[Any]) -> int:
+    """Pictures that come with words for those who do not see them."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return sum(len(output.get("metadata", {}).get("image/png", {}).get("alt", "")) > 20 for output in outputs)
+
+
 def printed(cell: Any) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
 
@@ -83,6 +89,7 @@ def test_a_notebook_runs_on_the_committed_tables(path: Path, tmp_path: Path, mon
     cells = executed(path, tmp_path, monkeypatch)
     if path.stem not in REGIMES:
         assert pictures(cells)
+    assert described(cells) == pictures(cells)
     for cell in cells:
         if found := SHOW.fullmatch(cell.source):
             there = (tmp_path / "tables" / f"{found[1]}-micro.summary.csv").is_file()

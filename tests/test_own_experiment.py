@@ -1,4 +1,4 @@
-"""README's "Add an experiment" works as written: its file, its commands, and the table at the end."""
+"""docs/own-experiment.md works as written: its file, its commands, and the table at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 from weight_decay.cli import main
 from weight_decay.experiments.catalog import OWN_CONFIGS, groups
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "own-experiment.md").read_text()
 SHORT = (
     "duration='4 steps' data.train_size=256 data.test_size=128 model.width=4 averaging.reestimate_samples=64 "
     "probes.log_every='2 steps' probes.evaluate_every='4 steps' probes.evaluation_batch=64 "
@@ -27,13 +27,13 @@ SHORT = (
 
 
 def example() -> str:
-    (text,) = re.findall(r"<!-- begin experiment -->\n```yaml\n(.*?)```\n<!-- end experiment -->", README, re.DOTALL)
+    (text,) = re.findall(r"<!-- begin experiment -->\n```yaml\n(.*?)```\n<!-- end experiment -->", PAGE, re.DOTALL)
     return text
 
 
 def commands() -> list[list[str]]:
-    """The example's commands, as the README writes them."""
-    section = README.partition("## Add an experiment")[2].partition("\n## ")[0]
+    """The example's commands, as the page writes them."""
+    section = PAGE.partition("\n## ")[0]
     lines = re.findall(r"^    \.venv/bin/weight-decay (.*)$", section, re.MULTILINE)
     assert len(lines) == 3
     return [shlex.split(line, comments=True) for line in lines]
@@ -49,7 +49,7 @@ def run(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def ideas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the README's example; its parent is the working directory."""
+    """The folder of the page's example; its parent is the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(OWN_CONFIGS, "")  # taken back after the test, also when the command sets it
     folder = tmp_path / "ideas" / "experiment"

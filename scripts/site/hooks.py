@@ -11,21 +11,26 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pages import Site  # noqa: E402
+from pages import Site
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SITE = Site(CHECKOUT)
-REMOTE = re.compile(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"(?:https?:)?//|<link(?![^>]*canonical)[^>]*href=\"(?:https?:)?//")
+REMOTE = re.compile(
+    r"<(?:script|img|iframe|source)[^>]*\ssrc=\"(?:https?:)?//"
+    r"|<link(?![^>]*canonical)[^>]*href=\"(?:https?:)?//"
+)
 """What a browser would fetch by itself from elsewhere."""
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages of scripts/site/pages.py and the figures of results/figures."""
+    """Add the pages of scripts/site/pages.py the figures of results/figures, and the notebooks."""
     for address, text in SITE.pages():
         files.append(File.generated(config, address, content=text))
     for figure in sorted((CHECKOUT / "results" / "figures").glob("*.png")):
         if not figure.name.endswith(".dark.png"):
             files.append(File.generated(config, f"results/figures/{figure.name}", abs_src_path=str(figure)))
+    for notebook in sorted((CHECKOUT / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{notebook.name}", abs_src_path=str(notebook)))
     return files
 
 

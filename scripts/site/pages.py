@@ -68,7 +68,8 @@ class Site:
         """A page of docs/ with its marks filled in and its links to other folders of the checkout made the site's."""
         text = text.replace("<!-- claims -->", claims_markdown(self.judged))
         text = CLAIMS_MARK.sub(lambda found: self.claims_of(found[1]), text)
-        return re.sub(r"\]\(\.\./results/", "](results/", text)
+        text = text.replace("](../results/LOG.md", "](log.md")
+        return re.sub(r"\]\(\.\./(results|notebooks)/", r"](\1/", text)
 
     def index(self) -> str:
         """All experiments by regime, each with its figure and where it was run."""
