@@ -20,14 +20,13 @@ install: $(VENV)/.installed ## the environment in .venv, which every target make
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "make: Python 3.11 to 3.13 is needed, $(PYTHON) is `$(PYTHON) --version`; name another with PYTHON=..." >&2; exit 2; }
+	@echo "Making $(VENV) first: torch and its companions, a few minutes and up to 6 GB; this happens once." >&2
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 demo: install ## train both regimes on embedded data, then show the effects (about 3 minutes on 2 cores)
-	$(BIN)/weight-decay experiment=demo_over_training scale=micro execution.results=$(DEMO) jobs=$(JOBS)
-	$(BIN)/weight-decay experiment=demo_under_training scale=micro execution.results=$(DEMO) jobs=$(JOBS)
-	@$(BIN)/weight-decay demo-report results=$(DEMO)
+	@$(BIN)/weight-decay demo results=$(DEMO) jobs=$(JOBS)
 
 test: install ## run the tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -n $(JOBS) --durations=10
@@ -44,8 +43,11 @@ format: install ## ruff format, and what ruff can mend
 # Its packages are installed here and not by make install: the tests need none of them.
 docs: install ## the site, in site/: pages, every experiment, reference; strict, nothing fetched from elsewhere
 	@$(BIN)/python -c 'import material, mkdocs, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
-	$(BIN)/python -m mkdocs build --quiet
+	$(BIN)/python -m mkdocs build --strict
 	@echo "site/index.html; its search needs a server: $(BIN)/python -m http.server --directory site, then open localhost:8000"
+
+release-check: docs ## is this ready to be released: version, wheel, metadata, licences, site, notebooks
+	@$(BIN)/python scripts/release_check.py $(PIECES)
 
 benchmark: install ## every benchmark in benchmarks/, each prints ratios measured side by side
 	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

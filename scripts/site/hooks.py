@@ -34,9 +34,9 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in what stands in marks, and let links to results/ point into the site."""
-    return SITE.completed(markdown)
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill in what stands in marks; on the site results/ stands beside the pages of docs/."""
+    return markdown if page.file.generated_by else SITE.completed(markdown)
 
 
 def on_post_build(config: Any) -> None:

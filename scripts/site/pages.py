@@ -65,7 +65,7 @@ class Site:
         yield "log.md", (self.results / "LOG.md").read_text(encoding="utf-8")
 
     def completed(self, text: str) -> str:
-        """A page of docs/ with its marks filled in and its links to other folders of the checkout made the site's."""
+        """A page of docs/ with its marks filled in, and its links to other folders of the checkout made the site's."""
         text = text.replace("<!-- claims -->", claims_markdown(self.judged))
         text = CLAIMS_MARK.sub(lambda found: self.claims_of(found[1]), text)
         text = text.replace("](../results/LOG.md", "](log.md")

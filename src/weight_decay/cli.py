@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import weight_decay
 from weight_decay.errors import UserError, told
 from weight_decay.experiments.catalog import take_config_dir
-from weight_decay.experiments.demo import train_demo
+from weight_decay.experiments.demo import AHEAD, NEXT, settings_of, train_demo
 from weight_decay.experiments.help import described, information, list_experiments, usage
 
 if TYPE_CHECKING:
@@ -76,16 +76,28 @@ def _dispatch(words: Sequence[str]) -> int:
 
 def demo(words: Sequence[str]) -> int:
     """`weight-decay demo [results=FOLDER] [jobs=N]`: train both regimes in minutes, show the effects, make a page."""
+    print(AHEAD.format(results=settings_of(words)["results"]), flush=True)
     # What comes after the training, now: its packages may be missing, and then nothing need be trained.
     import weight_decay.report.claims.demo
     import weight_decay.report.figures.gallery  # noqa: F401
     from weight_decay.experiments.launch.start import run
     from weight_decay.report.commands import demo_report
 
-    return train_demo(words, run) or demo_report([word for word in words if word.startswith("results=")])
+    if code := train_demo(words, run) or demo_report([word for word in words if word.startswith("results=")]):
+        return code
+    print(NEXT)
+    return 0
+
+
+def wandb_sweep(words: Sequence[str]) -> int:
+    """`weight-decay wandb-sweep experiment=NAME [key=value ...]`: its cells as a sweep of W&B agents, in YAML."""
+    from weight_decay.experiments.launch.wandb_sweep import sweep_yaml
+
+    print(sweep_yaml(words), end="")
+    return 0
 
 
 def _commands() -> dict[str, Callable[[Sequence[str]], int]]:
     from weight_decay.report.commands import COMMANDS
 
-    return {"experiments": list_experiments, "demo": demo, **COMMANDS}
+    return {"experiments": list_experiments, "demo": demo, "wandb-sweep": wandb_sweep, **COMMANDS}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from weight_decay.config.identity import folder_name, run_id
 from weight_decay.data.where import require_data
 from weight_decay.device.distributed import current, join
-from weight_decay.device.workers import environment_of_worker
 from weight_decay.errors import UserError
+from weight_decay.experiments.parallel import WORDS, in_parallel
 from weight_decay.experiments.plan import Cell, Plan, write_plan
 from weight_decay.experiments.ranks import meet_tasks_of_job
 from weight_decay.runs.folder import (
@@ -31,6 +26,7 @@ from weight_decay.runs.folder import (
     standing,
 )
 from weight_decay.runs.lock import claimed
+from weight_decay.runs.progress import tell
 from weight_decay.tasks.choose import check_data, data_fingerprint
 from weight_decay.training.build import check
 from weight_decay.training.matched import ReferenceMissingError
@@ -40,7 +36,6 @@ from weight_decay.training.stopping import stop_requests
 FAILED, ELSEWHERE, INTERRUPTED = 1, 3, 130
 _SEVERITY = (0, ELSEWHERE, FAILED, 2, INTERRUPTED)
 FINISHED = ("completed", "diverged")
-WORDS = {"skipped": "already done", "busy": "running elsewhere"}
 _STILL_AT_WORK = "  not complete (exit code 3): another command is at work on them; this one tells later how they end."
 
 
@@ -68,10 +63,10 @@ def _run_prepared(plan: Plan, jobs: int) -> int:
         return _report(plan, {cell.index: "skipped" for cell in plan.cells})
     with stop_requests() as stop:
         if len(plan.cells) == 1:
-            outcome = run(plan.cells[0].config, _labels(plan, plan.cells[0], 0))
+            outcome = run(plan.cells[0].config, _labels(plan, plan.cells[0]))
             return _report(plan, {plan.cells[0].index: outcome})
         workers = max(1, min(jobs, len(missing)))
-        outcomes = _serial(plan, 0, stop) if workers == 1 else _parallel(plan, workers, stop)
+        outcomes = _serial(plan, stop) if workers == 1 else in_parallel(plan, workers, stop, _serial)
     return _report(plan, outcomes)
 
 
@@ -177,12 +172,12 @@ def worst(codes: Sequence[int]) -> int:
     return max(codes, key=_SEVERITY.index, default=0)
 
 
-def _labels(plan: Plan, cell: Cell, position: int) -> Labels:
-    return Labels(plan.experiment, plan.scale, cell.title or plan.experiment, position)
+def _labels(plan: Plan, cell: Cell) -> Labels:
+    return Labels(plan.experiment, plan.scale, cell.title or plan.experiment)
 
 
 def _serial(
-    plan: Plan, position: int, stop: Callable[[], bool], tell: Callable[[dict[int, Outcome]], None] | None = None
+    plan: Plan, stop: Callable[[], bool], pass_on: Callable[[dict[int, Outcome]], None] | None = None
 ) -> dict[int, Outcome]:
     outcomes: dict[int, Outcome] = {}
     waiting = deque(plan.cells)
@@ -194,7 +189,7 @@ def _serial(
             outcomes.setdefault(cell.index, "interrupted")
             break
         try:
-            outcomes[cell.index] = run(cell.config, _labels(plan, cell, position))
+            outcomes[cell.index] = run(cell.config, _labels(plan, cell))
             patience = len(waiting)
         except ReferenceMissingError as error:
             # Its reference may be another cell: one that comes later, or that another process is working on.
@@ -204,13 +199,13 @@ def _serial(
                 if patience <= 0:
                     time.sleep(1.0)
                 continue
-            tqdm.write(f"{cell.title}: {error}", file=sys.stderr)
+            tell(f"{cell.title}: {error}")
             outcomes[cell.index] = "failed"
         except UserError as error:
-            tqdm.write(f"{cell.title}: {error}", file=sys.stderr)
+            tell(f"{cell.title}: {error}")
             outcomes[cell.index] = "failed"
-        if tell is not None:
-            tell({cell.index: outcomes[cell.index]})
+        if pass_on is not None:
+            pass_on({cell.index: outcomes[cell.index]})
         if outcomes[cell.index] == "interrupted":
             break
         if not waiting and not second_look:
@@ -231,56 +226,6 @@ def _held(cell: Cell) -> bool:
         return False
     with claimed(run_folder(cell)) as free:
         return not free
-
-
-def _work(plan: Plan, position: int, queue: multiprocessing.SimpleQueue[dict[int, Outcome]]) -> None:
-    """A worker: goes through all cells, taking those that nobody else has; the folder lock decides."""
-    with stop_requests() as stop:
-        _serial(plan, position, stop, queue.put)
-
-
-def _parallel(plan: Plan, workers: int, stop: Callable[[], bool]) -> dict[int, Outcome]:
-    # "spawn": a forked child would inherit torch's thread pools in an unusable state.
-    context = multiprocessing.get_context("spawn")
-    # A queue each: a worker that is killed while it writes must not block the others.
-    queues = [context.SimpleQueue() for _ in range(workers)]
-    processes = [context.Process(target=_work, args=(plan, i, queue)) for i, queue in enumerate(queues)]
-    for position, process in enumerate(processes):
-        _start(process, position, plan)
-    outcomes: dict[int, Outcome] = {}
-    passed_on = False
-    while any(process.is_alive() for process in processes):
-        for process, queue in zip(processes, queues, strict=True):
-            process.join(0.1)
-            while not queue.empty():
-                _merge(outcomes, queue.get())
-        if stop() and not passed_on:
-            passed_on = True
-            for process in processes:
-                if process.is_alive() and process.pid is not None:
-                    os.kill(process.pid, signal.SIGTERM)
-    for queue in queues:
-        while not queue.empty():
-            _merge(outcomes, queue.get())
-    if any(process.exitcode for process in processes) and not stop():
-        # A killed worker takes the cell it held down with it; whatever is left is taken up here.
-        _merge(outcomes, _serial(plan, 0, stop))
-    if stop():
-        outcomes |= {cell.index: "interrupted" for cell in plan.cells if cell.index not in outcomes}
-    return outcomes
-
-
-def _start(process: multiprocessing.process.BaseProcess, position: int, plan: Plan) -> None:
-    """Start a worker with its own threads and, where there are several GPUs, its own GPU."""
-    with environment_of_worker(position, plan.cells[0].config.execution.threads or 1):
-        process.start()
-
-
-def _merge(outcomes: dict[int, Outcome], more: dict[int, Outcome]) -> None:
-    """Keep the most telling outcome of each cell: a worker that made it over one that found it made or taken."""
-    for index, outcome in more.items():
-        if index not in outcomes or outcomes[index] in WORDS:
-            outcomes[index] = outcome
 
 
 def _report(plan: Plan, outcomes: dict[int, Outcome]) -> int:

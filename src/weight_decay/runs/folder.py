@@ -24,7 +24,6 @@ class Labels:
     experiment: str
     scale: str
     title: str
-    position: int = 0  # line of its progress bar when several run at once
 
 
 def code_of(config: RunConfig) -> str | None:

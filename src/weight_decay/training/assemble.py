@@ -24,13 +24,14 @@ from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
+from weight_decay.runs.progress import Progress
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups, penalty_of
 from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.loop import Training
 from weight_decay.training.measure import Measurements
 from weight_decay.training.provenance import Origin
-from weight_decay.training.record import Mirror, NoRecord, Progress, Recorder
+from weight_decay.training.record import Mirror, NoRecord, Recorder
 from weight_decay.training.stretch import Segment
 
 

@@ -14,11 +14,12 @@ from weight_decay.config.span import Clock
 from weight_decay.device.distributed import current
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
+from weight_decay.runs.progress import Progress
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.assemble import branched_training, build_segment
 from weight_decay.training.checkpoint import Owner
 from weight_decay.training.loop import Event
-from weight_decay.training.record import Progress, speaker, write_summary
+from weight_decay.training.record import speaker, write_summary
 from weight_decay.training.stretch import BranchInterruptedError, Segment, Status
 
 
@@ -81,7 +82,7 @@ def _run_branch(
     last = first + branch.duration.steps(regime.clock)
     say = speaker(title)
     training = branched_training(config, branch, parent, regime, labels.scale, say)
-    progress = Progress(last - first, title, config.execution.progress and ranks.writes, labels.position)
+    progress = Progress(last - first, title, config.execution.progress and ranks.writes)
     if status_there == "damaged":
         say(f"is damaged ({stands.reason}) and is made again")
     segment = build_segment(config, training, folder, first, last, regime.clock, True, None, progress, say, origin)

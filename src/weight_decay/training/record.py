@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics.jsonl and summary.json first; W&B and the progress bar are mirrors of them."""
+"""What a run leaves behind: metrics.jsonl and summary.json first; W&B is a mirror of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import hashlib
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from weight_decay.config.groups import TrackingConfig
 from weight_decay.device.distributed import current
@@ -23,6 +21,7 @@ from weight_decay.errors import UserError
 from weight_decay.runs.files import read_bounded, write_json
 from weight_decay.runs.folder import read_summary
 from weight_decay.runs.lock import confirm
+from weight_decay.runs.progress import tell
 from weight_decay.runs.read import UNREADABLE
 from weight_decay.runs.seal import sealed, without_seal
 
@@ -220,41 +219,7 @@ class Mirror:
     def _fail(self, error: Exception) -> None:
         self._run = None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        tqdm.write(f"W&B: {reason}; the run goes on without it, its own files are complete.", file=sys.stderr)
-
-
-class Progress:
-    """A progress bar with loss, error and time left; one line every 30 s where there is no terminal."""
-
-    def __init__(self, total: int, title: str, shown: bool, position: int = 0) -> None:
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            desc=title,
-            unit="step",
-            disable=not shown,
-            position=position if terminal else None,
-            leave=not terminal or position == 0,
-            mininterval=0.2 if terminal else 30.0,
-            maxinterval=1e9,
-            dynamic_ncols=True,
-        )
-
-    def show(self, step: int, latest: Mapping[str, Any]) -> None:
-        """Move to `step` and show the newest loss and error."""
-        short = {
-            "batch/loss": "loss",
-            "test/error": "test error",
-            "val/loss": "val loss",
-            "ema/val/loss": "EMA val loss",
-        }
-        shown = {short[k]: f"{v:.4g}" for k, v in latest.items() if k in short and v is not None}
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(step - self._bar.n)
-
-    def close(self) -> None:
-        """Leave the terminal tidy."""
-        self._bar.close()
+        tell(f"W&B: {reason}; the run goes on without it, its own files are complete.")
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -266,4 +231,4 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 def speaker(title: str) -> Callable[[str], None]:
     """Print one line about a run without breaking the progress bars."""
     writes = current().writes
-    return lambda text: tqdm.write(f"{title}: {text}", file=sys.stderr) if writes else None
+    return lambda text: tell(f"{title}: {text}") if writes else None

@@ -25,6 +25,7 @@ from weight_decay.runs.files import write_text
 from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, code_of, identity, standing
 from weight_decay.runs.judge import branches
 from weight_decay.runs.lock import LostFolderError, claimed
+from weight_decay.runs.progress import Progress
 from weight_decay.runs.read import MAIN_BRANCH
 from weight_decay.tasks.choose import build_regime
 from weight_decay.training.assemble import build_segment, build_training
@@ -32,7 +33,7 @@ from weight_decay.training.branch import branch_event, check_branches
 from weight_decay.training.checkpoint import Owner
 from weight_decay.training.matched import ReferenceMissingError, find_reference, reference_of
 from weight_decay.training.provenance import Origin, environment, provenance, stretch_provenance
-from weight_decay.training.record import Mirror, Progress, speaker, write_summary
+from weight_decay.training.record import Mirror, speaker, write_summary
 from weight_decay.training.replay import replay_event
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
 
@@ -125,7 +126,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         say(f"computes under {told} of the environment, which its summary keeps; unset it if that was not meant")
     tracking = config.tracking if ranks.writes else replace(config.tracking, mode="disabled")
     mirror = Mirror(tracking, run_id(config), folder.name, labels.experiment, to_dict(config), folder)
-    progress = Progress(last, labels.title, config.execution.progress and ranks.writes, labels.position)
+    progress = Progress(last, labels.title, config.execution.progress and ranks.writes)
     reference = reference_of(config, regime.data["fingerprint"])
     origin = Origin(
         Owner(run_id(config), MAIN_BRANCH),

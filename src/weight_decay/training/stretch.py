@@ -18,12 +18,13 @@ from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.probes.spikes import SpikeScore
 from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.runs.folder import ForeignFolderError
+from weight_decay.runs.progress import Progress
 from weight_decay.training import checkpoint
 from weight_decay.training.cadence import Cadence
 from weight_decay.training.loop import Event, Training, train
 from weight_decay.training.measure import Measurements
 from weight_decay.training.provenance import Origin, stretches_after
-from weight_decay.training.record import Progress, Recorder
+from weight_decay.training.record import Recorder
 from weight_decay.training.saving import Saver
 
 Status = Literal["completed", "diverged", "interrupted"]
