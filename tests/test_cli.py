@@ -119,7 +119,8 @@ def measuring_less(config: RunConfig) -> list[str]:
         names = ("per_class", "trace_draws", "top_steps", "similarity_draws", "spectrum_steps", "spectrum_draws")
         less += [f"probes.curvature.{name}={min(2, getattr(curvature, name))}" for name in names]
     if config.branches:
-        shorter = [to_dict(branch) | {"duration": "1 step"} for branch in config.branches]
+        brief = {"start": "1 step", "every": None, "duration": "1 step"}
+        shorter = [to_dict(branch) | brief for branch in config.branches]
         less.append("branches=" + json.dumps(shorter).replace('"', "").replace("None", "null"))
     return less
 
