@@ -293,7 +293,7 @@ def test_a_run_that_another_process_works_on_is_left_to_it(tiny: Tiny) -> None:
 
 
 def test_a_divergence_is_a_result(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tiny("vision", "optimizer.lr=1e6 decay.strength=0 duration='20 steps'")
+    config = tiny("vision", "optimizer.lr=1e6 decay.strength=1e6 duration='20 steps'")
     assert run(config, LABELS) == "diverged"
     summary = read_summary(folder_of(config))
     assert summary["status"] == "diverged"
