@@ -127,4 +127,4 @@ def test_the_second_command_of_the_model_is_understood(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "model.kind = mlp" in done.stdout and "model.width = 512" in done.stdout
+    assert "  model=mlp\n" in done.stdout and "  model.width=512\n" in done.stdout

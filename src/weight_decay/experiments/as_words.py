@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -13,6 +14,7 @@ from typing import Any
 from weight_decay.config.identity import to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Span
+from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import groups, own_configs, read_option
 
 CHOSEN = ("data", "model", "decay", "schedule")
@@ -34,8 +36,8 @@ def settings(config: RunConfig) -> dict[str, str]:
             found[field.name] = in_hydras_grammar(to_dict(value, identity_only=True))
             continue
         inside = [inner.name for inner in dataclasses.fields(value)]
-        if field.name in CHOSEN:
-            chosen[field.name], known = _nearest_option(field.name, to_dict(value))
+        if field.name in CHOSEN and (nearest := _nearest_option(field.name, to_dict(value))) is not None:
+            chosen[field.name], known = nearest
             inside = [name for name in inside if name in known and name != "kind"]
         # Of what lies deeper, what is off is left out: a rule or a branch is one word, and long enough.
         plain = {name: to_dict(getattr(value, name), identity_only=True) for name in inside}
@@ -43,15 +45,22 @@ def settings(config: RunConfig) -> dict[str, str]:
     return {**chosen, **found}
 
 
-def _nearest_option(group: str, value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Of the options of a kind, the one that says most of its settings already, with what it says."""
-    alike = {name: option for name, option in _options(group, own_configs()).items() if option["kind"] == value["kind"]}
-    return max(alike.items(), key=lambda pair: sum(pair[1].get(key) == inner for key, inner in value.items()))
+def _nearest_option(group: str, value: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """Of the options of a kind, the one that says most of its settings already, with what it says; None without any."""
+    options = _options(group, own_configs())
+    alike = [(name, option) for name, option in options.items() if option.get("kind") == value["kind"]]
+    return max(alike, key=lambda pair: sum(pair[1].get(key) == value[key] for key in value), default=None)
 
 
 @functools.cache
 def _options(group: str, own: Path | None) -> dict[str, Mapping[str, Any]]:
-    return {name: read_option(group, name) for name in groups()[group]}
+    """What the options of a group say; one that cannot be read is none, and whoever chooses it is told why."""
+    readable: dict[str, Mapping[str, Any]] = {}
+    for name in groups()[group]:
+        with contextlib.suppress(UserError):
+            option = read_option(group, name)
+            readable |= {name: option} if isinstance(option, Mapping) else {}
+    return readable
 
 
 def quoted(key: str, value: str) -> str:
