@@ -33,6 +33,7 @@ from weight_decay.optim.decay_kinds.soft_threshold import SoftThreshold
 from weight_decay.optim.decay_kinds.spectral import Spectral
 from weight_decay.optim.decay_kinds.stable import Stable
 from weight_decay.optim.decay_kinds.starting_point import StartingPoint
+from weight_decay.optim.engines import Method
 from weight_decay.optim.optimizers import DecayedOptimizer
 
 GOAL = 0.15
@@ -77,7 +78,7 @@ def compare(kind: str, device: torch.device, arguments: argparse.Namespace) -> N
         groups = decay_groups(model.named_parameters(), [DecayRule("norm", 0.0), DecayRule(".*")], 1e-4)
         momentum = 0.95 if kind == "muon" else 0.0
         optimizers[name] = DecayedOptimizer(
-            groups, kind, 1e-4, momentum, (0.9, 0.95), 1e-8, False, rule, None, matrices="^blocks"
+            groups, Method(kind, 1e-4, momentum, (0.9, 0.95), 1e-8, False, rule, None, matrices="^blocks")
         )
     loss().backward()
     passes = statistics.median(timed(lambda: loss().backward(), device) for _ in range(max(3, arguments.repeats // 2)))

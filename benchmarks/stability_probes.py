@@ -9,6 +9,7 @@ step is timed on a few sequences and scaled up: tokens per step cost alike.
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def main() -> None:
         device = choose_device(config)
         regime = build_regime(config, device)
         training = build_training(config, regime, device)
-        probe = Measurements(training, False, False).probe
+        probe = functools.partial(Measurements(training, config.probes).probe, *regime.probes)
         training.advance(observe=True)
         probe()
         spikes = SpikeScore()

@@ -41,8 +41,8 @@ from weight_decay.training.assemble import build_training, divergence_monitor
 from weight_decay.training.build import build_model
 from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.checkpoint import Owner
+from weight_decay.training.course import Course, Telling
 from weight_decay.training.loop import Training
-from weight_decay.training.measure import Measurements
 from weight_decay.training.provenance import Origin
 from weight_decay.training.record import Progress, Recorder
 from weight_decay.training.stretch import Segment
@@ -99,21 +99,11 @@ def our_loop(config: RunConfig, regime: Regime, training: Training, folder: Path
     recorder = Recorder(folder, None)
 
     def steps(count: int) -> None:
-        segment = Segment(
-            training,
-            folder,
-            training.step,
-            training.step + count,
-            Cadence(log, never, None, None, None, False),
-            Measurements(training, reestimated=False, curvature_of_averages=False),
-            divergence_monitor(config, regime.clock, training.step, training.step + count),
-            config.checkpoint,
-            recorder,
-            Progress(count, "", shown=False),
-            config.batch_size,
-            print,
-            Origin(Owner("0" * 12, "main"), "", "", {}),
-        )
+        origin = Origin(Owner("0" * 12, "main"), "", "", {})
+        course = Course(folder, training.step, training.step + count, origin)
+        monitor = divergence_monitor(config, regime.clock, course.first, course.last)
+        telling = Telling(recorder, Progress(count, "", shown=False), print)
+        segment = Segment(config, training, course, Cadence(log, never, None, ()), monitor, telling)
         segment.train(lambda: False)
 
     return steps

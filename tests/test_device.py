@@ -180,7 +180,8 @@ def test_evaluation_and_probes_take_smaller_pieces_where_memory_is_small(
     config = tiny(regime)
     found = build_regime(config, CPU)
     training = build_training(config, found, CPU)
-    whole = {**found.task.evaluate(training.model), **found.task.probe(training.model)}
+    (probe,) = found.probes
+    whole = {**found.task.evaluate(training.model), **probe.measure(training.model)}
     sizes: list[int] = []
 
     def small(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -192,7 +193,7 @@ def test_evaluation_and_probes_take_smaller_pieces_where_memory_is_small(
         module for name, module in training.model.named_modules() if name.endswith(("token_embedding", "norm"))
     )
     entrance.register_forward_pre_hook(small)
-    in_parts = {**found.task.evaluate(training.model), **found.task.probe(training.model)}
+    in_parts = {**found.task.evaluate(training.model), **probe.measure(training.model)}
     assert max(sizes) > 5 and min(sizes) >= 1
     tried = len([size for size in sizes if size > 5])
     assert tried <= 16, "what did not fit once is tried again and again"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from weight_decay.cli import main
+from weight_decay.config.own import OWN_CONFIGS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text()
@@ -47,25 +51,32 @@ def apply(title: str, target: Path) -> None:
         (target / name).write_text(content)
 
 
-def run(words: list[str], cwd: Path, sources: Path = ROOT / "src") -> dict[str, Any]:
+Done = Callable[[list[str]], None]
+
+
+@pytest.fixture
+def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Done]:
+    """The command in `tmp_path`, in this process; what it imports of one's own goes with the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(OWN_CONFIGS, "")
+
+    def done(words: list[str]) -> None:
+        # What lies in a folder is read once a process, and `ideas` is another one in each test.
+        words = [str(tmp_path / word) if word == "ideas" else word for word in words]
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        assert not left.value.code
+
+    yield done
+    for name in [name for name in sys.modules if name.startswith("weight_decay.config.own.")]:
+        del sys.modules[name]
+
+
+def run(words: list[str], done: Done) -> dict[str, Any]:
     """Describe a run, then do it; the summary, with the lines of metrics.jsonl under "rows"."""
-    code = f"""
-import sys, weight_decay, weight_decay.cli
-assert weight_decay.__file__.startswith({str(sources)!r}), weight_decay.__file__
-for words in (["--dry-run", *sys.argv[1:]], sys.argv[1:]):
-    try:
-        weight_decay.cli.main(words)
-    except SystemExit as left:
-        if left.code:
-            raise
-"""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("WEIGHT_DECAY_CONFIG")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(sources)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    (folder,) = (cwd / "results" / "runs").iterdir()
+    done(["--dry-run", *words])
+    done(words)
+    (folder,) = Path("results/runs").iterdir()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return json.loads((folder / "summary.json").read_text()) | {"rows": rows}
 
@@ -77,18 +88,27 @@ def with_settings(words: list[str], settings: str) -> list[str]:
     return [*(word for word in words if word.partition("=")[0] not in given), *more]
 
 
-def test_a_model_of_your_own_trains(tmp_path: Path, data_root: Path) -> None:
+def test_a_model_of_your_own_trains_and_a_probe_of_your_own_measures_it(
+    done: Done, tmp_path: Path, data_root: Path
+) -> None:
     apply("A model", tmp_path)
+    apply("A probe", tmp_path)
+    both = with_settings(command("A model"), shlex.join(command("A probe")[2:]))
     small = f"{VISION} {QUIET} data.train_size=256 data.test_size=128 data.root={data_root} model.width=16"
-    summary = run(with_settings(command("A model"), small), tmp_path)
+    often = "'probes.more=[{kind: confidence, every: 3 steps, per_class: 2}]'"
+    summary = run(with_settings(both, f"{small} {often}"), done)
     assert summary["status"] == "completed" and summary["rows"][-1]["step"] == 3
     assert summary["parameters"] == (3 * 16**2 + 1) * 16 + (16 + 1) * 16 + (16 + 1) * 10
     # The probes that know only some layers know these.
     assert summary["final"]["ema/jacobian/mean_square"] > 0
+    assert [row["step"] for row in summary["rows"] if "confidence/mean" in row] == [0, 3]
+    assert 0.1 < summary["final"]["ema/confidence/mean"] < 1
+    (file,) = (tmp_path / "results" / "runs").glob("*/config.yaml")
+    assert "kind: confidence" in file.read_text()
     assert summary["folder"].startswith("procedural-mlp-")
 
 
-def test_images_of_your_own_train(tmp_path: Path) -> None:
+def test_images_of_your_own_train(done: Done, tmp_path: Path) -> None:
     apply("Images", tmp_path)
     generator = np.random.default_rng(0)
     for split, count in (("train", 30), ("test", 10)):
@@ -99,32 +119,27 @@ def test_images_of_your_own_train(tmp_path: Path) -> None:
                 pixels = generator.integers(80 * label, 80 * label + 90, (16, 16, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     words = with_settings(command("Images"), f"{VISION} {QUIET} model.width=4")
-    summary = run(words, tmp_path)
+    summary = run(words, done)
     assert summary["status"] == "completed" and summary["rows"][-1]["step"] == 3
     assert summary["data"]["name"] == "image_folders"
     assert (summary["data"]["train_samples"], summary["data"]["test_samples"]) == (90, 30)
 
 
-def test_tokens_of_your_own_train(tmp_path: Path) -> None:
+def test_tokens_of_your_own_train(done: Done, tmp_path: Path) -> None:
     (tmp_path / "my_text.txt").write_text("to be or not to be, that is the question: " * 200)
     (code,) = re.findall(r"```python\n(.*?)```", section("Tokens"), re.DOTALL)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    summary = run(with_settings(command("Tokens"), f"{TEXT} {QUIET} cell=0"), tmp_path)
+    summary = run(with_settings(command("Tokens"), f"{TEXT} {QUIET} cell=0"), done)
     assert summary["status"] == "completed" and summary["data"]["name"] == "nanogpt"
     assert summary["data"]["train_tokens"] == 42 * 200 * 9 // 10
 
 
-def test_the_second_command_of_the_model_is_understood(tmp_path: Path) -> None:
+def test_the_second_command_of_the_model_is_understood(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In an experiment: its choice of a model gives way to the user's, and so do its settings."""
     apply("A model", tmp_path)
     second = re.findall(r"^    \.venv/bin/weight-decay (.*)$", section("A model"), re.MULTILINE)[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "weight_decay", "--dry-run", *shlex.split(second)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "  model=mlp\n" in done.stdout and "  model.width=512\n" in done.stdout
+    done(["--dry-run", *shlex.split(second)])
+    said = capsys.readouterr().out
+    assert "  model=mlp\n" in said and "  model.width=512\n" in said

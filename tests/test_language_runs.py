@@ -169,10 +169,11 @@ def test_stability_probes_are_the_largest_magnitudes_of_a_plain_forward_pass(tin
     training = build_training(config, regime, CPU)
     for _ in range(3):
         training.advance(observe=False)
-    measured = regime.task.probe(training.model)
+    (probe,) = regime.probes
+    measured = probe.measure(training.model)
     model: Any = training.model
     logits, residuals, attention = [], [], []
-    batches = list(regime.task._stability)  # type: ignore[attr-defined]
+    batches = list(regime.task.samples(6, 4))
     assert sum(len(tokens) for tokens, _ in batches) == 6
     for tokens, _ in batches:
         with torch.no_grad():

@@ -353,8 +353,8 @@ def test_every_part_of_a_training_set_is_balanced(tiny: Tiny, monkeypatch: pytes
     for batches, each in (
         (task._reestimation, 5),
         (task._evaluation["train"], 3),
-        (task._jacobian, 2),
-        (task._curvature_images, 1),
+        (task.samples(2, 100), 2),
+        (task.samples(1, 100), 1),
     ):
         labels = torch.cat([labels for _, labels in batches])
         assert torch.bincount(labels, minlength=10).tolist() == [each] * 10

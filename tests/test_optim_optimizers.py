@@ -13,6 +13,7 @@ from torch import nn
 
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
+from weight_decay.optim.engines import Method
 from weight_decay.optim.optimizers import DecayedOptimizer
 
 BETAS, EPS = (0.9, 0.95), 1e-8
@@ -44,7 +45,7 @@ def build(dtype: torch.dtype = torch.float64, strengths: list[float] | None = No
         "decay_kind": "decoupled",
         "clip_norm": None,
     }
-    return DecayedOptimizer(groups, **{**options, **changes})
+    return DecayedOptimizer(groups, Method(**{**options, **changes}))
 
 
 def feed(optimizer: DecayedOptimizer, seed: int, scale: float = 1.0) -> None:
@@ -243,7 +244,7 @@ def test_a_branch_keeps_the_moments_under_its_own_strength_and_grouping() -> Non
     parent.step()
     parameters = dict(zip(parent.names, parent.parameters, strict=True))
     group = ParameterGroup(("c", "a", "b"), [nn.Parameter(parameters[n].detach().clone()) for n in "cab"], 0.0)
-    child = DecayedOptimizer([group], "adamw", 0.1, 0.0, BETAS, EPS, False, "decoupled", None)
+    child = DecayedOptimizer([group], Method("adamw", 0.1, 0.0, BETAS, EPS, False, "decoupled", None))
     child.load_state_dict(parent.state_dict())
     moments = dict(zip(parent.names, parent.second_moments() or [], strict=True))
     for name, moment in zip(child.names, child.second_moments() or [], strict=True):
@@ -306,7 +307,7 @@ def test_gradient_in_another_memory_layout_gives_the_right_step(kind: str) -> No
     for memory_format in (torch.contiguous_format, torch.channels_last):
         parameter = nn.Parameter(start.clone().to(memory_format=memory_format))
         group = ParameterGroup(("w",), [parameter], 0.1)
-        optimizer = DecayedOptimizer([group], kind, 0.1, 0.0, BETAS, EPS, False, "decoupled", None)  # type: ignore[arg-type]
+        optimizer = DecayedOptimizer([group], Method(kind, 0.1, 0.0, BETAS, EPS, False, "decoupled", None))  # type: ignore[arg-type]
         parameter.grad = gradient.clone()
         optimizer.step()
         results.append(parameter.detach())

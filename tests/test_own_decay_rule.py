@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from conftest import QUIET, TINY_VISION
+from weight_decay.cli import main
+from weight_decay.config.own import OWN_CONFIGS
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 SOURCES = DOCUMENT.parents[1] / "src"
@@ -38,19 +40,26 @@ def weight_decay(words: list[str], cwd: Path, path: str = "") -> subprocess.Comp
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_documents_command_trains_with_it(folder: Path, data_root: Path) -> None:
+def test_the_documents_command_trains_with_it(
+    folder: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (line,) = re.findall(r"^    \.venv/bin/weight-decay (.*)$", SECTION[1], re.MULTILINE)
     words = shlex.split(line)
     given = {word.partition("=")[0] for word in words}
     small = [w for w in shlex.split(f"{TINY_VISION} {QUIET}") if w.partition("=")[0] not in given]
-    done = weight_decay([*words, *small, f"data.root={data_root}", "schedule.drop_at=2 steps"], folder)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv(OWN_CONFIGS, "")
+    words = [str(folder / "my_rules") if word == "my_rules" else word for word in words]
+    trains = [*words, *small, f"data.root={data_root}", "schedule.drop_at=2 steps"]
+    for line, code in ((trains, 0), ([*words[:2], "--info"], 0), ([*words, "decay.cap=-1"], 2)):
+        with pytest.raises(SystemExit) as left:
+            main(line)
+        assert left.value.code == code
+    said, wrong = capsys.readouterr()
     (config,) = (folder / "results" / "runs").glob("*/config.yaml")
     assert "kind: capped" in config.read_text() and "cap: 0.02" in config.read_text()
-    said = weight_decay(["--config-dir", "my_rules", "--info"], folder)
-    assert re.search(r"^  capped +Decay of small weights, a constant pull on those above `cap`\.$", said.stdout, re.M)
-    wrong = weight_decay([*words, "decay.cap=-1"], folder)
-    assert wrong.returncode == 2 and "decay.cap: must be positive, got -1." in wrong.stderr
+    assert re.search(r"^  capped +Decay of small weights, a constant pull on those above `cap`\.$", said, re.M)
+    assert "decay.cap: must be positive, got -1." in wrong
 
 
 def test_an_entry_point_of_a_package_does_the_same(folder: Path) -> None:
@@ -64,15 +73,18 @@ def test_an_entry_point_of_a_package_does_the_same(folder: Path) -> None:
     (described / "entry_points.txt").write_text(entry.replace('"', ""))
     words = ["--dry-run", "--config-dir", "my_rules", "decay=capped", "decay.cap=0.5"]
     done = weight_decay(words, folder, str(folder / "site"))
-    assert done.returncode == 0 and "decay.cap = 0.5" in done.stdout, done.stderr
+    assert done.returncode == 0 and "decay.cap=0.5" in done.stdout, done.stderr
 
 
 def test_it_is_its_formula_beside_a_plain_optimizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHT_DECAY_OWN_CONFIGS", str(folder / "my_rules"))
+    from weight_decay.config.groups import DecayRuleConfig
     from weight_decay.config.registry import DECAY_KINDS
+    from weight_decay.config.schema import build_dataclass
     from weight_decay.optim.decay_kinds.rule import Group, join
 
-    made = DECAY_KINDS["capped"](kind="capped", strength=0.1, rules=(object(),), window=None, cap=0.5)
+    all_of_it = build_dataclass(DecayRuleConfig, {"match": ".*", "scale": 1.0})
+    made = DECAY_KINDS["capped"](kind="capped", strength=0.1, rules=(all_of_it,), window=None, cap=0.5)
     weight = nn.Parameter(torch.tensor([2.0, -0.25], dtype=torch.float64))
     optimizer = torch.optim.SGD([weight], 0.1)
     join(optimizer, [Group(("w",), [weight], 0.1)], made.rule(None))

@@ -65,13 +65,19 @@ def test_a_lock_file_of_a_dead_process_or_another_machine_blocks_nobody(tmp_path
         confirm(tmp_path)
 
 
+def overwrite(path: Path, content: bytes) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.write(content.ljust(path.stat().st_size))
+
+
 def test_a_run_whose_folder_was_taken_stops_and_changes_nothing_in_it(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny("text", "checkpoint.every_seconds=0")
     lock = folder_of(config) / "run.lock"
     with monkeypatch.context() as patch:
-        before_step(patch, 3, lambda: lock.write_text("elsewhere 4711 abc\n"))
+        # In one write: a checkpoint's own thread may be reading.
+        before_step(patch, 3, lambda: overwrite(lock, b"elsewhere 4711 abc\n"))
         with pytest.raises(LostFolderError, match="process 4711 on elsewhere"):
             run(config, LABELS)
     assert read_summary(folder_of(config))["status"] == "running"

@@ -24,6 +24,7 @@ from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels, code_of, put_aside
 from weight_decay.runs.lock import claimed
 from weight_decay.runs.seal import sealed
+from weight_decay.training.loop import Training
 from weight_decay.training.run import run
 
 Tiny = Callable[..., RunConfig]
@@ -183,6 +184,29 @@ def test_a_sweep_told_to_stop_saves_all_its_cells_and_goes_on_bitwise(
     assert again.returncode == 0
     if number == signal.SIGTERM:
         compare_with_undisturbed(words, at_work, tmp_path)
+
+
+def test_one_ctrl_c_ends_a_multirun_with_everything_saved(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["-m", *words("text", "decay.strength=0,0.1 schedule.warmup='1 step'")]
+    advance = Training.advance
+
+    def advance_then_interrupt(self: Training, observe: bool) -> None:
+        advance(self, observe)
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "advance", advance_then_interrupt)
+        assert exit_code(sweep) == 130
+    (first,) = (tmp_path / "results" / "runs").iterdir()  # the next job was not started
+    assert read_summary(first)["status"] == "interrupted" and read_summary(first)["step"] == 3
+    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert exit_code(sweep) == 0
+    assert "goes on from step 3 of 6" in capsys.readouterr().err
+    states = [read_summary(folder)["status"] for folder in (tmp_path / "results" / "runs").iterdir()]
+    assert states == ["completed", "completed"]
 
 
 def test_a_killed_worker_loses_nothing(words: Words, tmp_path: Path) -> None:

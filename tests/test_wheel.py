@@ -68,20 +68,37 @@ def _files() -> list[Path]:
     return [f for f in here.rglob("*") if f.is_file() and f.suffix != ".pyc"]
 
 
+MAIN = """
+import json, pathlib, sys, weight_decay, weight_decay.cli as cli
+assert weight_decay.__file__.startswith(sys.argv.pop(1)), weight_decay.__file__
+try:
+    cli.main(sys.argv[1:])
+except SystemExit as left:
+    assert not left.code
+from weight_decay.config.registry import REGISTRIES
+from weight_decay.runs.fingerprint import SILENT, sources
+(file,) = pathlib.Path("results/runs").glob("*/summary.json")
+ran = json.loads(file.read_text())
+kinds = [registry.place(kind) for registry in REGISTRIES for _, kind in registry.named_in(ran["identity"])]
+beside = {"weight_decay", "__main__", "cli", "experiments", "report", *SILENT}
+loaded = {name for name in sys.modules if name.startswith("weight_decay.") and name.split(".")[1] not in beside}
+loaded -= {"weight_decay.device.workers"}  # the sweep's
+assert loaded <= set(sources(ran["regime"], kinds)), loaded - set(sources(ran["regime"], kinds))
+assert ran["code_fingerprint"] and ("torch" not in sys.modules or len(loaded) > 30)
+"""
+
+
 def test_the_main_job_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys, weight_decay, weight_decay.cli as cli; "
-        f"assert weight_decay.__file__.startswith({str(installed)!r}), weight_decay.__file__; "
-        "cli.main(sys.argv[1:])"
-    )
+    """And what Python really loaded for it is in the run's fingerprint of code, which found it by reading."""
+    code, place = MAIN, str(installed)
     cell = ["experiment=demo_over_training", "scale=micro", "cell=0", "model.width=2", "tracking=disabled"]
     small = ["duration=4 steps", "schedule.drop_at=50%", "data.train_size=256", "data.test_size=128"]
     small += ["probes.jacobian_every=null", "averaging.reestimate_samples=128", "probes.evaluation_train_samples=128"]
-    ran = python(installed, tmp_path, "-c", code, *cell, *small, "execution.progress=false")
+    ran = python(installed, tmp_path, "-c", code, place, *cell, *small, "execution.progress=false")
     assert ran.returncode == 0, ran.stderr
     assert {f.name for f in tmp_path.iterdir()} == {"results", "data"}
     assert len(list(tmp_path.glob("results/runs/*/summary.json"))) == 1
-    collected = python(installed, tmp_path, "-c", code, "collect")
+    collected = python(installed, tmp_path, "-c", code, place, "collect")
     assert collected.returncode == 0, collected.stderr
     assert list(tmp_path.glob("results/tables/*.summary.csv"))
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import weight_decay
-from weight_decay.errors import UserError, told
+from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import take_config_dir
 from weight_decay.experiments.demo import AHEAD, NEXT, settings_of, train_demo
 from weight_decay.experiments.help import described, information, list_experiments, usage
+from weight_decay.extras import told
 
 if TYPE_CHECKING:
     from weight_decay.experiments.plan import Plan

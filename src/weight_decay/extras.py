@@ -1,10 +1,14 @@
-"""What a missing package is called, and which extra of this one brings it."""
+"""What a command says instead of a traceback: a user's error, or which extra brings a package that is missing."""
 
 from __future__ import annotations
 
 import functools
 import re
+import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires
+
+from weight_decay.errors import UserError
 
 IMPORTED_AS = {"pyyaml": "yaml", "pillow": "PIL", "hydra-core": "hydra"}
 """Distributions that are imported under another name than their own."""
@@ -34,3 +38,17 @@ def sentence(error: ModuleNotFoundError) -> str | None:
     if not (extra := extras().get(module)):
         return None
     return f"{module} is not installed; run: pip install 'weight-decay[{extra}]'."
+
+
+def told(work: Callable[[], int]) -> int:
+    """The exit code of `work`; a UserError or a missing extra becomes its sentence on standard error, and 2."""
+    try:
+        return work()
+    except UserError as error:
+        message = str(error)
+    except ModuleNotFoundError as error:
+        if (lacking := sentence(error)) is None:
+            raise
+        message = lacking
+    print(f"weight-decay: {message}", file=sys.stderr)
+    return 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
+from weight_decay.config.registry import PROBES
 from weight_decay.config.schema import off, require
 from weight_decay.config.span import Span
 
@@ -84,6 +87,36 @@ class CurvatureConfig:
 
 
 @dataclass(frozen=True)
+class ProbeKind:
+    """A measurement beyond loss and error; each kind is a class of its own in `probes/`.
+
+    every: the distance between two; of branches too where `probes.within_branches` says so, and always where one ends.
+
+    Of a kind: `regimes`, those whose runs it can measure; `at_start`, whether the untrained network is measured.
+    """
+
+    kind: str
+    every: Span
+    regimes: ClassVar[tuple[str, ...]] = ("over_training", "under_training")
+    at_start: ClassVar[bool] = True
+
+    @property
+    def of_averages(self) -> bool:
+        """Whether the averaged weights are measured too, under `ema/` and so on."""
+        return True
+
+    def ready(self, task: Any, seed: int) -> Callable[[Any], dict[str, Any]]:
+        """The measurement: maps a network, left as it was, to scalars on its device, by the names that the record has.
+
+        task: the run's, with `samples(number, at_a_time)`: the same batches (inputs, targets) at every iteration, of
+        images so many of each class as the network takes them, of text so many windows; `autocast`, the context of
+        the precision of training; and `device`. seed: the run's, for `seeds.generator`. Called once, before the first
+        step.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class ProbeConfig:
     """What is measured and how often; null switches a probe off. All probes run off the hot path.
 
@@ -101,6 +134,7 @@ class ProbeConfig:
         (`train/regularised_loss`).
     replay: strengths λ whose fate in bfloat16 weights is measured when the run ends: its own gradients, step by step,
         drive copies with and without λ in every rounding and kernel (`replay/foreach/kept_0.05`).
+    more: further probes, each by its kind, such as one of your own: [{kind: dead_units, every: 5 epochs}].
     """
 
     log_every: Span
@@ -120,6 +154,7 @@ class ProbeConfig:
     layer_gradients: bool = field(metadata=off(False))
     regularised_loss: bool = field(metadata=off(False))
     replay: tuple[float, ...] = field(metadata=off(()))
+    more: tuple[Annotated[ProbeKind, PROBES], ...] = field(metadata=off(()))
 
     def __post_init__(self) -> None:
         require(
@@ -139,3 +174,18 @@ class ProbeConfig:
         draws = self.jacobian_draws
         require(draws is None or draws > 0, f"jacobian_draws: must be positive, or null for exact, got {draws}")
         require(self.stability_windows > 0, f"stability_windows: must be positive, got {self.stability_windows}")
+        settings = {"jacobian": self.jacobian_every, "stability": self.stability_every, "curvature": self.curvature}
+        kinds = [kind for kind, setting in settings.items() if setting is not None] + [one.kind for one in self.more]
+        require(len(set(kinds)) == len(kinds), f"more: each kind of probe once, got {', '.join(kinds)}")
+
+    def wanted(self) -> tuple[ProbeKind, ...]:
+        """All probes of a run; those that are older than their kinds from their settings here."""
+        probes: list[ProbeKind] = []
+        if (every := self.jacobian_every) is not None:
+            per_class, draws = self.jacobian_per_class, self.jacobian_draws
+            probes.append(PROBES["jacobian"](kind="jacobian", every=every, per_class=per_class, draws=draws))
+        if (every := self.stability_every) is not None:
+            probes.append(PROBES["stability"](kind="stability", every=every, windows=self.stability_windows))
+        if self.curvature is not None:
+            probes.append(PROBES["curvature"](kind="curvature", **vars(self.curvature)))
+        return (*probes, *self.more)

@@ -48,7 +48,7 @@ class Place:
 
     @property
     def root(self) -> Path:
-        """The folder in which the outermost package of the module lies."""
+        """The folder in which the outermost package of a module of others lies."""
         return self.file.parents[self.module.count(".")]
 
 
@@ -89,8 +89,12 @@ class Registry:
     def named_in(self, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         """(setting, kind) of each kind of this registry that a run's settings name."""
         group = settings.get(self.setting)
-        kind = group.get("kind") if isinstance(group, Mapping) else None
-        return [] if kind is None else [(self.setting, str(kind))]
+        if not isinstance(group, Mapping):
+            return []
+        kinds = [item.get("kind") for item in (group, *group.get("more", ())) if isinstance(item, Mapping)]
+        # The oldest probes have settings of their own in their group: `jacobian_every`, or the whole of `curvature`.
+        kinds += [kind for kind in self._places() if group.get(f"{kind}_every") or group.get(kind)]
+        return [(self.setting, str(kind)) for kind in kinds if kind is not None]
 
     def described(self) -> dict[str, str]:
         """Each kind with the first line of what its class says of itself. Imports nothing but packages of others."""
@@ -170,4 +174,5 @@ def _others(group: str) -> dict[str, Place]:
 MODELS = Registry("MODELS", "model", "models", "weight_decay.models")
 DATA = Registry("DATA", "data", "data", "weight_decay.data")
 DECAY_KINDS = Registry("DECAY_KINDS", "decay", "optim", "weight_decay.decay_kinds")
-REGISTRIES = (MODELS, DATA, DECAY_KINDS)
+PROBES = Registry("PROBES", "probes", "probes", "weight_decay.probes")
+REGISTRIES = (MODELS, DATA, DECAY_KINDS, PROBES)

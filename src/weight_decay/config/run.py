@@ -114,6 +114,11 @@ class RunConfig:
             not self.probes.replay or (self.precision.kind == "float32" and self.optimizer.kind == "adamw"),
             "probes.replay: replays the gradients of float32 weights under adamw; choose both, or set it to []",
         )
+        for probe in self.probes.more:
+            require(
+                self.data.regime in probe.regimes,
+                f"probes.more: {probe.kind} is for {' and '.join(probe.regimes)} runs; leave it out",
+            )
         ensemble = self.averaging.ensemble
         require(
             ensemble is None or (images and len(self.averaging.ema) > 0),

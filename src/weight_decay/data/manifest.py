@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from weight_decay.data.content import ChangedFileError, check, hashed, remember
 from weight_decay.errors import UserError
 from weight_decay.runs.files import read_bounded, write_text
+from weight_decay.runs.lock import take
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -162,10 +162,7 @@ def _check_file(folder: Path, entry: dict[str, Any]) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on the file `path` (created if absent), waiting for another process to let go.
-
-    The operating system drops the lock when its holder dies, so a killed preparation blocks nobody.
-    """
+    """Hold an advisory lock on the file `path` (created if absent), waiting for another process to let go."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a")
@@ -174,5 +171,5 @@ def exclusive_lock(path: Path) -> Iterator[None]:
             f"data.root: cannot write in {path.parent} ({error.strerror}); choose another folder."
         ) from None
     with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        take(handle, wait=True)
         yield

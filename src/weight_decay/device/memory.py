@@ -34,11 +34,6 @@ def copy_on_host(state: _Result) -> _Result:
     return _each_tensor(state, lambda tensor: _apart(tensor.detach()))
 
 
-def brought_to(state: _Result, device: torch.device) -> _Result:
-    """Nested dicts and lists with every tensor on `device`."""
-    return _each_tensor(state, lambda tensor: tensor.to(device))
-
-
 def _apart(tensor: Tensor) -> Tensor:
     return tensor.clone() if traits(tensor.device).host else tensor.cpu()
 

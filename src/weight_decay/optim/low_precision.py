@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
+from weight_decay.optim.engines import Method
 from weight_decay.optim.optimizers import DecayedOptimizer
 
 Rounding = Literal["nearest", "stochastic", "kahan"]
@@ -34,8 +35,7 @@ class RoundedOptimizer:
     Each step widens weights and gradients to float32 scratch, lets a `DecayedOptimizer` (moments in
     float32) update the scratch, and rounds it back. The scratch is overwritten from the bfloat16
     weights at the next step, so nothing survives in it; it isolates the effect of rounding and does not
-    save memory. `options` are the arguments of `DecayedOptimizer` after `groups`. Stochastic rounding
-    draws from a generator of its own, saved in `state_dict`.
+    save memory. Stochastic rounding draws from a generator of its own, saved in `state_dict`.
 
     "nearest" rounds once per step, as torch's fused kernels do. The interface is `DecayedOptimizer`'s;
     a gradient scaler (float16) does not apply.
@@ -43,7 +43,7 @@ class RoundedOptimizer:
     Raises UserError if a parameter is not bfloat16.
     """
 
-    def __init__(self, groups: Sequence[ParameterGroup], rounding: Rounding, seed: int, **options: Any) -> None:
+    def __init__(self, groups: Sequence[ParameterGroup], rounding: Rounding, seed: int, method: Method) -> None:
         if rounding not in ("nearest", "stochastic", "kahan"):
             raise UserError(f"precision.rounding is '{rounding}'; use 'nearest', 'stochastic' or 'kahan'.")
         self.names = tuple(name for group in groups for name in group.names)
@@ -56,8 +56,7 @@ class RoundedOptimizer:
                 )
         self.rounding = rounding
         self._wide = DecayedOptimizer(
-            [replace(g, parameters=[nn.Parameter(p.detach().float()) for p in g.parameters]) for g in groups],
-            **options,
+            [replace(g, parameters=[nn.Parameter(p.detach().float()) for p in g.parameters]) for g in groups], method
         )
         self._scratch: list[Tensor] = list(self._wide.parameters)
         self._narrow: list[Tensor] = list(self.parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
-from weight_decay.optim.decay_kinds.rule import Decayed, Group, Rule, RuleFactory, Step
-from weight_decay.optim.engines import OptimizerKind, check_hyperparameters, engine
-
-DecayKind = Literal["decoupled", "torch", "penalty", "l2"]
+from weight_decay.optim.decay_kinds.rule import Decayed, Group, Rule, Step
+from weight_decay.optim.engines import Method, engine
 
 _PENALTY_GRADIENT = {"l2": 1.0, "penalty": 2.0}
 """The gradient of a penalty of strength λ, in units of λ w."""
@@ -23,21 +21,7 @@ _PENALTY_GRADIENT = {"l2": 1.0, "penalty": 2.0}
 class DecayedOptimizer:
     """One optimizer step: unscale, ℓ2 term, clip, decay, torch's own update.
 
-    kind: "sgd" (momentum μ, optionally Nesterov), "adamw" (β₁, β₂, eps) or "muon" (momentum μ for the matrices whose
-    names match `matrices`, AdamW for the rest).
-    decay_kind: one of the four below, or a rule of `decay_kinds`, which then acts beside an optimizer that decays
-    nothing by itself:
-      "decoupled": `w <- w - η λ w` beside the update (PAPER §1; for plain SGD this is also ℓ2);
-      "torch": left to torch. Its SGD adds λ w to the gradient after clipping and before the momentum buffer,
-      so with momentum μ the weights shrink by ηλ/(1-μ) a step in the long run (Fig 22); its AdamW is decoupled;
-      "penalty": 2λ w is added to the gradient before clipping, momentum and the adaptive step, which is what
-      the penalty λ‖w‖² in the loss does (Fig 21). The reported gradient norm then includes it;
-      "l2": the same with λ w, which is what (λ/2)‖w‖² does.
-    dampening: as in torch's SGD, 1 - dampening times the gradient enters the buffer, except at the first step.
-    clip_norm: largest 2-norm of the whole gradient, as torch clips: g · min(1, clip / (‖g‖ + 1e-6)).
-    fused: None or True uses torch's fused kernels, False its foreach ones.
-    per_parameter_lr: give every parameter a learning rate of its own (Fig 7 per matrix); needs fused.
-    peak_lr: the largest η of the schedule, which some rules need; None takes `lr`.
+    method: everything but the weights and how strongly each group decays.
 
     `names` and `parameters` list what is optimized, group after group; `second_moments`,
     `parameter_norms` and a per-parameter learning rate use that order. Nothing here waits for the
@@ -49,38 +33,15 @@ class DecayedOptimizer:
     Raises UserError for a negative hyperparameter or a combination that means nothing.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[ParameterGroup],
-        kind: OptimizerKind,
-        lr: float,
-        momentum: float,
-        betas: tuple[float, float],
-        eps: float,
-        nesterov: bool,
-        decay_kind: DecayKind | RuleFactory,
-        clip_norm: float | None,
-        fused: bool | None = None,
-        per_parameter_lr: bool = False,
-        dampening: float = 0.0,
-        matrices: str = ".*",
-        peak_lr: float | None = None,
-    ) -> None:
-        check_hyperparameters(kind, lr, momentum, betas, eps, nesterov, clip_norm, dampening)
-        if isinstance(decay_kind, str) and decay_kind not in ("decoupled", "torch", *_PENALTY_GRADIENT):
-            raise UserError(f"decay.kind is '{decay_kind}'; use 'decoupled', 'torch', 'penalty' or 'l2'.")
-        self.kind = kind
-        self.decay_kind = decay_kind
-        self.clip_norm = clip_norm
-        self.fused = fused is not False
-        self.per_parameter_lr = per_parameter_lr
-        if per_parameter_lr and not self.fused:
-            raise UserError("per-parameter learning rates need the fused optimizer; set optimizer.fused.")
+    def __init__(self, groups: Sequence[ParameterGroup], method: Method) -> None:
+        kind, decay_kind, momentum = method.kind, method.decay_kind, method.momentum
+        self.kind, self.decay_kind, self.clip_norm = kind, decay_kind, method.clip_norm
+        self.fused, self.per_parameter_lr = method.fused, method.per_parameter_lr
         self.names = tuple(name for group in groups for name in group.names)
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group.parameters]
         if not self.parameters:
             raise UserError("the model has no trainable parameter; there is nothing to optimize.")
-        self._momentum, self._dampening = momentum, dampening
+        self._momentum, self._dampening = momentum, method.dampening
         self._device = self.parameters[0].device
 
         # torch's SGD adds λ w to the gradient, so with momentum its decay is not the decoupled one.
@@ -90,29 +51,16 @@ class DecayedOptimizer:
         self._shrunk = decayed if decoupled and not built_in else []
         self._penalised = decayed if decay_kind in _PENALTY_GRADIENT else []
         strengths = [group.weight_decay if built_in else 0.0 for group in groups]
-        self._torch = engine(
-            kind,
-            groups,
-            strengths,
-            per_parameter_lr,
-            self.fused,
-            lr,
-            momentum,
-            dampening,
-            nesterov,
-            betas,
-            eps,
-            matrices,
-        )
+        self._torch = engine(method, groups, strengths)
         if kind == "sgd":
             self._fill_momentum()
         self._strengths = [group["weight_decay"] for group in self._torch.param_groups]
         self._factor = 1.0
-        self._lr: float | Tensor = lr
+        self._lr: float | Tensor = method.lr
         self.rule: Rule | None = None
         if callable(decay_kind) and decayed:
             chosen = [Group(g.names, list[Tensor](g.parameters), g.weight_decay) for g in decayed]
-            peak = lr if peak_lr is None else peak_lr
+            peak = method.lr if method.peak_lr is None else method.peak_lr
             self.rule = decay_kind(Decayed(chosen, self._torch, peak, list[Tensor](self.parameters)))
             self._torch.register_step_post_hook(lambda *_: self._leave())
         # A step pre-hook runs only once torch knows whether a scaler skips the step.
@@ -120,8 +68,8 @@ class DecayedOptimizer:
 
         # On an accelerator the learning rate lives in device memory, so a captured graph can be replayed.
         self._lr_tensor: Tensor | None = None
-        if per_parameter_lr or (self.fused and traits(self._device).learning_rate_on_device):
-            self._use_lr_tensor(lr)
+        if self.per_parameter_lr or (self.fused and traits(self._device).learning_rate_on_device):
+            self._use_lr_tensor(method.lr)
 
     def set_lr(self, lr: float | Tensor) -> None:
         """Set η: a number, a 0-d device tensor, or, with per_parameter_lr, a 1-D tensor in `names` order."""

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from weight_decay.config.measurements import CurvatureConfig
+from weight_decay.config.measurements import CurvatureConfig, ProbeKind
+from weight_decay.config.registry import PROBES
 from weight_decay.probes.curvature import Curvature
 from weight_decay.probes.lanczos import Estimate, cosine_similarity, spectrum, top_eigenvalue, trace
+from weight_decay.seeds import generator as stream
 
 TOLERANCE = 1e-2
 """Relative residual at which the search for the largest eigenvalue ends."""
+
+
+_AT_A_TIME = 100
+
+
+@PROBES.add("curvature")
+@dataclass(frozen=True)
+class CurvatureProbe(CurvatureConfig, ProbeKind):
+    """Hessian, Gauss-Newton part and gradient noise: trace, largest eigenvalue, cosines and spectra.
+
+    In the precision of the weights, without autocast. Not at the first step: an untrained net's batch-norm statistics
+    are placeholders, and its curvature is not worth its cost.
+    """
+
+    regimes: ClassVar[tuple[str, ...]] = ("over_training",)
+    at_start: ClassVar[bool] = False
+
+    @property
+    def of_averages(self) -> bool:
+        """As the settings say."""
+        return self.averages
+
+    def ready(self, task: Any, seed: int) -> Callable[[nn.Module], dict[str, Tensor]]:
+        """The measurement on the task's images."""
+        samples = task.samples(self.per_class, _AT_A_TIME)
+        return lambda model: measure_curvature(model, list(samples), self, stream(seed, "curvature"))
 
 
 def measure_curvature(

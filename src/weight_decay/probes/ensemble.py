@@ -28,11 +28,11 @@ def scores(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
 class SnapshotEnsemble:
     """Mean of the class probabilities that snapshots of one run give to fixed inputs.
 
-    Only the sum is kept, (N, classes) in float64, so the cost does not grow with the number of snapshots.
+    Only the sum is kept, (N, classes) in float64 on `device`, so the cost does not grow with the number of snapshots.
     """
 
-    def __init__(self) -> None:
-        self.members = 0
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.members, self._device = 0, device
         self._sum: Tensor | None = None
 
     def add(self, probabilities: Tensor) -> None:
@@ -47,17 +47,14 @@ class SnapshotEnsemble:
         assert self._sum is not None, "the ensemble has no members yet"
         return self._sum / self.members
 
-    def to(self, device: torch.device) -> None:
-        """Move the sum to `device`."""
-        self._sum = None if self._sum is None else self._sum.to(device)
-
     def state_dict(self) -> dict[str, Any]:
         """The sum and the number of members, for a checkpoint."""
         return {"members": self.members, "sum": self._sum}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.members, self._sum = saved["members"], saved["sum"]
+        self.members, together = saved["members"], saved["sum"]
+        self._sum = None if together is None else together.to(self._device)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -57,3 +57,16 @@ class SpikeScore:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.recent, self.steps, self.spikes = list(state["recent"]), state["steps"], state["spikes"]
+
+
+class SpikeScores(dict[str, SpikeScore]):
+    """Spike scores by the names of their metrics, kept in a checkpoint together."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for the checkpoint."""
+        return {name: score.state_dict() for name, score in self.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        for name, score in self.items():
+            score.load_state_dict(state[name])

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from weight_decay.errors import UserError
 from weight_decay.runs.files import read_bounded
@@ -26,6 +26,18 @@ _held: dict[Path, tuple[IO[bytes], bytes]] = {}
 
 class LostFolderError(UserError):
     """Another process has taken the folder that this one holds: nothing may be written to it any more."""
+
+
+def take(file: IO[Any], wait: bool = False, shared: bool = False) -> bool:
+    """Lock an open file until it is closed; False if another process holds it, True at once or after waiting for it.
+
+    The operating system drops the lock with the process, so a kill blocks nobody. OSError where there are no locks.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -41,10 +53,8 @@ def claimed(folder: Path) -> Iterator[bool]:
         for wait in (0.0, 0.02, 0.05):
             time.sleep(wait)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                continue
+                if take(file):
+                    break
             except OSError as error:
                 raise UserError(
                     f"execution.results: the file system of {folder} has no locks ({error.strerror}), so two sweeps "
@@ -100,7 +110,8 @@ def _made_again(folder: Path, lock: Path) -> bool:
     """Whether the lock file, which somebody had deleted, is there again and ours; False if another was faster."""
     try:
         file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), "r+b", buffering=0)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not take(file):
+            return False
     except FileNotFoundError:
         return True  # the whole folder is gone, or renamed: there is nothing to have an owner
     except OSError:

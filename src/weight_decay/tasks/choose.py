@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -17,7 +18,7 @@ from weight_decay.config.text import TokenData
 from weight_decay.data.manifest import reading_whole
 from weight_decay.data.where import is_there
 from weight_decay.errors import UserError
-from weight_decay.tasks.regime import Regime
+from weight_decay.tasks.regime import Probe, Regime
 
 
 class _Part(Protocol):
@@ -33,8 +34,10 @@ def _part(regime: str) -> _Part:
 
 
 def build_regime(config: RunConfig, device: torch.device) -> Regime:
-    """Load the data and make the task; UserError if the data cannot serve the run."""
-    return _part(config.data.regime).build(config, device)
+    """Load the data, make the task and its probes; UserError if the data cannot serve the run."""
+    regime = _part(config.data.regime).build(config, device)
+    probes = [Probe(kind, kind.ready(regime.task, config.seed)) for kind in config.probes.wanted()]
+    return replace(regime, probes=tuple(probes))
 
 
 def check_data(data: ImageData | TokenData) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,33 +13,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weight_decay.config.groups import ImageData
-from weight_decay.config.measurements import CurvatureConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.data.images.image_set import ImageSet, seeded_order
 from weight_decay.data.images.resident import hold
 from weight_decay.data.images.stream import FixedImages, ImageStream, epoch_samples
 from weight_decay.device.choose import autocast, weight_dtype
 from weight_decay.device.distributed import current
-from weight_decay.device.memory import in_pieces, samples_at_once
+from weight_decay.device.memory import in_pieces
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.optim.averaging import reestimate_batch_norm
-from weight_decay.probes.curvature_report import measure_curvature
 from weight_decay.probes.eval_mode import eval_mode
-from weight_decay.probes.jacobian import (
-    DEFAULT_SAMPLES_AT_ONCE,
-    jacobian_mean_square_estimate,
-    jacobian_norm,
-    scale_free_jacobian_norm,
-)
-from weight_decay.probes.noise import noise_scale
-from weight_decay.probes.weights import global_norm, trainable_parameters
-from weight_decay.seeds import generator, stream_seed
+from weight_decay.seeds import stream_seed
 from weight_decay.tasks.protocol import Batch
 from weight_decay.tasks.regime import Regime, make_clock
 
-_PROBED_AT_A_TIME = 250
-"""Images of a Jacobian's piece on an accelerator, if they fit: a piece of a CPU's size would wait for its launches."""
+
+class Floats:
+    """From stored images to what the model sees.
+
+    mean, std: the training set's channel statistics in [0, 255], or None to feed images scaled to [0, 1].
+    dtype: of the model's weights, and so of its inputs.
+    """
+
+    def __init__(self, mean: Tensor | None, std: Tensor | None, dtype: torch.dtype = torch.float32) -> None:
+        self._dtype = dtype
+        if mean is None or std is None:
+            self._scale, self._shift = torch.tensor(1 / 255.0), torch.tensor(0.0)
+        else:
+            self._scale, self._shift = (1 / std).view(1, 3, 1, 1), (-mean / std).view(1, 3, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, H, W) as normalised floats."""
+        if self._scale.device != images.device:
+            self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
+        return torch.addcmul(self._shift, images.float(), self._scale).to(self._dtype)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """The batches of `stored` as the model sees them, however often they are read."""
+
+    stored: Iterable[Batch]
+    floats: Floats
+
+    def __iter__(self) -> Iterator[Batch]:
+        return ((self.floats(images), labels) for images, labels in self.stored)
 
 
 class Classification:
@@ -46,42 +66,23 @@ class Classification:
 
     evaluation: named sets of fixed batches, e.g. {"train": ..., "test": ...}; each yields (uint8 images, labels).
     reestimation: training batches for the batch-norm statistics of averaged models.
-    jacobian: the images of the Jacobian and noise probes (PAPER §1: as many of each class).
-    jacobian_draws: None for the exact norm, else how many random vectors estimate it.
-    curvature, curvature_images: which curvature probes, and their images.
-    seed: the run's, for the probes' own random stream.
-    dtype: of the model's weights, and so of its inputs.
-    reestimate_autocast: re-estimate in the precision of training, not in that of the weights.
-    mean, std: channel statistics in [0, 255], or None to feed images scaled to [0, 1].
+    balanced: (images of each class, images at a time) -> training batches of so many of each (PAPER §1).
+    autocast: the precision of training; reestimate_autocast: that of re-estimation; device: where the batches are.
     """
 
     def __init__(
         self,
         evaluation: dict[str, Iterable[Batch]],
         reestimation: Iterable[Batch],
-        jacobian: Iterable[Batch],
-        jacobian_draws: int | None,
-        curvature: CurvatureConfig | None,
-        curvature_images: Iterable[Batch],
-        seed: int,
-        mean: Tensor | None,
-        std: Tensor | None,
+        balanced: Callable[[int, int], Iterable[Batch]],
+        floats: Floats,
         autocast: Callable[[], AbstractContextManager[Any]],
-        dtype: torch.dtype = torch.float32,
-        reestimate_autocast: bool = True,
+        reestimate_autocast: Callable[[], AbstractContextManager[Any]],
+        device: torch.device,
     ) -> None:
-        self._evaluation = evaluation
-        self._reestimation = reestimation
-        self._jacobian, self._jacobian_draws = jacobian, jacobian_draws
-        self._curvature, self._curvature_images = curvature, curvature_images
-        self._seed = seed
-        self._autocast = autocast
-        self._reestimate_autocast = autocast if reestimate_autocast else nullcontext
-        self._dtype = dtype
-        if mean is None or std is None:
-            self._scale, self._shift = torch.tensor(1 / 255.0), torch.tensor(0.0)
-        else:
-            self._scale, self._shift = (1 / std).view(1, 3, 1, 1), (-mean / std).view(1, 3, 1, 1)
+        self.device = device
+        self._evaluation, self._reestimation, self._balanced = evaluation, reestimation, balanced
+        self.floats, self.autocast, self._reestimate_autocast = floats, autocast, reestimate_autocast
 
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
         """Mean cross-entropy of a batch in nats; `forward` maps float images (B, 3, H, W) to logits (B, classes)."""
@@ -117,37 +118,11 @@ class Classification:
     def reestimate(self, model: nn.Module) -> None:
         """One pass over training data for the batch-norm statistics of an averaged model (PAPER §1)."""
         with torch.no_grad(), self._reestimate_autocast():
-            reestimate_batch_norm(model, self._images(self._reestimation))
+            reestimate_batch_norm(model, (self.floats(images) for images, _ in self._reestimation))
 
-    def probe(self, model: nn.Module) -> dict[str, Tensor]:
-        """Jacobian norm (both definitions, and free of the weights' scale) and noise scale σ.
-
-        The estimate, where asked for, is of the mean square alone, and comes with its standard error. All in the
-        precision of the weights, without autocast.
-        """
-        images = self._images(self._jacobian)
-        device = next(model.parameters()).device
-        at_once = samples_at_once(device, DEFAULT_SAMPLES_AT_ONCE, _PROBED_AT_A_TIME)
-        metrics: dict[str, Tensor] = {}
-        if self._jacobian_draws is None:
-            norm = jacobian_norm(model, images, at_once)
-            metrics["jacobian/mean_square"] = norm.mean_square
-            metrics["jacobian/mean_norm"] = norm.mean_norm
-        else:
-            # The same vectors at every step: what changes along a run is then the network.
-            draws = generator(self._seed, "jacobian")
-            estimate, error = jacobian_mean_square_estimate(model, images, draws, self._jacobian_draws, at_once)
-            metrics["jacobian/mean_square"], metrics["jacobian/standard_error"] = estimate, error
-        weight_norm = global_norm(trainable_parameters(model))
-        metrics["jacobian/scale_free"] = scale_free_jacobian_norm(metrics["jacobian/mean_square"], weight_norm)
-        metrics["noise/scale"] = noise_scale(model, self._labelled(self._jacobian))
-        return metrics
-
-    def curvature(self, model: nn.Module) -> dict[str, Tensor]:
-        """The curvature probes that the config asks for, in the precision of the weights, without autocast."""
-        assert self._curvature is not None
-        draws = generator(self._seed, "curvature")
-        return measure_curvature(model, list(self._labelled(self._curvature_images)), self._curvature, draws)
+    def samples(self, number: int, at_a_time: int) -> Iterable[Batch]:
+        """`number` training images of each class, normalised (B, 3, H, W), with their labels."""
+        return Normalised(self._balanced(number, at_a_time), self.floats)
 
     @torch.no_grad()
     def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -164,23 +139,11 @@ class Classification:
         """Logits (B, classes), float32, in the precision of training; of parts of the batch where memory is small."""
 
         def logits(piece: slice) -> Tensor:
-            with self._autocast():
+            with self.autocast():
                 return model(self.floats(images[piece])).float()
 
         parts = list(in_pieces(logits, len(images), len(images), "evaluation"))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def floats(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, H, W) as the normalised floats the model sees."""
-        if self._scale.device != images.device:
-            self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
-        return torch.addcmul(self._shift, images.float(), self._scale).to(self._dtype)
-
-    def _labelled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        return ((self.floats(images), labels) for images, labels in batches)
-
-    def _images(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
-        return (self.floats(images) for images, _ in batches)
 
 
 def load_sets(data: ImageData) -> tuple[ImageSet, ImageSet]:
@@ -218,10 +181,10 @@ def build(config: RunConfig, device: torch.device) -> Regime:
         """Rows of as many training images; None where that is all of them."""
         return None if size is None or size >= len(train) else train.choice(size, data.seed)
 
-    def balanced(per_class: int, at_a_time: int = 100) -> FixedImages:
+    def balanced(per_class: int, at_a_time: int) -> FixedImages:
         return FixedImages(train.class_balanced(per_class, data.seed), at_a_time, device)
 
-    averaging = config.averaging
+    averaging, precision = config.averaging, autocast(config.precision, device)
     task = Classification(
         evaluation={
             "train": FixedImages(train, batch, device, part(probes.evaluation_train_samples)),
@@ -233,18 +196,11 @@ def build(config: RunConfig, device: torch.device) -> Regime:
             device,
             _shuffled(part(averaging.reestimate_samples), len(train), stream_seed(config.seed, "reestimation")),
         ),
-        jacobian=()
-        if probes.jacobian_every is None
-        else balanced(probes.jacobian_per_class, samples_at_once(device, 100, _PROBED_AT_A_TIME)),
-        jacobian_draws=probes.jacobian_draws,
-        curvature=probes.curvature,
-        curvature_images=() if probes.curvature is None else balanced(probes.curvature.per_class),
-        seed=config.seed,
-        mean=mean,
-        std=std,
-        autocast=autocast(config.precision, device),
-        dtype=weight_dtype(config.precision),
-        reestimate_autocast=averaging.reestimate_autocast,
+        balanced=balanced,
+        floats=Floats(mean, std, weight_dtype(config.precision)),
+        autocast=precision,
+        reestimate_autocast=precision if averaging.reestimate_autocast else nullcontext,
+        device=device,
     )
     stream = ImageStream(
         train,

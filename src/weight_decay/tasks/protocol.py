@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
@@ -24,7 +26,9 @@ class Stream(Protocol):
 
 
 class Task(Protocol):
-    """A training objective with its evaluation."""
+    """A training objective with its evaluation; its batches are on `device`."""
+
+    device: torch.device
 
     def forward(self, model: nn.Module) -> Callable[..., Any]:
         """What `loss` calls: the model, or the method of it that computes the loss; this is what gets compiled."""
@@ -42,12 +46,15 @@ class Task(Protocol):
         """Recompute batch-norm statistics of an averaged model from training data; nothing to do without batch norm."""
         ...
 
-    def probe(self, model: nn.Module) -> dict[str, Tensor]:
-        """The task's costly probes (Jacobian norm, noise scale), scalars on the device."""
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of training, for whoever calls a model."""
         ...
 
-    def curvature(self, model: nn.Module) -> dict[str, Tensor]:
-        """The task's costliest probes (Hessian, gradient noise), scalars on the device."""
+    def samples(self, number: int, at_a_time: int) -> Iterable[Batch]:
+        """For probes: the same batches at every iteration, inputs as the model takes them.
+
+        Of images `number` of each class of the training set, of text `number` validation windows.
+        """
         ...
 
     def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor, nn
+
+from weight_decay.config.measurements import ProbeKind
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
@@ -12,13 +16,22 @@ from weight_decay.tasks.protocol import Stream, Task
 
 
 @dataclass(frozen=True)
+class Probe:
+    """A probe with its samples: its kind and settings, and what maps a model to its metrics."""
+
+    kind: ProbeKind
+    measure: Callable[[nn.Module], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
 class Regime:
-    """A task with its data, ready on the device."""
+    """A task with its data, ready on the device, and the run's probes."""
 
     task: Task
     stream: Stream
     clock: Clock
     data: dict[str, Any]
+    probes: tuple[Probe, ...] = ()
 
 
 def make_clock(config: RunConfig, epoch_samples: int, tokens_per_sample: int) -> Clock:

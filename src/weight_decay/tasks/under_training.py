@@ -29,7 +29,7 @@ class LanguageModelling:
     """Mean cross-entropy of the next token, evaluated on fixed windows.
 
     evaluation: named sets of fixed batches, e.g. {"train": ..., "val": ...}; each yields two (B, T).
-    stability: the batches of the stability probe.
+    windows: (windows, windows at a time) -> fixed validation batches, for probes; device: where the batches are.
     ranks: the processes that share the evaluation.
     token_error: evaluate the error of the most likely next token, too.
     """
@@ -38,14 +38,13 @@ class LanguageModelling:
         self,
         evaluation: Mapping[str, Iterable[Batch]],
         autocast: Callable[[], AbstractContextManager[Any]],
-        stability: Iterable[Batch] = (),
+        windows: Callable[[int, int], Iterable[Batch]],
+        device: torch.device,
         ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
         token_error: bool = False,
     ) -> None:
-        self._evaluation = evaluation
-        self._autocast = autocast
-        self._stability = stability
-        self._ranks = ranks
+        self._evaluation, self._windows, self._ranks = evaluation, windows, ranks
+        self.autocast, self.device = autocast, device
         self._token_error = token_error
 
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
@@ -87,7 +86,7 @@ class LanguageModelling:
         at_once = most if need is None else that_fit(tokens.device, most, need(tokens.shape[1]))
 
         def summed(piece: slice) -> Tensor:
-            with self._autocast():
+            with self.autocast():
                 return self.forward(model)(tokens[piece], targets[piece]).to(wide) * len(tokens[piece])
 
         return torch.stack(list(in_pieces(summed, most, at_once, "evaluation"))).sum()
@@ -97,43 +96,27 @@ class LanguageModelling:
         wide = widest_float(tokens.device)
 
         def summed(piece: slice) -> Tensor:
-            with self._autocast():
+            with self.autocast():
                 wrong = model(tokens[piece]).argmax(-1) != targets[piece]
             return wrong.to(wide).mean(1).sum()
 
         most = len(tokens)
-        return torch.stack(list(in_pieces(summed, most, min(most, _PROBED_AT_A_TIME), "evaluation"))).sum()
+        return torch.stack(list(in_pieces(summed, most, min(most, _LOGITS_AT_A_TIME), "evaluation"))).sum()
 
     def reestimate(self, model: nn.Module) -> None:
         """Nothing: there is no batch norm in these models."""
 
-    @torch.no_grad()
-    def probe(self, model: nn.Module) -> dict[str, Tensor]:
-        """Largest magnitudes in a forward pass, in the precision of training: what overflows or saturates first.
-
-        `stability/max_attention_logit` (|q·k/√d| before the softmax), `stability/max_activation` (residual stream)
-        and `stability/max_logit` (output logits), over the fixed windows of the probe.
-        """
-        tapped: Any = model  # a model that `probes.stability_every` may be asked of has `taps`
-        with eval_mode(model), self._autocast(), tapped.taps() as taps:
-            for tokens, _ in self._stability:
-                model(tokens)
-        return {
-            "stability/max_attention_logit": taps.max_attention_logit,
-            "stability/max_activation": taps.max_residual,
-            "stability/max_logit": taps.max_output_logit,
-        }
-
-    def curvature(self, model: nn.Module) -> dict[str, Tensor]:
-        """Nothing: the config refuses curvature probes for text."""
-        return {}
+    def samples(self, number: int, at_a_time: int) -> Iterable[Batch]:
+        """`number` validation windows, tokens (B, T) with the next ones; fewer where evaluation has fewer."""
+        return self._windows(number, min(number, at_a_time))
 
     def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Never called: the config refuses snapshot ensembles for text."""
         raise NotImplementedError
 
 
-_PROBED_AT_A_TIME = 4
+_LOGITS_AT_A_TIME = 4
+"""Windows whose logits over the whole vocabulary are held at once."""
 
 
 def load_sets(data: TokenData) -> tuple[TokenSet, TokenSet]:
@@ -186,7 +169,10 @@ def build(config: RunConfig, device: torch.device) -> Regime:
     else:
         seen = seen_windows(pool, stream, clock.total_steps, limit, data.seed, probes.evaluation_batch, device)
         evaluation = {"train": seen, "unseen": fixed(unseen, limit), **evaluation}
-    windows = 0 if probes.stability_every is None else min(probes.stability_windows, data.evaluation_windows)
-    stability = fixed(val, windows, min(windows, _PROBED_AT_A_TIME)) if windows else ()
-    task = LanguageModelling(evaluation, autocast(config.precision, device), stability, current(), probes.token_error)
+
+    def windows(number: int, at_a_time: int) -> FixedWindows:
+        return fixed(val, min(number, data.evaluation_windows), min(at_a_time, data.evaluation_windows))
+
+    precision = autocast(config.precision, device)
+    task = LanguageModelling(evaluation, precision, windows, device, current(), probes.token_error)
     return Regime(task, stream, clock, described)

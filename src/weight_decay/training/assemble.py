@@ -1,11 +1,11 @@
-"""From built parts to what can be trained: a run's `Training` and `Segment`, and those of its branches."""
+"""From built parts to what can be trained: a run's `Training` and `Segment`, or those of a branch of it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,15 +24,20 @@ from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
-from weight_decay.runs.progress import Progress
 from weight_decay.tasks.regime import Regime
-from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups, penalty_of
+from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups
 from weight_decay.training.cadence import Cadence, Every
+from weight_decay.training.course import Course, Telling
 from weight_decay.training.loop import Training
-from weight_decay.training.measure import Measurements
-from weight_decay.training.provenance import Origin
-from weight_decay.training.record import Mirror, NoRecord, Recorder
 from weight_decay.training.stretch import Segment
+
+
+@dataclass(frozen=True)
+class Branching:
+    """The trunk, at the step where a branch leaves it, and the branch."""
+
+    trunk: Training
+    branch: BranchConfig
 
 
 def build_training(
@@ -41,17 +46,34 @@ def build_training(
     device: torch.device,
     scale: str = "micro",
     say: Callable[[str], None] = print,
+    branching: Branching | None = None,
 ) -> Training:
-    """A run at its step 0, on the device and in the precision that the config asks for; `say` what it cannot do."""
-    try_large_pieces_again()
+    """A run at its step 0, on the device and in the precision that the config asks for; `say` what it cannot do.
+
+    Or a branch of it: a copy of the trunk at its present step, with another learning rate and decay, and no averages.
+    """
+    clock, trunk, branch = regime.clock, None, None
+    if branching is None:
+        try_large_pieces_again()
+    else:
+        trunk, branch = branching.trunk, branching.branch
+    strength = config.decay.strength if branch is None else branch.strength
     model = build_model(config).to(device, weight_dtype(config.precision))
     if config.data.regime == "over_training":
         model = model.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(config, model, config.decay.strength, regime.clock)
-    if config.sphere_radius is not None:
+    if trunk is not None:
+        # Before the optimizer, whose decay may remember where the weights began.
+        model.load_state_dict(trunk.model.state_dict())
+    optimizer = build_optimizer(config, model, strength, clock)
+    if trunk is None and config.sphere_radius is not None:
         sphere.project_(optimizer.parameters, config.sphere_radius)
+    if trunk is not None and branch is not None and branch.keep_optimizer_state:
+        # Through a copy: the branch must not write into the trunk's moments.
+        optimizer.load_state_dict(_cloned(trunk.optimizer.state_dict()))
     forward, accumulate = _forward(config, model, regime, device, scale, say)
-    tail = config.averaging.tail_start
+    tail = config.averaging.tail_start if branch is None else None
+    window = config.decay.window if branch is None else None
+    within_epoch = config.averaging.within_epoch and branch is None
     return Training(
         model=model,
         forward=forward,
@@ -59,20 +81,21 @@ def build_training(
         task=regime.task,
         stream=regime.stream,
         optimizer=optimizer,
-        schedule=build_schedule(config, regime.clock, optimizer),
-        averages=Averages(model, config.averaging.ema),
-        tail=None if tail is None else TailAverage(model, tail.steps(regime.clock)),
+        schedule=build_schedule(config, clock, optimizer) if branch is None else Constant(branch.lr),
+        averages=Averages(model, config.averaging.ema if branch is None else ()),
+        tail=None if tail is None else TailAverage(model, tail.steps(clock)),
         autocast=autocast(config.precision, device),
         scaler=torch.amp.GradScaler(device.type) if config.precision.kind == "float16_autocast" else None,
         micro_batches=micro_batches(config.batch_size // current().count, config.micro_batch_size),
-        weight_decay=config.decay.strength,
-        decay_window=None if config.decay.window is None else _window(config.decay.window, regime.clock),
+        weight_decay=strength,
+        decay_window=None if window is None else _window(window, clock),
         decayed=_decayed(config, model),
         eps=config.optimizer.eps,
         sphere_radius=config.sphere_radius,
-        history=torch.zeros(_log_every(config, regime.clock), 2, device=device),
-        epoch_average=EpochAverage(model, regime.stream.epoch) if config.averaging.within_epoch else None,
+        history=torch.zeros(_log_every(config, clock), 2, device=device),
+        epoch_average=EpochAverage(model, regime.stream.epoch) if within_epoch else None,
         layer_gradients=config.probes.layer_gradients,
+        step=0 if trunk is None else trunk.step,
     )
 
 
@@ -121,41 +144,10 @@ def _decayed(config: RunConfig, model: torch.nn.Module) -> list[torch.Tensor]:
     return [p for group in parameter_groups(config, model, 1.0) if group.weight_decay > 0 for p in group.parameters]
 
 
-def build_segment(
-    config: RunConfig,
-    training: Training,
-    folder: Path,
-    first: int,
-    last: int,
-    clock: Clock,
-    branched: bool,
-    mirror: Mirror | None,
-    progress: Progress,
-    say: Callable[[str], None],
-    origin: Origin,
-) -> Segment:
-    """The stretch of training from step `first` to `last`, of a run or of one of its branches, kept in `folder`."""
-    probes = config.probes
-    return Segment(
-        training,
-        folder,
-        first,
-        last,
-        cadence(config, clock, first, last, branched),
-        Measurements(
-            training,
-            probes.reestimated,
-            probes.curvature is not None and probes.curvature.averages,
-            penalty_of(config, training.model) if probes.regularised_loss else None,
-        ),
-        divergence_monitor(config, clock, first, last),
-        config.checkpoint,
-        Recorder(folder, mirror) if current().writes else NoRecord(folder, None),
-        progress,
-        config.batch_size,
-        say,
-        origin,
-    )
+def build_segment(config: RunConfig, regime: Regime, training: Training, course: Course, telling: Telling) -> Segment:
+    """The stretch of training along a course, of a run or of one of its branches."""
+    monitor = divergence_monitor(config, regime.clock, course.first, course.last)
+    return Segment(config, training, course, cadence(config, regime, course), monitor, telling)
 
 
 def divergence_monitor(config: RunConfig, clock: Clock, first: int, last: int) -> DivergenceMonitor:
@@ -178,73 +170,24 @@ def _log_every(config: RunConfig, clock: Clock) -> int:
     return min(config.probes.log_every.every(clock), max(clock.total_steps, 1))
 
 
-def cadence(config: RunConfig, clock: Clock, first: int, last: int, branched: bool) -> Cadence:
-    """When to measure what between steps `first` and `last`."""
-    probes, ensemble = config.probes, config.averaging.ensemble
+def cadence(config: RunConfig, regime: Regime, course: Course) -> Cadence:
+    """When to measure what along a course."""
+    probes, ensemble, clock = config.probes, config.averaging.ensemble, regime.clock
 
-    def every(span: Span | None, from_start: bool) -> Every | None:
-        if span is None:
-            return None
-        if branched and not probes.within_branches:
-            return Every(last, 1)
-        return Every(first if from_start else first + span.every(clock), span.every(clock))
+    def every(span: Span, from_start: bool) -> Every:
+        if course.branched and not probes.within_branches:
+            return Every(course.last, 1)
+        return Every(course.first if from_start else course.first + span.every(clock), span.every(clock))
 
-    evaluate = every(probes.evaluate_every, True)
-    assert evaluate is not None
     return Cadence(
         log=_log_every(config, clock),
-        evaluate=evaluate,
-        probe=every(probes.jacobian_every or probes.stability_every, True),
-        # An untrained net's batch-norm statistics are placeholders, and its curvature is not worth its cost.
-        curvature=every(None if probes.curvature is None else probes.curvature.every, False),
+        evaluate=every(probes.evaluate_every, True),
+        probes=tuple((probe, every(probe.kind.every, probe.kind.at_start)) for probe in regime.probes),
         ensemble=None
-        if ensemble is None or branched
+        if ensemble is None or course.branched
         else Every(
             ensemble.start.steps(clock), ensemble.every.every(clock), ensemble.stop.steps(clock), also_last=False
         ),
-        parameter_norms=probes.parameter_norms,
-    )
-
-
-def branched_training(
-    config: RunConfig,
-    branch: BranchConfig,
-    parent: Training,
-    regime: Regime,
-    scale: str,
-    say: Callable[[str], None],
-) -> Training:
-    """A copy of the trunk at its present step, with the branch's learning rate and decay, and no averages."""
-    device = parent.history.device
-    model = build_model(config).to(device, weight_dtype(config.precision))
-    if config.data.regime == "over_training":
-        model = model.to(memory_format=torch.channels_last)
-    model.load_state_dict(parent.model.state_dict())
-    optimizer = build_optimizer(config, model, branch.strength, regime.clock)
-    if branch.keep_optimizer_state:
-        # Through a copy: the branch must not write into the trunk's moments.
-        optimizer.load_state_dict(_cloned(parent.optimizer.state_dict()))
-    forward, accumulate = _forward(config, model, regime, device, scale, say)
-    return Training(
-        model=model,
-        forward=forward,
-        accumulate=accumulate,
-        task=regime.task,
-        stream=regime.stream,
-        optimizer=optimizer,
-        schedule=Constant(branch.lr),
-        averages=Averages(model, ()),
-        tail=None,
-        autocast=parent.autocast,
-        scaler=torch.amp.GradScaler(device.type) if parent.scaler is not None else None,
-        micro_batches=parent.micro_batches,
-        weight_decay=branch.strength,
-        decayed=_decayed(config, model),
-        eps=config.optimizer.eps,
-        sphere_radius=parent.sphere_radius,
-        history=torch.zeros_like(parent.history),
-        step=parent.step,
-        layer_gradients=parent.layer_gradients,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from weight_decay.config.groups import BranchConfig
 from weight_decay.config.identity import run_id
@@ -16,10 +15,11 @@ from weight_decay.errors import UserError
 from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
 from weight_decay.runs.progress import Progress
 from weight_decay.tasks.regime import Regime
-from weight_decay.training.assemble import branched_training, build_segment
+from weight_decay.training.assemble import Branching, build_segment, build_training
 from weight_decay.training.checkpoint import Owner
+from weight_decay.training.course import Course, Telling
 from weight_decay.training.loop import Event
-from weight_decay.training.record import speaker, write_summary
+from weight_decay.training.record import recorder, speaker, write_summary
 from weight_decay.training.stretch import BranchInterruptedError, Segment, Status
 
 
@@ -65,7 +65,7 @@ def _run_branch(
 ) -> None:
     parent = trunk.training
     first = parent.step
-    folder = trunk.folder / "branches" / f"{branch.name}-{first:09d}"
+    folder = trunk.course.folder / "branches" / f"{branch.name}-{first:09d}"
     ranks = current()
     stands = standing(folder, run_id(config), branch=True) if ranks.writes else Standing("unfinished")
     words = ("unfinished", "damaged", "finished", "foreign")
@@ -77,42 +77,41 @@ def _run_branch(
     if stop():
         raise BranchInterruptedError
     folder.mkdir(parents=True, exist_ok=True)
-    origin = dataclasses.replace(trunk.origin, owner=Owner(run_id(config), folder.name))
+    origin = dataclasses.replace(trunk.course.origin, owner=Owner(run_id(config), folder.name))
     title = f"{labels.title} {branch.name}@{first}"
     last = first + branch.duration.steps(regime.clock)
     say = speaker(title)
-    training = branched_training(config, branch, parent, regime, labels.scale, say)
+    training = build_training(config, regime, parent.history.device, labels.scale, say, Branching(parent, branch))
     progress = Progress(last - first, title, config.execution.progress and ranks.writes)
     if status_there == "damaged":
         say(f"is damaged ({stands.reason}) and is made again")
-    segment = build_segment(config, training, folder, first, last, regime.clock, True, None, progress, say, origin)
+    course = Course(folder, first, last, origin, branched=True)
+    segment = build_segment(config, regime, training, course, Telling(recorder(folder), progress, say))
     segment.resume()
     status, divergence_step = segment.train(stop)
     progress.close()
     if ranks.writes:
-        _finish(folder, config, branch, labels, status, first, last, divergence_step, segment)
+        _finish(config, branch, labels, segment, status, divergence_step)
     segment.recorder.close()
     if status == "interrupted":
         raise BranchInterruptedError
 
 
 def _finish(
-    folder: Path,
     config: RunConfig,
     branch: BranchConfig,
     labels: Labels,
-    status: Status,
-    first: int,
-    last: int,
-    divergence_step: int | None,
     segment: Segment,
+    status: Status,
+    divergence_step: int | None,
 ) -> None:
+    course = segment.course
     summary = {
         **identity(config, labels),
         "branch": branch.name,
         "status": status,
-        "start_step": first,
-        "total_steps": last,
+        "start_step": course.first,
+        "total_steps": course.last,
         "divergence_step": divergence_step,
         "final": {k: v for k, v in segment.recorder.latest.items() if k != "step"},
         "step": segment.training.step,
@@ -120,7 +119,7 @@ def _finish(
         "seconds": round(segment.recorder.seconds, 3),
         "stretches": segment.stretches,
     }
-    write_summary(folder, summary)
+    write_summary(course.folder, summary)
     if status != "interrupted":
-        for file in (folder / "checkpoints").glob("*"):
+        for file in (course.folder / "checkpoints").glob("*"):
             file.unlink()

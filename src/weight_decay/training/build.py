@@ -24,6 +24,7 @@ from weight_decay.device.choose import choose_device
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups, holders
+from weight_decay.optim.engines import Method
 from weight_decay.optim.low_precision import RoundedOptimizer
 from weight_decay.optim.optimizers import DecayedOptimizer
 from weight_decay.optim.schedules import Constant, TwoPhase, WarmupCosine
@@ -124,8 +125,8 @@ def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clock:
         "per_parameter_lr": isinstance(config.schedule, MatchedSchedule) and config.schedule.norm == "per_matrix",
     }
     if rounding == "kernel":
-        return DecayedOptimizer(groups, **options)
-    return RoundedOptimizer(groups, rounding, stream_seed(config.seed, "rounding"), **options)
+        return DecayedOptimizer(groups, Method(**options))
+    return RoundedOptimizer(groups, rounding, stream_seed(config.seed, "rounding"), Method(**options))
 
 
 def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Schedule:

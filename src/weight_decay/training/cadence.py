@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from weight_decay.tasks.regime import Probe
+
 
 @dataclass(frozen=True)
 class Every:
@@ -22,7 +24,5 @@ class Cadence:
 
     log: int
     evaluate: Every
-    probe: Every | None
-    curvature: Every | None
     ensemble: Every | None
-    parameter_norms: bool
+    probes: tuple[tuple[Probe, Every], ...]

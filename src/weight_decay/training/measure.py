@@ -8,33 +8,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weight_decay.config.measurements import ProbeConfig
 from weight_decay.optim.averaging import restored_buffers
+from weight_decay.probes import weights
 from weight_decay.probes.ensemble import SnapshotEnsemble, scores, total_variation
+from weight_decay.tasks.regime import Probe
 from weight_decay.training.loop import Training
 
 
 class Measurements:
-    """Metrics of a training where it stands; nothing here changes it.
-
-    reestimated: evaluate the iterate also with re-estimated batch-norm statistics, as averages always are.
-    curvature_of_averages: measure the curvature at the averages too.
-    penalty: of a model, for λ = 1, to be added to its training loss; None: do not.
-    """
+    """Metrics of a training where it stands, as the config wants them; nothing here changes it."""
 
     def __init__(
-        self,
-        training: Training,
-        reestimated: bool,
-        curvature_of_averages: bool,
-        penalty: Callable[[nn.Module], Tensor] | None = None,
+        self, training: Training, wanted: ProbeConfig, penalty: Callable[[nn.Module], Tensor] | None = None
     ) -> None:
+        """penalty: of a model, for λ = 1, to be added to its training loss; None: do not."""
         self.training = training
-        self.ensemble = SnapshotEnsemble()
-        self._reestimated, self._curvature_of_averages = reestimated, curvature_of_averages
-        self._penalty = penalty
+        self.ensemble = SnapshotEnsemble(training.history.device)
+        self._reestimated, self._parameter_norms, self._penalty = wanted.reestimated, wanted.parameter_norms, penalty
         # Of the averages at the latest step that was measured: evaluation and probes there share one re-estimation.
         self._buffers: dict[str, list[Tensor]] = {}
         self._buffers_step = -1
+
+    def sizes(self) -> dict[str, Any]:
+        """Learning rate (of several: their mean), weight norms and effective learning rates (PAPER §1)."""
+        optimizer, given = self.training.optimizer, self.training.lr
+        each = given.reshape(-1).cpu().tolist() if isinstance(given, torch.Tensor) else [given]
+        lr = sum(each) / len(each)
+        norms = optimizer.parameter_norms()
+        norm = torch.linalg.vector_norm(norms)
+        metrics = {
+            "lr": lr,
+            "weights/norm": norm,
+            "weights/max": weights.largest_magnitude(optimizer.parameters),
+            "effective_lr/adamw": weights.effective_lr_adamw(lr, norm),
+            "effective_lr/sgd": weights.effective_lr_sgd(lr, norm),
+        }
+        if self.training.decayed:
+            metrics["weights/decayed_norm"] = weights.global_norm(self.training.decayed)
+        if moments := optimizer.second_moments():
+            lrs = each if len(each) == len(moments) else [lr] * len(moments)
+            metrics["effective_lr/adam_coordinate"] = weights.effective_lr_adam_coordinate(
+                lrs, moments, [self.training.eps] * len(moments)
+            )
+        if self._parameter_norms:
+            metrics |= {f"weights/norm/{name}": value for name, value in zip(optimizer.names, norms, strict=True)}
+        return metrics
 
     def evaluate(self) -> dict[str, Any]:
         """Loss and error of iterate and averages on the same fixed batches, and of the snapshot ensemble."""
@@ -57,20 +76,11 @@ class Measurements:
             metrics["train/regularised_loss"] = metrics["train/loss"] + strength * self._penalty(model)
         return metrics
 
-    def probe(self) -> dict[str, Any]:
-        """The task's costly probes of iterate and averages."""
-        task = self.training.task
-        metrics = dict(task.probe(self.training.model))
-        for prefix, average in self._averages():
-            metrics |= _prefixed(prefix, task.probe(average))
-        return metrics
-
-    def curvature(self) -> dict[str, Any]:
-        """The curvature probes of the iterate, and of the averages where asked for."""
-        task = self.training.task
-        metrics = dict(task.curvature(self.training.model))
-        for prefix, average in self._averages() if self._curvature_of_averages else ():
-            metrics |= _prefixed(prefix, task.curvature(average))
+    def probe(self, probe: Probe) -> dict[str, Any]:
+        """What the probe finds of the iterate, and of the averages where its kind says so."""
+        metrics: dict[str, Any] = dict(probe.measure(self.training.model))
+        for prefix, average in self._averages() if probe.kind.of_averages else ():
+            metrics |= _prefixed(prefix, probe.measure(average))
         return metrics
 
     def join_ensemble(self) -> dict[str, Any]:

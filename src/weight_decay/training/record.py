@@ -147,6 +147,11 @@ class NoRecord(Recorder):
         """Nothing to close."""
 
 
+def recorder(folder: Path, mirror: Mirror | None = None) -> Recorder:
+    """The recorder of this process: the one that writes, or one that remembers nothing."""
+    return Recorder(folder, mirror) if current().writes else NoRecord(folder, None)
+
+
 class Mirror:
     """W&B as a mirror of the record. Whatever goes wrong with it is said once, and the run goes on without it.
 

@@ -62,7 +62,7 @@ def replay_event(
             raise BranchInterruptedError
         segment.write(metrics)
 
-    return Event(segment.timed(replay), start=segment.last)
+    return Event(segment.timed(replay), start=segment.course.last)
 
 
 def replayed(

@@ -31,9 +31,10 @@ from weight_decay.tasks.choose import build_regime
 from weight_decay.training.assemble import build_segment, build_training
 from weight_decay.training.branch import branch_event, check_branches
 from weight_decay.training.checkpoint import Owner
+from weight_decay.training.course import Course, Telling
 from weight_decay.training.matched import ReferenceMissingError, find_reference, reference_of
 from weight_decay.training.provenance import Origin, environment, provenance, stretch_provenance
-from weight_decay.training.record import Mirror, speaker, write_summary
+from weight_decay.training.record import Mirror, recorder, speaker, write_summary
 from weight_decay.training.replay import replay_event
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
 
@@ -135,7 +136,8 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         stretch_provenance(device, code_of(config), is_compiled(training.forward)),
         None if reference is None else reference["sha256"],
     )
-    segment = build_segment(config, training, folder, 0, last, regime.clock, False, mirror, progress, say, origin)
+    telling = Telling(recorder(folder, mirror), progress, say)
+    segment = build_segment(config, regime, training, Course(folder, 0, last, origin), telling)
     summary = {
         **identity(config, labels),
         "data": regime.data,

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 
-from weight_decay.config.groups import CheckpointConfig
+from weight_decay.config.run import RunConfig
 from weight_decay.device.distributed import current
-from weight_decay.device.memory import brought_to
 from weight_decay.errors import UserError
-from weight_decay.probes import weights
 from weight_decay.probes.divergence import DivergenceMonitor
-from weight_decay.probes.spikes import SpikeScore
+from weight_decay.probes.spikes import SpikeScore, SpikeScores
 from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.runs.folder import ForeignFolderError
-from weight_decay.runs.progress import Progress
 from weight_decay.training import checkpoint
-from weight_decay.training.cadence import Cadence
+from weight_decay.training.build import penalty_of
+from weight_decay.training.cadence import Cadence, Every
+from weight_decay.training.course import Course, Telling
 from weight_decay.training.loop import Event, Training, train
 from weight_decay.training.measure import Measurements
-from weight_decay.training.provenance import Origin, stretches_after
-from weight_decay.training.record import Recorder
+from weight_decay.training.provenance import stretches_after
 from weight_decay.training.saving import Saver
 
 Status = Literal["completed", "diverged", "interrupted"]
@@ -39,52 +37,56 @@ class _DivergedError(Exception):
 
 
 class Segment:
-    """Trains from `first` to `last` with logging, evaluation, probes, checkpoints and divergence watch.
+    """Trains along a course with logging, evaluation, probes, checkpoints and divergence watch.
 
-    `train` gives the status; `resume` first goes back to the newest whole checkpoint in `folder`, if there is one.
-    Step numbers are the run's own throughout, also in a branch, so that data and record line up.
+    `train` gives the status; `resume` first goes back to the newest whole checkpoint in the folder, if there is one.
     """
 
     def __init__(
         self,
+        config: RunConfig,
         training: Training,
-        folder: Path,
-        first: int,
-        last: int,
+        course: Course,
         cadence: Cadence,
-        measurements: Measurements,
         monitor: DivergenceMonitor,
-        checkpoints: CheckpointConfig,
-        recorder: Recorder,
-        progress: Progress,
-        batch_size: int,
-        say: Callable[[str], None],
-        origin: Origin,
+        telling: Telling,
     ) -> None:
-        self.training, self.folder, self.first, self.last = training, folder, first, last
-        self.recorder, self.progress, self.monitor = recorder, progress, monitor
+        self.training, self.course, self._cadence = training, course, cadence
+        self.recorder, self.progress, self._say = telling.recorder, telling.progress, telling.say
         self.branches: list[Event] = []
-        self._spikes = {"stability/spike_score": SpikeScore()}
+        self.monitor, self._ranks = monitor, current()
+        self._spikes = SpikeScores({"stability/spike_score": SpikeScore()})
         if training.optimizer.clip_norm is not None:  # otherwise the gradient norm is not known at every step
             self._spikes["stability/grad_spike_score"] = SpikeScore()
-        self._cadence, self._ranks = cadence, current()
-        self._checkpoints, self._batch_size = checkpoints, batch_size
-        self._say, self.origin = say, origin
-        self._saver = Saver(folder / "checkpoints", checkpoints.keep, origin.owner)
-        self.stretches = [{"from_step": first, **origin.now}]
+        self._checkpoints, self._batch_size = config.checkpoint, config.batch_size
+        self._saver = Saver(course.folder / "checkpoints", config.checkpoint.keep, course.origin.owner)
+        self.stretches = [{"from_step": course.first, **course.origin.now}]
         self._resumed = False
-        self._logged = first
+        self._logged = course.first
         self._mark = self._saved_at = time.monotonic()
         self._aside = 0.0
         self._stabilisation = StabilisationLevel()
-        self._measuring = measurements
+        self._measurements = measurements = Measurements(
+            training, config.probes, penalty_of(config, training.model) if config.probes.regularised_loss else None
+        )
+        self._parts: dict[str, Any] = {
+            "model": training.model,
+            "optimizer": training.optimizer,
+            "averages": training.averages,
+            "tail": training.tail,
+            "epoch_average": training.epoch_average,
+            "ensemble": measurements.ensemble,
+            "stabilisation": self._stabilisation,
+            "scaler": training.scaler,
+            "monitor": monitor,
+            "spikes": self._spikes,
+        }
         # The ensemble takes in a step's snapshot before the evaluation of that step reads it.
-        wanted = (
+        wanted: list[tuple[Callable[[], dict[str, Any]], Every | None]] = [
             (measurements.join_ensemble, cadence.ensemble),
             (measurements.evaluate, cadence.evaluate),
-            (measurements.probe, cadence.probe),
-            (measurements.curvature, cadence.curvature),
-        )
+            *((functools.partial(measurements.probe, probe), when) for probe, when in cadence.probes),
+        ]
         self._events = [
             Event(self.timed(self._recorded(measure)), when.every, when.start, when.also_last, when.stop)
             for measure, when in wanted
@@ -106,21 +108,21 @@ class Segment:
         # Saving comes last among a step's events, so what a checkpoint's own step recorded is in the record already.
         # Branches are the exception: the run saves before it enters one, and the branch may be unfinished.
         save = Event(self.timed(self.save_if_due), also_last=False)
-        log = Event(self.log, self._cadence.log, self.first)
+        log = Event(self.log, self._cadence.log, self.course.first)
         events = [log, *self._events, *self.branches, save]
         try:
             for event in self.branches if self._resumed else [*self._events, *self.branches]:
-                if event.due(self.training.step, self.last):
+                if event.due(self.training.step, self.course.last):
                     event.run()
             self._mark, self._aside = time.monotonic(), 0.0
-            train(self.training, self.last, events, log, stop)
+            train(self.training, self.course.last, events, log, stop)
         except _DivergedError as diverged:
             return "diverged", int(diverged.args[0])
         except BranchInterruptedError:
             return "interrupted", None
-        if self.training.step < self.last:
+        if self.training.step < self.course.last:
             # At its first step a run has nothing to save, and what it recorded there it will record again.
-            if self.training.step > self.first:
+            if self.training.step > self.course.first:
                 self.save()
             return "interrupted", None
         return "completed", None
@@ -137,7 +139,7 @@ class Segment:
         order = torch.arange(self._logged, training.step) % len(losses)
         losses, norms = losses[order], norms[order]
         elapsed = time.monotonic() - self._mark - self._aside
-        sizes = self._sizes()
+        sizes = self._measurements.sizes()
         metrics: dict[str, Any] = {
             "weight_decay": training.weight_decay * training.decay_factor,
             "batch/loss": losses.mean(),
@@ -164,31 +166,6 @@ class Segment:
         if diverged is not None:
             raise _DivergedError(diverged + 1)
 
-    def _sizes(self) -> dict[str, Any]:
-        """Learning rate (of several: their mean), weight norms and effective learning rates (PAPER §1)."""
-        optimizer, given = self.training.optimizer, self.training.lr
-        each = given.reshape(-1).cpu().tolist() if isinstance(given, torch.Tensor) else [given]
-        lr = sum(each) / len(each)
-        norms = optimizer.parameter_norms()
-        norm = torch.linalg.vector_norm(norms)
-        metrics = {
-            "lr": lr,
-            "weights/norm": norm,
-            "weights/max": weights.largest_magnitude(optimizer.parameters),
-            "effective_lr/adamw": weights.effective_lr_adamw(lr, norm),
-            "effective_lr/sgd": weights.effective_lr_sgd(lr, norm),
-        }
-        if self.training.decayed:
-            metrics["weights/decayed_norm"] = weights.global_norm(self.training.decayed)
-        if moments := optimizer.second_moments():
-            lrs = each if len(each) == len(moments) else [lr] * len(moments)
-            metrics["effective_lr/adam_coordinate"] = weights.effective_lr_adam_coordinate(
-                lrs, moments, [self.training.eps] * len(moments)
-            )
-        if self._cadence.parameter_norms:
-            metrics |= {f"weights/norm/{name}": value for name, value in zip(optimizer.names, norms, strict=True)}
-        return metrics
-
     def _recorded(self, measure: Callable[[], dict[str, Any]]) -> Callable[[], None]:
         def record() -> None:
             if metrics := measure():
@@ -201,7 +178,7 @@ class Segment:
         step = self.training.step
         position = {"epoch": self.training.stream.epoch(step), "samples": step * self._batch_size}
         self.recorder.write(step, {**position, **metrics, "time/seconds": self.recorder.seconds})
-        self.progress.show(step - self.first, self.recorder.latest)
+        self.progress.show(step - self.course.first, self.recorder.latest)
 
     def timed(self, run: Callable[[], None]) -> Callable[[], None]:
         """`run`, with its duration kept out of the step time."""
@@ -218,7 +195,8 @@ class Segment:
     def save_if_due(self) -> None:
         """Save when the last checkpoint is old enough; never in the last step, whose summary says more."""
         self._saver.check()
-        if self.training.step < self.last and time.monotonic() - self._saved_at >= self._checkpoints.every_seconds:
+        due = time.monotonic() - self._saved_at >= self._checkpoints.every_seconds
+        if due and self.training.step < self.course.last:
             self.save()
 
     def save(self) -> None:
@@ -227,24 +205,15 @@ class Segment:
             return
         training = self.training
         state = {
-            "data": self.origin.data,
-            "evaluated": self.origin.evaluated,
-            "reference": self.origin.reference,
+            "data": self.course.origin.data,
+            "evaluated": self.course.origin.evaluated,
+            "reference": self.course.origin.reference,
             "stretches": self.stretches,
             "step": training.step,
-            "model": training.model.state_dict(),
-            "optimizer": training.optimizer.state_dict(),
-            "averages": training.averages.state_dict(),
-            "tail": training.tail.state_dict() if training.tail is not None else None,
-            "epoch_average": training.epoch_average.state_dict() if training.epoch_average is not None else None,
-            "ensemble": self._measuring.ensemble.state_dict(),
-            "stabilisation": self._stabilisation.state_dict(),
-            "scaler": training.scaler.state_dict() if training.scaler is not None else None,
+            **{name: None if part is None else part.state_dict() for name, part in self._parts.items()},
             "history": training.history,
             "logged": self._logged,
             "observed": training.observed,
-            "monitor": self.monitor.state_dict(),
-            "spikes": {name: spikes.state_dict() for name, spikes in self._spikes.items()},
             "record": self.recorder.position(),
             "random": torch.get_rng_state(),
         }
@@ -255,14 +224,14 @@ class Segment:
         """Replace the checkpoints of a finished run by final.pt, its weights and averages, if they are of any use."""
         if not self._ranks.writes:
             return
-        folder, training = self.folder / "checkpoints", self.training
+        folder, training = self.course.folder / "checkpoints", self.training
         if self._checkpoints.final and completed:
             state = {
                 "step": training.step,
                 "model": training.model.state_dict(),
                 "averages": training.averages.state_dict(),
             }
-            checkpoint.write(folder / "final.pt", training.step, state, self.origin.owner)
+            checkpoint.write(folder / "final.pt", training.step, state, self.course.origin.owner)
         for file in folder.glob("step-*"):
             file.unlink()
 
@@ -272,56 +241,50 @@ class Segment:
         try:
             # To the host: whoever takes a part of it brings that to the device, and no second model lies there.
             state = checkpoint.load_latest(
-                self.folder / "checkpoints", torch.device("cpu"), self._say, self.origin.owner
+                self.course.folder / "checkpoints", torch.device("cpu"), self._say, self.course.origin.owner
             )
         except checkpoint.ForeignCheckpointError as error:
-            raise ForeignFolderError(self.folder, str(error)) from None
+            raise ForeignFolderError(self.course.folder, str(error)) from None
         step = -1 if state is None else state["step"]
         if self._ranks.any(step != self._ranks.agree(step)):
             raise UserError(
-                f"checkpoints: the processes of this run do not all see the same ones in {self.folder}; "
+                f"checkpoints: the processes of this run do not all see the same ones in {self.course.folder}; "
                 "put execution.results on a file system that they share."
             )
         if state is None:
             self.recorder.rewind({"offset": 0, "seconds": 0.0, "latest": {}})
             return False
-        if state["data"] != self.origin.data:
-            raise UserError(
-                f"data.root: {self.folder} began on other data ({state['data'][:12]}, now "
-                f"{self.origin.data[:12]}); give it that data again, or choose another execution.results."
-            )
-        if state.get("evaluated", self.origin.evaluated) != self.origin.evaluated:
-            raise UserError(
-                f"data.root: {self.folder} was evaluated on other data so far ({state['evaluated'][:12]}, now "
-                f"{self.origin.evaluated[:12]}); give it that data again, or choose another execution.results."
-            )
-        if state.get("reference", self.origin.reference) != self.origin.reference:
-            raise UserError(
-                f"schedule.reference: the run that {self.folder} is matched to was computed again since it began, with "
-                "other numbers; delete this run's folder to start it again."
-            )
-        self.stretches = stretches_after(state, self.first, self.origin.now, self._say)
+        self._check_origin(state)
+        self.stretches = stretches_after(state, self.course.first, self.course.origin.now, self._say)
         training.step = state["step"]
-        training.model.load_state_dict(state["model"])
-        training.optimizer.load_state_dict(state["optimizer"])
-        training.averages.load_state_dict(state["averages"])
-        if training.tail is not None:
-            training.tail.load_state_dict(state["tail"])
-        if training.epoch_average is not None:
-            training.epoch_average.load_state_dict(state["epoch_average"])
-        self._measuring.ensemble.load_state_dict(brought_to(state["ensemble"], training.history.device))
-        self._stabilisation.load_state_dict(state["stabilisation"])
-        if training.scaler is not None:
-            training.scaler.load_state_dict(state["scaler"])
+        for name, part in self._parts.items():
+            if part is not None:
+                part.load_state_dict(state[name])
         training.history.copy_(state["history"])
         training.observed = state["observed"]
         self._logged = state["logged"]
-        self.monitor.load_state_dict(state["monitor"])
-        for name, spikes in self._spikes.items():
-            spikes.load_state_dict(state["spikes"][name])
         self.recorder.rewind(state["record"])
         torch.set_rng_state(state["random"])
-        self.progress.show(training.step - self.first, self.recorder.latest)
+        self.progress.show(training.step - self.course.first, self.recorder.latest)
         self._resumed = True
-        self._say(f"goes on from step {training.step} of {self.last}")
+        self._say(f"goes on from step {training.step} of {self.course.last}")
         return True
+
+    def _check_origin(self, state: Mapping[str, Any]) -> None:
+        """UserError if a checkpoint's numbers come from other data, or another reference, than are there now."""
+        folder, origin = self.course.folder, self.course.origin
+        if state["data"] != origin.data:
+            raise UserError(
+                f"data.root: {folder} began on other data ({state['data'][:12]}, now "
+                f"{origin.data[:12]}); give it that data again, or choose another execution.results."
+            )
+        if state.get("evaluated", origin.evaluated) != origin.evaluated:
+            raise UserError(
+                f"data.root: {folder} was evaluated on other data so far ({state['evaluated'][:12]}, now "
+                f"{origin.evaluated[:12]}); give it that data again, or choose another execution.results."
+            )
+        if state.get("reference", origin.reference) != origin.reference:
+            raise UserError(
+                f"schedule.reference: the run that {folder} is matched to was computed again since it began, with "
+                "other numbers; delete this run's folder to start it again."
+            )

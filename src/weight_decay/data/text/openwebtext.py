@@ -8,7 +8,6 @@ more than a few pieces.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -34,6 +33,7 @@ from weight_decay.data.text.files import KIND, SPLITS, SplitWriter, finish_folde
 from weight_decay.data.text.sources import PIECE_BYTES, Span, TextSource
 from weight_decay.errors import UserError
 from weight_decay.runs.files import replacing, write_text
+from weight_decay.runs.lock import take
 
 _TOKEN_TYPE = np.dtype("<u2")
 _JOBS: list[_Job] = []
@@ -177,13 +177,8 @@ def describe_encoding(encoding: tiktoken.Encoding) -> dict[str, Any]:
 @contextmanager
 def _lock(parts: Path) -> Iterator[None]:
     with (parts / "lock").open("w") as file:
-        try:
-            # The kernel drops this lock with the process, so a kill leaves nothing to clean up.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"another process is preparing {parts.parent}: wait for it or choose another folder."
-            ) from error
+        if not take(file):
+            raise UserError(f"another process is preparing {parts.parent}: wait for it or choose another folder.")
         yield
 
 

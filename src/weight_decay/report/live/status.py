@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import textwrap
@@ -16,6 +15,7 @@ from weight_decay.errors import UserError
 from weight_decay.report.tables.text_table import text_table
 from weight_decay.runs.fingerprint import other_code
 from weight_decay.runs.judge import judge
+from weight_decay.runs.lock import take
 from weight_decay.runs.read import (
     FINISHED,
     UNREADABLE,
@@ -112,8 +112,7 @@ def owner_is_gone(folder: Path) -> bool:
     """Whether the lock of a run said to be running is free. False where that cannot be known."""
     try:
         with (folder / "run.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return True
+            return take(file, shared=True)
     except OSError:
         return False
 

@@ -10,6 +10,7 @@ from weight_decay.report.claims.demo import Effect, demo_effects
 from weight_decay.report.claims.paper import judged_claims
 from weight_decay.report.claims.table import claims_markdown
 from weight_decay.report.tables.experiments_table import experiments_markdown
+from weight_decay.report.tables.text_table import markdown_table
 from weight_decay.runs.files import write_if_changed
 
 
@@ -18,9 +19,7 @@ def effect_markdown(effect: Effect) -> str:
     lines = [
         f"**{effect.title}** ({effect.stamp})",
         "",
-        "| " + " | ".join(effect.header) + " |",
-        "|---" + "|---:" * (len(effect.header) - 1) + "|",
-        *("| " + " | ".join(row) + " |" for row in effect.rows),
+        *markdown_table([effect.header, *effect.rows], "l" + "r" * (len(effect.header) - 1)),
         "",
         *(f"- {finding.statement}: **{finding.verdict}** ({finding.numbers})" for finding in effect.findings),
     ]

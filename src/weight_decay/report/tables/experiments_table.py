@@ -8,6 +8,7 @@ from weight_decay.report.claims.verdict import Result, Verdict
 from weight_decay.report.figures.gallery import duration
 from weight_decay.report.figures.paper import FIGURES
 from weight_decay.report.tables.read import Tables, scales_of, tables_of
+from weight_decay.report.tables.text_table import markdown_table
 
 HEADER = ["experiment", "figure", "run at", "what came out"]
 
@@ -30,7 +31,7 @@ def experiments_markdown(results: Path, claims: list[Result]) -> str:
                 [claim for claim in claims if (claim.claim.experiment, claim.scale) == (name, tables.scale)]
             )
         rows.append([f"`{name}`", figure, ran, "; ".join(came) or "–"])
-    return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], ["---"] * len(HEADER), *rows[1:]))
+    return "\n".join(markdown_table(rows, "l" * len(HEADER)))
 
 
 def _cost(tables: Tables) -> str:

@@ -25,8 +25,15 @@ def text_table(header: list[str], rows: list[list[str]], *, align: str = "", wid
     return "\n".join(lines)
 
 
-def markdown_table(rows: list[list[str]]) -> list[str]:
-    """The lines of a Markdown table whose first row is the header, aligned so that they can be read as they are."""
+def markdown_table(rows: list[list[str]], align: str = "") -> list[str]:
+    """The lines of a Markdown table whose first row is the header.
+
+    Padded, so that they can be read as they are; with `align`, an `l` or `r` for each column, as short as can be.
+    """
+    if align:
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "|" + "|".join("---:" if side == "r" else "---" for side in align) + "|")
+        return lines
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (size + 2) for size in widths) + "|")
