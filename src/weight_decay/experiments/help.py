@@ -86,7 +86,7 @@ def information(names: Sequence[str]) -> str:
     for entry in root["defaults"]:
         if isinstance(entry, dict):
             group, option = next(iter(entry.items()))
-            if group in groups() and group not in ("experiment", "scale"):
+            if group in groups() and group not in ("experiment", "scale", "regime"):  # a regime only chooses others
                 lines += [f"  {key} = {value}" for key, value in _dotted(group, read_option(group, option))]
     lines += [
         f"  {key} = {value}" for k, v in root.items() if k not in ("defaults", "hydra") for key, value in _dotted(k, v)
