@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: install ## train both regimes on embedded data, then show the effects (about 3 minutes on 2 cores)
+demo: install ## train both regimes on embedded data, then show the effects (about 4 minutes on 2 cores)
 	@$(BIN)/weight-decay demo results=$(DEMO) jobs=$(JOBS)
 
 test: install ## run the tests (under 10 minutes on 2 cores)

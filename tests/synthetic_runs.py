@@ -21,6 +21,8 @@ UNDER_TRAINING = {
     0.0: (1.693, 1.526, 1.516, 321.0),
     0.05: (1.734, 1.510, 1.489, 151.0),
 }
+REPLAY = {"foreach": 0.0, "fused": 0.85, "nearest": 0.86, "stochastic": 1.001, "kahan": 0.9999}
+"""Share of float32's decay that each arithmetic keeps."""
 SEED_SHIFT = 0.004
 """Seed s moves every error and loss by s times this: paired differences stay exact."""
 
@@ -180,11 +182,20 @@ def under_training_run(decay: float, seed: int = 0, steps: int = 2000, **changes
 
 
 def write_demo(results: Path, seeds: tuple[int, ...] = (0,)) -> None:
-    """Both demo experiments, complete."""
+    """The demo's three experiments, complete."""
     over = [write_run(results, over_training_run(lr, decay, seed)) for lr, decay in OVER_TRAINING for seed in seeds]
     write_experiment(results, "demo_over_training", over, "over_training")
     under = [write_run(results, under_training_run(decay, seed)) for decay in UNDER_TRAINING for seed in seeds]
     write_experiment(results, "demo_under_training", under, "under_training", data="python_text", figure="6")
+    replays = [write_run(results, replay_run(seed)) for seed in seeds]
+    write_experiment(results, "bfloat16_replay", replays, "under_training", data="synthetic_text", figure="ours")
+
+
+def replay_run(seed: int = 0) -> Run:
+    """A run of 300 steps and what its gradients did in every arithmetic of REPLAY."""
+    row = {"step": 300, "epoch": 0.03, "samples": 2400, "val/loss": 2.0}
+    row |= {f"replay/{name}/kept_0.05": kept for name, kept in REPLAY.items()}
+    return Run({"seed": seed}, "under_training", [row], data="synthetic_text")
 
 
 def _blend(start: float, end: float, weight: float) -> float:

@@ -25,20 +25,22 @@ def _verdicts(effect) -> list[str]:
 def test_the_numbers_are_those_the_runs_were_made_of(tmp_path: Path) -> None:
     write_demo(tmp_path)
     collect(tmp_path)
-    over, under = demo_effects(tmp_path)
+    over, under, replay = demo_effects(tmp_path)
     assert [row[0] for row in over.rows] == [
         "η = 0.3, λ = 0.015", "η = 0.3, λ = 0", "η = 0.02, λ = 0.015", "η = 0.02, λ = 0",
     ]  # fmt: skip
     assert over.rows[0][1:] == ["39.4 %", "22.4 %", "23.7 %", "92", "111", "20"]
     assert over.rows[3][1:] == ["74.3 %", "73.3 %", "73.6 %", "623", "657", "36"]
-    assert _verdicts(over) == ["yes"] * 4
+    assert _verdicts(over) == ["yes"] * 3
     assert [row[3:5] for row in under.rows] == [["1.526", "1.516"], ["1.510", "1.489"]]
     assert [row[-1] for row in under.rows] == ["321", "151"]
     # The rate ends at a tenth of 1e-2: 1e-3 / 321 and 1e-3 / 151.
     assert [row[5] for row in under.rows] == ["3.12e-06", "6.62e-06"]
-    assert _verdicts(under) == ["yes"] * 4
-    text = effects_text([over, under])
-    assert "scale micro · data procedural · 1 seed" in text and text.count("One seed:") == 2
+    assert _verdicts(under) == ["yes"] * 3
+    assert replay.rows == [["share of float32's decay that is kept", "0.0 %", "85.0 %", "86.0 %", "100.1 %", "100.0 %"]]
+    assert _verdicts(replay) == ["yes"] * 4
+    text = effects_text([over, under, replay])
+    assert "scale micro · data procedural · 1 seed" in text and text.count("One seed:") == 3
 
 
 def test_verdicts_turn_with_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,11 +50,14 @@ def test_verdicts_turn_with_the_numbers(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(synthetic_runs, "OVER_TRAINING", swapped)
     reverse = dict(zip(synthetic_runs.UNDER_TRAINING, reversed(synthetic_runs.UNDER_TRAINING.values()), strict=True))
     monkeypatch.setattr(synthetic_runs, "UNDER_TRAINING", reverse)
+    turned = {"foreach": 1.0, "fused": 0.1, "nearest": 0.1, "stochastic": 0.9, "kahan": 1.1}
+    monkeypatch.setattr(synthetic_runs, "REPLAY", turned)
     write_demo(tmp_path)
     collect(tmp_path)
-    over, under = demo_effects(tmp_path)
-    assert _verdicts(over) == ["no"] * 4
-    assert _verdicts(under) == ["no"] * 4
+    over, under, replay = demo_effects(tmp_path)
+    assert _verdicts(over) == ["no"] * 3
+    assert _verdicts(under) == ["no"] * 3
+    assert _verdicts(replay) == ["no"] * 4
 
 
 def test_the_demo_cannot_tell_what_is_below_its_resolution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,24 +67,24 @@ def test_the_demo_cannot_tell_what_is_below_its_resolution(tmp_path: Path, monke
     write_demo(tmp_path)
     collect(tmp_path)
     under = demo_effects(tmp_path)[1]
-    assert _verdicts(under) == ["yes", "cannot tell", "yes", "yes"]
+    assert _verdicts(under) == ["yes", "cannot tell", "yes"]
     assert "below the resolution of 0.003" in under.findings[1].numbers
     cells = [write_run(tmp_path / "other", under_training_run(decay, data="python_text")) for decay in (0.0, 0.05)]
     write_experiment(tmp_path / "other", "demo_under_training", cells, "under_training")
     collect(tmp_path / "other")
     unknown = under_training_effect(tables_of(tmp_path / "other", "demo_under_training", "micro"))
-    assert _verdicts(unknown) == ["cannot tell"] * 3 + ["yes"]
+    assert _verdicts(unknown) == ["cannot tell"] * 3
 
 
-def test_several_seeds_give_mean_spread_and_a_count_of_agreeing_pairs(tmp_path: Path) -> None:
+def test_several_seeds_give_mean_spread_and_an_interval_by_the_protocol(tmp_path: Path) -> None:
     write_demo(tmp_path, seeds=(0, 1, 2))
     collect(tmp_path)
-    over, under = demo_effects(tmp_path)
+    over, under, replay = demo_effects(tmp_path)
     # Seeds shift errors by 0, 0.4 and 0.8 points: mean + 0.4, standard deviation 0.4.
     assert over.rows[0][3] == "24.1 ± 0.4 %"
     assert under.rows[1][3] == "1.514 ± 0.004"
-    assert "in 3 of 3 seeds" in under.findings[1].numbers
-    assert "One seed" not in effects_text([over, under])
+    assert under.findings[1].numbers.startswith("+0.013 [+0.013, +0.013] nats")
+    assert "One seed" not in effects_text([over, under, replay])
 
 
 def test_a_diverged_cell_is_shown_as_such_and_leaves_the_verdict_open(tmp_path: Path) -> None:
@@ -102,7 +107,7 @@ def test_metrics_that_were_not_measured_are_dashes(tmp_path: Path) -> None:
     collect(tmp_path)
     effect = over_training_effect(tables_of(tmp_path, "demo_over_training", "micro"))
     assert effect.rows[0][1:] == ["39.4 %", "–", "23.7 %", "–", "–", "–"]
-    assert _verdicts(effect) == ["yes", "cannot tell", "cannot tell", "cannot tell"]
+    assert _verdicts(effect) == ["yes", "cannot tell", "cannot tell"]
 
 
 def test_absent_and_empty_tables_are_one_sentence(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from weight_decay.config.own import OWN_CONFIGS
 from weight_decay.errors import UserError
-from weight_decay.experiments.demo import EXPERIMENTS as DEMO
+from weight_decay.experiments.demo import OWN as DEMO
 from weight_decay.experiments.plan import REGIMES, check_experiment
 from weight_decay.experiments.yaml_file import read_yaml
 from weight_decay.places import CONFIGS

@@ -1,4 +1,4 @@
-"""`weight-decay demo`: both regimes on embedded data, then what they show."""
+"""`weight-decay demo`: both regimes on embedded data and what bfloat16 does to decay, then what they show."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 
 from weight_decay.errors import UserError
 
-EXPERIMENTS = ("demo_over_training", "demo_under_training")
+OWN = ("demo_over_training", "demo_under_training")
+"""Experiments that only the demo has."""
+EXPERIMENTS = (*OWN, "bfloat16_replay")
 AHEAD = """\
-The demo, about 3 minutes on two idle cores; nothing is downloaded:
+The demo, about 4 minutes on two idle cores; nothing is downloaded:
   1. over-training: four small ResNets, many passes over drawn images, with and without weight decay
   2. under-training: two small GPTs, one pass over made-up text, with and without weight decay
-  3. what came out, and a page of figures: {results}/report.html
+  3. the gradients of a GPT again, with and without weight decay, on weights in bfloat16
+  4. what came out, and a page of figures: {results}/report.html
 Ctrl-C stops it; the same command goes on where it stopped."""
 """What is said before anything that takes time is loaded."""
 NEXT = """
@@ -38,14 +41,14 @@ def settings_of(words: Sequence[str]) -> dict[str, str]:
 
 
 def train_demo(words: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
-    """Train both experiments of the demo; `run` takes the settings of a sweep. The exit code.
+    """Train the first seed of the demo's experiments; `run` takes the settings of a sweep. The exit code.
 
     words: `results=FOLDER` (results/demo if not given) and `jobs=N`, cells at a time (all cores if not given). Finished
     cells are skipped, so the same command goes on after an interruption. UserError for other words.
     """
     given = settings_of(words)
     for experiment in EXPERIMENTS:
-        settings = (f"experiment={experiment}", "scale=micro", f"execution.results={given['results']}")
+        settings = (f"experiment={experiment}", "scale=micro", "seeds=0..0", f"execution.results={given['results']}")
         if code := run([*settings, f"jobs={given['jobs']}"]):
             return code
     return 0

@@ -1,14 +1,21 @@
-"""What came out of the demo: a table of effects per regime and what they say, computed from the numbers."""
+"""What came out of the demo: a table of effects per experiment, and what its runs say to the paper's claims.
+
+The claims are those of the protocol, measured by the same functions. Where there are seeds enough the protocol judges;
+one seed answers only where the effect is larger than what one seed resolves.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from weight_decay.report.claims.paper import CLAIMS
+from weight_decay.report.claims.verdict import DECIDED, Claim, Verdict, judged
+from weight_decay.report.tables.numbers import loss, percent, scientific, three_digits
 from weight_decay.report.tables.read import (
     DECAY,
     LEARNING_RATE,
@@ -23,7 +30,7 @@ from weight_decay.report.tables.text_table import text_table
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence and whether the runs bear it out; None when they cannot tell."""
+    """A claim as the demo's runs answer it: yes, no, or None where they cannot tell."""
 
     statement: str
     holds: bool | None
@@ -60,42 +67,31 @@ class Column:
     write: Callable[[float], str]
 
 
-RESOLUTION = {
-    ("synthetic_text", "micro"): {"gain": 0.014, "end": 0.003, "average": 0.005},
+EXPERIMENTS = ["demo_over_training", "demo_under_training", "bfloat16_replay"]
+_OVER_TRAINING = ("decay_wins", "average_sees_it", "jacobian_before_drop")
+_UNDER_TRAINING = ("higher_middle", "lower_end", "averaging")
+_REPLAY = ("bfloat16_foreach", "bfloat16_fused", "bfloat16_stochastic", "bfloat16_kahan")
+RESOLUTION: dict[tuple[str, str], dict[str, float]] = {
+    ("procedural", "micro"): {"decay_wins": 0.030, "average_sees_it": 0.047, "jacobian_before_drop": 0.036},
+    ("synthetic_text", "micro"): {
+        **{"higher_middle": 0.016, "lower_end": 0.003},
+        **{"bfloat16_foreach": 0.001, "bfloat16_fused": 0.085, "bfloat16_stochastic": 0.007, "bfloat16_kahan": 0.001},
+    },
 }
-"""By data and scale, what one seed resolves in nats: two standard deviations between pilot seeds 100 to 103."""
+"""By data and scale, what one seed resolves of a claim: two standard deviations of its effect between seeds.
 
-
-def percent(value: float) -> str:
-    """A fraction as a percentage with one decimal."""
-    return f"{100 * value:.1f} %"
-
-
-def loss(value: float) -> str:
-    """A loss with three decimals."""
-    return f"{value:.3f}"
-
-
-def three_digits(value: float) -> str:
-    """Three significant digits, plain where that is readable."""
-    return f"{value:.0f}" if 100 <= abs(value) < 1e7 else f"{value:.3g}"
-
-
-def points(value: float) -> str:
-    """A difference of two fractions, in percentage points, with its sign."""
-    return f"{100 * value:+.1f} points".replace("-", "−")
-
-
-def scientific(value: float) -> str:
-    """Three significant digits with an exponent."""
-    return f"{value:.2e}"
+Images: seeds 0 to 2 of Fig 2. Text: the pilots 100 to 103 of Fig 6, and 100 and 101 of the replay; where these do not
+differ, .001.
+"""
 
 
 def demo_effects(results: Path, scale: str = "micro") -> list[Effect]:
-    """Both demo experiments, from `results`/tables. Raises UserError when a table is absent."""
+    """The demo's three experiments, from `results`/tables. Raises UserError when a table is absent."""
     return [
-        over_training_effect(tables_of(results, "demo_over_training", scale)),
-        under_training_effect(tables_of(results, "demo_under_training", scale)),
+        effect(tables_of(results, experiment, scale))
+        for effect, experiment in zip(
+            (over_training_effect, under_training_effect, replay_effect), EXPERIMENTS, strict=True
+        )
     ]
 
 
@@ -119,34 +115,8 @@ def over_training_effect(tables: Tables) -> Effect:
         "Over-training: many passes, SGD; learning rate η and weight decay λ",
         ["", *[column.header for column in columns]],
         rows,
-        _over_training_findings(dict(cells), columns),
+        _answers(tables, _OVER_TRAINING),
     )
-
-
-def _over_training_findings(cells: dict[tuple[float, ...], list[str]], columns: list[Column]) -> list[Finding]:
-    error, averaged, final, jacobian, *_ = (column.values for column in columns)
-    large, strong = max(key[0] for key in cells), max(key[1] for key in cells)
-    chosen, weak = cells[large, strong], min(key[1] for key in cells)
-    others = [runs for key, runs in cells.items() if runs is not chosen]
-    same_rate = cells[large, weak]
-    return [
-        _lowest(
-            "Decay with the large learning rate ends with the lowest test error",
-            final, chosen, others, percent,
-        ),
-        _lowest(
-            "Its moving average has the lowest test error already before the learning rate drops",
-            averaged, chosen, others, percent,
-        ),
-        _below(
-            "With decay, averaging the noise away lowers the error by more than without",
-            averaged - error, chosen, same_rate, points,
-        ),
-        _lowest(
-            "Its Jacobian norm (EMA, before the drop) is the lowest",
-            jacobian, chosen, others, three_digits,
-        ),
-    ]  # fmt: skip
 
 
 def under_training_effect(tables: Tables) -> Effect:
@@ -165,52 +135,49 @@ def under_training_effect(tables: Tables) -> Effect:
     ]
     cells = sorted(_cells(tables, [DECAY]))
     rows = [_row([f"λ = {key[0]:g}"], runs, columns, final) for key, runs in cells]
-    without = cells[0][1]
-    sees = RESOLUTION.get((tables.data, tables.scale), {})
-    findings = []
-    for (decay, *_), runs in cells[1:]:
-        at = f" (λ = {decay:g})" if len(cells) > 2 else ""
-        average, gain = columns[3].values, middle - end
-        gains = f"From the middle to the end decay gains on no decay{at}"
-        lower = f"At the end of the pass it has the lower training loss{at}"
-        for found, values, sees_it in (
-            (_above(gains, gain, runs, without, loss), gain, "gain"),
-            (_below(lower, end, runs, without, loss), end, "end"),
-            (
-                _below(f"Its moving average has the lower loss on other documents{at}", average, runs, without, loss),
-                average, "average",
-            ),
-        ):  # fmt: skip
-            findings.append(_resolved(found, values, runs, without, sees.get(sees_it)))
-        findings.append(
-            _above(
-                f"It ends with the larger effective learning rate{at}",
-                columns[4].values, runs, without, scientific,
-            )
-        )  # fmt: skip
     title = "Under-training: one pass, AdamW; weight decay λ"
-    return Effect(tables, title, ["", *[column.header for column in columns]], rows, findings)
+    return Effect(tables, title, ["", *[column.header for column in columns]], rows, _answers(tables, _UNDER_TRAINING))
+
+
+def replay_effect(tables: Tables) -> Effect:
+    """What each arithmetic of bfloat16 weights keeps of float32's decay, one sequence of gradients replayed."""
+    final = tables.runs.set_index("run_id")
+    names = [name for name in final if str(name).startswith("replay/")]
+    columns = [Column(str(name).split("/")[1], _final(final, str(name)), percent) for name in names]
+    rows = [_row(["share of float32's decay that is kept"], list(final.index), columns, final)]
+    title = "Weights in bfloat16: the same gradients with and without λ, in each rounding and kernel"
+    return Effect(tables, title, ["", *[column.header for column in columns]], rows, _answers(tables, _REPLAY))
 
 
 def _batches(curves: pd.DataFrame, start: float, stop: float) -> pd.Series:
     return _nothing() if missing_metrics(curves, ["batch/loss"]) else mean_between(curves, "batch/loss", start, stop)
 
 
-def _resolved(
-    finding: Finding, values: pd.Series, chosen: list[str], other: list[str], resolution: float | None
-) -> Finding:
-    """The finding, or "cannot tell" where the difference is below what so many seeds resolve.
+def _answers(tables: Tables, keys: Sequence[str]) -> list[Finding]:
+    claims = {claim.key: claim for claim in CLAIMS}
+    return [_answer(claims[key], tables) for key in keys]
 
-    `resolution` is that of one seed; None: nothing is known of it, and one seed then tells nothing.
-    """
-    if finding.holds is None or (resolution is None and len(chosen) > 1):
-        return finding
-    gap = abs(_mean(values, chosen) - _mean(values, other))
-    sees = math.inf if resolution is None else resolution / math.sqrt(len(chosen))
-    if gap >= sees:
-        return finding
-    words = "one seed resolves nothing here" if resolution is None else f"below the resolution of {sees:.3f}"
-    return Finding(finding.statement, None, f"{finding.numbers}; {words}")
+
+def _answer(claim: Claim, tables: Tables) -> Finding:
+    """The claim as the demo's runs answer it: by the protocol or, below its first stage, by what one seed resolves."""
+    result = judged(claim, tables)
+    statement, found = claim.statement.rstrip("."), result.measured
+    if found is None or found.unless or result.interval is None:
+        return Finding(statement, None, found.unless if found and found.unless else "not measured in every cell")
+    effect = result.interval.mean
+    numbers = f"{claim.unit.write(effect)} {claim.unit.name}: {found.words}"
+    if result.stage is not None:
+        holds = result.verdict is Verdict.HOLDS if result.verdict in DECIDED else None
+        return Finding(statement, holds, f"{result.effect}: {found.words}")
+    resolution = RESOLUTION.get((tables.data, tables.scale), {}).get(claim.key)
+    if resolution is None:
+        return Finding(statement, None, f"{numbers}; what so few seeds resolve here is not known")
+    sees = resolution / math.sqrt(len(result.effects))
+    # How far the effect is on the claim's side of what it is compared with.
+    beyond = claim.margin - abs(effect) if claim.test == "equivalent" else effect - claim.threshold
+    if abs(beyond) < sees:
+        return Finding(statement, None, f"{numbers}; below the resolution of {claim.unit.write(sees).lstrip('+')}")
+    return Finding(statement, beyond > 0, numbers)
 
 
 def _nothing() -> pd.Series:
@@ -256,47 +223,6 @@ def _mean_and_spread(values: list[float], write: Callable[[float], str]) -> str:
         return write(mean)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
     return f"{write(mean).removesuffix(' %')} ± {write(spread)}"
-
-
-def _mean(values: pd.Series, runs: list[str]) -> float:
-    """The mean over seeds; NaN as soon as one is missing, since a mean over survivors would flatter."""
-    known = _of(values, runs)
-    return sum(known) / len(known) if len(known) == len(runs) and runs else math.nan
-
-
-def _lowest(
-    statement: str,
-    values: pd.Series,
-    chosen: list[str],
-    others: list[list[str]],
-    write: Callable[[float], str],
-) -> Finding:
-    """Whether the mean of `chosen` is below that of every other cell."""
-    ours, theirs = _mean(values, chosen), [_mean(values, runs) for runs in others]
-    if any(math.isnan(value) for value in (ours, *theirs)):
-        return Finding(statement, None, "not measured in every cell")
-    return Finding(statement, ours < min(theirs), f"{write(ours)}; the best of the others has {write(min(theirs))}")
-
-
-def _below(
-    statement: str, values: pd.Series, chosen: list[str], other: list[str], write: Callable[[float], str]
-) -> Finding:
-    """Whether the mean of `chosen` is below that of `other`; with several seeds, in how many of them."""
-    ours, theirs = _mean(values, chosen), _mean(values, other)
-    if math.isnan(ours) or math.isnan(theirs):
-        return Finding(statement, None, "not measured in both cells")
-    numbers = f"{write(ours)} against {write(theirs)}"
-    if len(chosen) == len(other) > 1:
-        agreeing = sum(values[one] < values[two] for one, two in zip(chosen, other, strict=True))
-        numbers += f"; in {agreeing} of {len(chosen)} seeds"
-    return Finding(statement, ours < theirs, numbers)
-
-
-def _above(
-    statement: str, values: pd.Series, chosen: list[str], other: list[str], write: Callable[[float], str]
-) -> Finding:
-    """Whether the mean of `chosen` is above that of `other`."""
-    return _below(statement, -values, chosen, other, lambda value: write(-value))
 
 
 def effects_text(effects: list[Effect]) -> str:

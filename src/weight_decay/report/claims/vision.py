@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from weight_decay.report.claims.demo import percent, three_digits
 from weight_decay.report.claims.pairs import by_seed, chosen_on_others, difference, measured, nothing, pick
 from weight_decay.report.claims.verdict import Measured
 from weight_decay.report.tables.cells import (
@@ -19,6 +18,7 @@ from weight_decay.report.tables.cells import (
     second_phase,
     spectra_rows,
 )
+from weight_decay.report.tables.numbers import percent, three_digits
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, large_rate_phase_end, missing_metrics
 
 ERROR = "test/error"

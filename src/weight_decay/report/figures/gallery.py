@@ -42,17 +42,23 @@ _UNDER_TRAINING = (
     "with and without weight decay."
 )
 
+_REPLAY = (
+    "A run's own gradients, in float32, drive copies of its weights in bfloat16 with and without weight decay. Nothing "
+    "else differs between the two, so their distance is what decay did."
+)
+
 
 def demo_page(results: Path, target: Path, scale: str = "micro") -> Path:
     """Draw the demo figures and write the page of both regimes to `target`; returns it.
 
     Raises UserError when a table of the demo is absent.
     """
-    over, under = demo_effects(results, scale)
+    over, under, replay = demo_effects(results, scale)
     first, second = demo_figures(results, scale)
     sections = [
         Section("Over-training", _OVER_TRAINING, over, [first]),
         Section("Under-training", _UNDER_TRAINING, under, [second]),
+        Section("Decay in bfloat16", _REPLAY, replay, []),
     ]
     return write_page(results, target, DEMO_TITLE, sections)
 
