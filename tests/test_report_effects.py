@@ -68,7 +68,7 @@ def test_the_demo_cannot_tell_what_is_below_its_resolution(tmp_path: Path, monke
     collect(tmp_path)
     under = demo_effects(tmp_path)[1]
     assert _verdicts(under) == ["yes", "cannot tell", "yes"]
-    assert "below the resolution of 0.003" in under.findings[1].numbers
+    assert "below the resolution of 0.009" in under.findings[1].numbers
     cells = [write_run(tmp_path / "other", under_training_run(decay, data="python_text")) for decay in (0.0, 0.05)]
     write_experiment(tmp_path / "other", "demo_under_training", cells, "under_training")
     collect(tmp_path / "other")

@@ -74,14 +74,14 @@ _REPLAY = ("bfloat16_foreach", "bfloat16_fused", "bfloat16_stochastic", "bfloat1
 RESOLUTION: dict[tuple[str, str], dict[str, float]] = {
     ("procedural", "micro"): {"decay_wins": 0.030, "average_sees_it": 0.047, "jacobian_before_drop": 0.036},
     ("synthetic_text", "micro"): {
-        **{"higher_middle": 0.016, "lower_end": 0.003},
+        **{"higher_middle": 0.016, "lower_end": 0.0085, "averaging": 0.0033},
         **{"bfloat16_foreach": 0.001, "bfloat16_fused": 0.085, "bfloat16_stochastic": 0.007, "bfloat16_kahan": 0.001},
     },
 }
 """By data and scale, what one seed resolves of a claim: two standard deviations of its effect between seeds.
 
-Images: seeds 0 to 2 of Fig 2. Text: the pilots 100 to 103 of Fig 6, and 100 and 101 of the replay; where these do not
-differ, .001.
+Images: seeds 0 to 2 of Fig 2. Text: the pilots 100 to 103 of Fig 6 or its seeds 0 to 2, whichever differ more, and the
+pilots 100 and 101 of the replay; where these do not differ, .001.
 """
 
 
