@@ -118,5 +118,5 @@ def test_the_demo_says_first_what_will_happen(
         cli.main(["demo", "results=somewhere"])
     told = capsys.readouterr()
     assert left.value.code == 2 and "matplotlib is not installed" in told.err
-    assert told.out == AHEAD.format(results="somewhere") + "\n" and "about 3 minutes" in told.out
+    assert told.out == AHEAD.format(results="somewhere") + "\n" and "about 4 minutes" in told.out
     assert settings_of(["jobs=3"]) == {"results": "results/demo", "jobs": "3"}
