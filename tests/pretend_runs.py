@@ -274,7 +274,7 @@ RESUMED_AT: list[int] = []
 def noting(resume: Callable[[Segment], bool]) -> Callable[[Segment], bool]:
     def noted(self: Segment) -> bool:
         went_on = resume(self)
-        if went_on and self.first == 0:
+        if went_on and self.course.first == 0:
             RESUMED_AT.append(self.training.step)
         return went_on
 

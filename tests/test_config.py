@@ -51,7 +51,7 @@ BAD_SETTINGS = {
     "execution.progress=3": "execution.progress: must be true or false, got 3.",
     "model=gpt_micro": "model: procedural data needs a model for images, got gpt.",
     "model=resnet19": "model: there is no resnet19; did you mean resnet18?",
-    "data=python_text": "model: python_text data needs a model for text, got resnet.",
+    "model=resnet18 data=python_text": "model: python_text data needs a model for text, got resnet.",
     "data.train_size=null": "data.train_size: the procedural generator is endless",
     "optimizer.lr=0.1,0.2": "several values for one setting need the flag -m",
     "+new=1": "settings can be changed but not added or removed",
@@ -101,7 +101,7 @@ def config() -> RunConfig:
 @pytest.mark.parametrize("setting", BAD_SETTINGS)
 def test_a_mistake_gets_one_clear_sentence(setting: str) -> None:
     with pytest.raises(UserError) as error:
-        make_plan(re.split(r" (?=data\.|optimizer\.)", setting))
+        make_plan(re.split(r" (?=data\.|data=|optimizer\.)", setting))
     assert BAD_SETTINGS[setting] in str(error.value)
     assert "\n" not in str(error.value)
 

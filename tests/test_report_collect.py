@@ -29,7 +29,7 @@ from weight_decay.runs.read import DamagedRunError, read_metrics
 def test_tables_hold_every_run_and_every_row_with_its_provenance(tmp_path: Path) -> None:
     write_demo(tmp_path, seeds=(0, 1))
     collected = collect(tmp_path)
-    assert collected.finished == 12 and collected.unfinished == 0 and not collected.damaged
+    assert collected.finished == 14 and collected.unfinished == 0 and not collected.damaged
     summary = pd.read_csv(tmp_path / "tables" / "demo_over_training-micro.summary.csv")
     curves = pd.read_csv(tmp_path / "tables" / "demo_over_training-micro.curves.csv.gz")
     assert len(summary) == 8 and len(curves) == 8 * 25
@@ -155,7 +155,7 @@ def test_unfinished_runs_are_counted_and_diverged_ones_are_results(tmp_path: Pat
 def test_collecting_twice_changes_no_file(tmp_path: Path) -> None:
     write_demo(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in collect(tmp_path).tables}
-    assert len(before) == 4
+    assert len(before) == 6
     assert {path: path.stat().st_mtime_ns for path in collect(tmp_path).tables} == before
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(path.name for path in before)
 
@@ -163,7 +163,7 @@ def test_collecting_twice_changes_no_file(tmp_path: Path) -> None:
 def test_moved_results_are_still_found(tmp_path: Path) -> None:
     write_demo(tmp_path / "old")
     shutil.move(tmp_path / "old", tmp_path / "new")
-    assert collect(tmp_path / "new").finished == 6
+    assert collect(tmp_path / "new").finished == 7
 
 
 def test_only_named_experiments_are_collected_and_unknown_names_are_refused(tmp_path: Path) -> None:

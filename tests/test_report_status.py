@@ -66,7 +66,7 @@ def test_the_overview_counts_each_experiment(tmp_path: Path) -> None:
     states = "running waiting interrupted failed damaged stale diverged completed"
     assert lines[0].split() == f"experiment scale cells {states}".split()
     assert lines[2].split() == ["all", "micro", "7", *["1"] * 5, "·", *["1"] * 2]
-    assert lines[3].split() == ["demo_over_training", "micro", "4", *["·"] * 7, "4"]
+    assert ["demo_over_training", "micro", "4", *["·"] * 7, "4"] in [line.split() for line in lines[3:]]
 
 
 def test_a_name_shows_its_variants_with_settings_of_ones_own(tmp_path: Path) -> None:

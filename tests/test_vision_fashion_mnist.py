@@ -117,6 +117,6 @@ def test_a_run_on_it(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
 
 
 def run_and_folder(config: RunConfig) -> Path:
-    run(config, Labels("single", "micro", "x", 0))
+    run(config, Labels("single", "micro", "x"))
     (folder,) = (Path(config.execution.results) / "runs").iterdir()
     return folder

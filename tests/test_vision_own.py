@@ -157,11 +157,11 @@ def test_runs_on_them(kind: str, tiny: Callable[..., RunConfig], tmp_path: Path)
         write_pictures(root / "mine")
     sizes = "data.image_size=16 data.train_size=null data.test_size=null probes.evaluation_train_samples=64"
     config = tiny("vision", f"data={kind} data.name=mine data.classes=3 {sizes} data.root={root}")
-    run(config, Labels("single", "micro", "x", 0))
+    run(config, Labels("single", "micro", "x"))
     (folder,) = (Path(config.execution.results) / "runs").iterdir()
     summary = read_summary(folder)
     assert summary["status"] == "completed" and summary["data"]["name"] == "mine"
     assert summary["data"]["train_samples"] == 120
     wrong = tiny("vision", f"data={kind} data.name=mine data.classes=10 {sizes} data.root={root}")
     with pytest.raises(UserError, match=r"has 3 classes of 16 pixels; set data\.classes and data\.image_size so"):
-        run(wrong, Labels("single", "micro", "x", 0))
+        run(wrong, Labels("single", "micro", "x"))

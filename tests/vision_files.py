@@ -71,6 +71,6 @@ def load_images(
 ) -> ImageSet:
     """A split of a kind of data below `root`; `counts` are train_size and test_size."""
     settings = {"kind": kind, "name": name, "image_size": size, "classes": 10, "seed": seed, "normalise": True}
-    settings |= {"drop_last": False, "order": "shuffled"}
+    settings |= {"drop_last": False, "order": "shuffled", "augment": False}
     sizes = {"train_size": None, "test_size": None, **counts}
     return DATA[kind](**settings, **sizes, root=str(root)).load(split)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 from cluster.conftest import command, declare, same_numbers, summary
 from weight_decay.report.tables.collect import collect
+from weight_decay.report.tables.files import table_file
 
 LONG = "WEIGHT_DECAY_SOAK" in os.environ
 CELLS, SECONDS, MOST_KILLS = (200, 600.0, 10**6) if LONG else (4, 5.0, 5)
@@ -68,7 +70,7 @@ def test_random_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     for folder in (results, undisturbed):
         assert not collect(folder).damaged
     for kind in ("curves", "summary"):
-        tables = [folder / "tables" / f"dozen-micro.{kind}.csv" for folder in (results, undisturbed)]
+        tables = [table_file(folder / "tables", "dozen-micro", kind) for folder in (results, undisturbed)]
         assert comparable(tables[0]) == comparable(tables[1])
 
 
@@ -85,7 +87,7 @@ def observe(results: Path, finished: dict[Path, tuple[Any, ...]]) -> None:
 
 def comparable(table: Path) -> list[list[str]]:
     """A table without the columns that name the clock or the command."""
-    with table.open(newline="") as stream:
+    with (gzip.open if table.suffix == ".gz" else open)(table, "rt", newline="") as stream:
         rows = list(csv.reader(stream))
     if "seconds" not in rows[0]:
         return rows
