@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from torch import nn
@@ -59,7 +58,8 @@ def _said(rule: DecayRule) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     """Names, those that differ in layer numbers alone as one: `blocks.*.norm.weight (12)`."""
-    alike = Counter(re.sub(r"(?<![^.])\d+(?![^.])", "*", name) for name in names)
-    first = {pattern: name for name in reversed(names) if (pattern := re.sub(r"(?<![^.])\d+(?![^.])", "*", name))}
-    said = [f"{pattern} ({count})" if count > 1 else first[pattern] for pattern, count in alike.items()]
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
+    said = [f"{pattern} ({len(those)})" if len(those) > 1 else those[0] for pattern, those in alike.items()]
     return ": " + ", ".join(said) if said else ""

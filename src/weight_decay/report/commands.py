@@ -97,14 +97,13 @@ def pull_tables(words: Sequence[str]) -> int:
 def demo_report(words: Sequence[str]) -> int:
     """`weight-decay demo-report [results=FOLDER]`: tables, effects, figures and the page of the demo."""
     # Matplotlib and pandas take a second to load, which `status` must not pay.
-    from weight_decay.report.claims.demo import EXPERIMENTS as DEMO_EXPERIMENTS
-    from weight_decay.report.claims.demo import demo_effects, effects_text
+    from weight_decay.report.claims.demo import EFFECTS, demo_effects, effects_text
     from weight_decay.report.figures.gallery import demo_page
 
     results, names = _arguments("demo-report", words, "results/demo")
     if names:
         raise UserError(f"demo-report: takes no experiment, got {' '.join(names)}.")
-    collected = collect(results, DEMO_EXPERIMENTS, drop=True)  # the demo's own folder
+    collected = collect(results, list(EFFECTS), drop=True)  # the demo's own folder
     page = demo_page(results, results / "report.html")
     print(effects_text(demo_effects(results)))
     print(f"\n{collected.describe()}\nFigures: {results / 'figures'}\nPage:    {page.resolve().as_uri()}")

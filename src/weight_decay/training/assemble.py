@@ -25,7 +25,7 @@ from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.tasks.regime import Regime
-from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups
+from weight_decay.training.build import build_model, build_optimizer, build_schedule, decayed_parameters
 from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.course import Course, Telling
 from weight_decay.training.loop import Training
@@ -89,7 +89,7 @@ def build_training(
         micro_batches=micro_batches(config.batch_size // current().count, config.micro_batch_size),
         weight_decay=strength,
         decay_window=None if window is None else _window(window, clock),
-        decayed=_decayed(config, model),
+        decayed=list(decayed_parameters(config, model)),
         eps=config.optimizer.eps,
         sphere_radius=config.sphere_radius,
         history=torch.zeros(_log_every(config, clock), 2, device=device),
@@ -137,11 +137,6 @@ def _window(window: Window, clock: Clock) -> Factor:
         return window.factor(clock)
     except ValueError as error:
         raise UserError(f"decay.window.{error}.") from None
-
-
-def _decayed(config: RunConfig, model: torch.nn.Module) -> list[torch.Tensor]:
-    """The parameters that the rules let decay, whatever the strength, so that λ = 0 has a comparable norm."""
-    return [p for group in parameter_groups(config, model, 1.0) if group.weight_decay > 0 for p in group.parameters]
 
 
 def build_segment(config: RunConfig, regime: Regime, training: Training, course: Course, telling: Telling) -> Segment:

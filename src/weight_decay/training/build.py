@@ -69,6 +69,11 @@ def parameter_groups(config: RunConfig, model: nn.Module, strength: float) -> li
     return decay_groups(model.named_parameters(), decay_rules(config), strength, holders(model))
 
 
+def decayed_parameters(config: RunConfig, model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that the rules let decay, whatever the strength, so that λ = 0 has a comparable norm."""
+    return [p for group in parameter_groups(config, model, 1.0) if group.weight_decay > 0 for p in group.parameters]
+
+
 def decay_rules(config: RunConfig) -> list[DecayRule]:
     """The ordered rules of which parameter decays how much."""
     return [DecayRule(rule.match, rule.scale, rule.module) for rule in config.decay.rules]

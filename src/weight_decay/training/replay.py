@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from weight_decay.config.groups import PrecisionConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.tasks.regime import Regime
-from weight_decay.training.build import build_model, build_optimizer, build_schedule, parameter_groups
+from weight_decay.training.build import build_model, build_optimizer, build_schedule, decayed_parameters
 from weight_decay.training.loop import Event, Optimizer
 from weight_decay.training.stretch import BranchInterruptedError, Segment
 
@@ -102,8 +102,7 @@ def _copy(config: RunConfig, regime: Regime, device: torch.device, strength: flo
     dtype = torch.bfloat16 if config.precision.kind == "bfloat16" else torch.float32
     model = build_model(config).to(device, dtype)
     optimizer = build_optimizer(config, model, strength, regime.clock)
-    decayed = [p for group in parameter_groups(config, model, 1.0) if group.weight_decay > 0 for p in group.parameters]
-    return _Copy(model, optimizer, list(model.parameters()), decayed)
+    return _Copy(model, optimizer, list(model.parameters()), decayed_parameters(config, model))
 
 
 def _drive(config: RunConfig, regime: Regime, leader: _Copy, copies: list[_Copy], stop: Callable[[], bool]) -> None:

@@ -67,17 +67,16 @@ class Column:
     write: Callable[[float], str]
 
 
-EXPERIMENTS = ["demo_over_training", "demo_under_training", "bfloat16_replay"]
 _OVER_TRAINING = ("decay_wins", "average_sees_it", "jacobian_before_drop")
 _UNDER_TRAINING = ("higher_middle", "lower_end", "averaging")
 _REPLAY = ("bfloat16_foreach", "bfloat16_fused", "bfloat16_stochastic", "bfloat16_kahan")
 RESOLUTION: dict[tuple[str, str], dict[str, float]] = {
     ("procedural", "micro"): {"decay_wins": 0.030, "average_sees_it": 0.047, "jacobian_before_drop": 0.036},
     ("synthetic_text", "micro"): {
-        **{"higher_middle": 0.016, "lower_end": 0.0085, "averaging": 0.0033},
-        **{"bfloat16_foreach": 0.001, "bfloat16_fused": 0.085, "bfloat16_stochastic": 0.007, "bfloat16_kahan": 0.001},
+        "higher_middle": 0.016, "lower_end": 0.0085, "averaging": 0.0033,
+        "bfloat16_foreach": 0.001, "bfloat16_fused": 0.085, "bfloat16_stochastic": 0.007, "bfloat16_kahan": 0.001,
     },
-}
+}  # fmt: skip
 """By data and scale, what one seed resolves of a claim: two standard deviations of its effect between seeds.
 
 Images: seeds 0 to 2 of Fig 2. Text: the pilots 100 to 103 of Fig 6 or its seeds 0 to 2, whichever differ more, and the
@@ -87,12 +86,7 @@ pilots 100 and 101 of the replay; where these do not differ, .001.
 
 def demo_effects(results: Path, scale: str = "micro") -> list[Effect]:
     """The demo's three experiments, from `results`/tables. Raises UserError when a table is absent."""
-    return [
-        effect(tables_of(results, experiment, scale))
-        for effect, experiment in zip(
-            (over_training_effect, under_training_effect, replay_effect), EXPERIMENTS, strict=True
-        )
-    ]
+    return [effect(tables_of(results, experiment, scale)) for experiment, effect in EFFECTS.items()]
 
 
 def over_training_effect(tables: Tables) -> Effect:
@@ -147,6 +141,14 @@ def replay_effect(tables: Tables) -> Effect:
     rows = [_row(["share of float32's decay that is kept"], list(final.index), columns, final)]
     title = "Weights in bfloat16: the same gradients with and without λ, in each rounding and kernel"
     return Effect(tables, title, ["", *[column.header for column in columns]], rows, _answers(tables, _REPLAY))
+
+
+EFFECTS = {
+    "demo_over_training": over_training_effect,
+    "demo_under_training": under_training_effect,
+    "bfloat16_replay": replay_effect,
+}
+"""What each experiment of the demo shows."""
 
 
 def _batches(curves: pd.DataFrame, start: float, stop: float) -> pd.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -40,6 +41,22 @@ def with_differences(curves: pd.DataFrame, coordinates: Sequence[str]) -> pd.Dat
     return curves.assign(**{DIFFERENCE_METRIC: (own - theirs).where(~curves["run_id"].isin(base["run_id"]))})
 
 
+def paired_line(
+    axis: Axes, rows: pd.DataFrame, metric: str, color: str, *, band: bool = True, **style: Any
+) -> pd.Series:
+    """Draw the mean over seeds of a difference in pairs, with its 95 % interval where all steps have two seeds.
+
+    rows: `step` and `metric`, one row for each seed and step. Returns the mean by step.
+    """
+    grouped = rows.groupby("step")[metric]
+    mean, count = grouped.mean(), grouped.count()
+    axis.plot(mean.index, mean, color=color, linewidth=1.6, **style)
+    if band and (count > 1).all():
+        half = grouped.std(ddof=1) / count**0.5 * stats.t.ppf(0.975, count - 1)
+        axis.fill_between(mean.index, mean - half, mean + half, color=color, alpha=0.18, linewidth=0)
+    return mean
+
+
 def differences(axis: Axes, lines: list[tuple[pd.DataFrame, str, str]], theme: Theme) -> None:
     """Mean difference over seeds with its paired 95 % interval."""
     axis.axhline(0, color=theme.series[1], linewidth=1.4)
@@ -49,13 +66,7 @@ def differences(axis: Axes, lines: list[tuple[pd.DataFrame, str, str]], theme: T
         rows = rows[rows["step"] >= 0.1 * rows["step"].max()] if len(rows) else rows
         if rows.empty:
             continue
-        grouped = rows.groupby("step")[DIFFERENCE_METRIC]
-        mean, count = grouped.mean(), grouped.count()
-        half = grouped.std(ddof=1) / count**0.5 * stats.t.ppf(0.975, (count - 1).clip(lower=1))
-        axis.plot(mean.index, mean, color=color, linewidth=1.6)
-        if (count > 1).all():
-            axis.fill_between(mean.index, mean - half, mean + half, color=color, alpha=0.18, linewidth=0)
-        drawn.append(mean)
+        drawn.append(paired_line(axis, rows, DIFFERENCE_METRIC, color))
     axis.set_title("Ours, 95 % intervals of the pairs")
     if drawn:
         values = pd.concat(drawn)

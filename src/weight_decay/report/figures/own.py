@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
 from weight_decay.report.figures.demo import JACOBIAN_LABEL, LINES, NORM_LABEL, DrawnFigure, drawn, zoom
+from weight_decay.report.figures.differences import paired_line
 from weight_decay.report.figures.language import NAMES, said
 from weight_decay.report.figures.style import (
     DASHED,
@@ -186,16 +186,9 @@ def _differences(tables: Tables, metric: str, theme: Theme) -> Figure:
             continue
         lines |= LINES if name != metric else {}
         for gap, label, _ in differences(tables, name):
-            grouped = gap.groupby("step")[name]
-            mean, count = grouped.mean(), grouped.count()
-            axis.plot(
-                mean.index, mean, color=colors[label], linestyle=line, linewidth=1.6,
-                label=label if name == metric else "_",
-            )  # fmt: skip
+            own = name == metric
+            mean = paired_line(axis, gap, name, colors[label], band=own, linestyle=line, label=label if own else "_")
             gaps.append((mean.reset_index(), name))
-            if (count > 1).all() and name == metric:
-                half = grouped.std(ddof=1) / count**0.5 * stats.t.ppf(0.975, count - 1)
-                axis.fill_between(mean.index, mean - half, mean + half, color=colors[label], alpha=0.18, linewidth=0)
     axis.axhline(0, color=theme.muted, linewidth=1.2)
     zoom(axis, gaps, zero=True)
     axis.set(xlabel="step", ylabel=f"difference of {metric}")

@@ -84,7 +84,7 @@ def _check(frame: pd.DataFrame, path: Path, named: dict[str, str]) -> None:
     A table that was copied to another name would be taken for another experiment's or scale's.
     """
     for name, value in named.items():
-        others = set(frame[name].astype(str)) - {value} if name in frame else set()
+        others = {str(found) for found in frame[name].unique()} - {value} if name in frame else set()
         if others:
             raise UserError(
                 f"The table {path} holds rows of the {name} {min(others)}: it was renamed or copied; restore it, or "
