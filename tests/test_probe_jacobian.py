@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 from torch.nn import functional as F
 
+from weight_decay.device.traits import KNOWN
 from weight_decay.errors import UserError
 from weight_decay.models.resnet import PreActResNet
 from weight_decay.probes.jacobian import (
@@ -348,3 +350,13 @@ def test_functional_use_and_changed_inputs_are_refused() -> None:
 def test_bad_calls_are_refused(call) -> None:
     with pytest.raises(UserError):
         call(nn.Linear(4, 2))
+
+
+def test_backwards_made_as_one_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an accelerator the classes' backwards go through the graph together, in groups that need not divide them."""
+    torch.manual_seed(0)
+    model = PreActResNet(depth=18, width=4, classes=5)
+    images = torch.randn(3, 3, 16, 16)
+    one_by_one = jacobian_norm(model, [images]).per_sample_square
+    monkeypatch.setitem(KNOWN, "cpu", dataclasses.replace(KNOWN["cpu"], backwards_at_once=3))
+    assert torch.allclose(jacobian_norm(model, [images]).per_sample_square, one_by_one, rtol=1e-5)

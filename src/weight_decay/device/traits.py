@@ -25,6 +25,8 @@ class Traits:
     half: number formats of 16 bits that it multiplies in.
     chunk_logits: logits of a language model held at a time (rows × vocabulary): near the caches of a CPU, enough for
         full-speed matrix products on an accelerator.
+    backwards_at_once: backward passes through one graph that are made as one: on a GPU small ones wait for the host one
+        by one, on a CPU they stay in the caches.
     chosen_by: the environment variable that says which of a machine's devices a process sees.
     ranks: what `torch.distributed` sends its tensors with.
     """
@@ -37,13 +39,21 @@ class Traits:
     compiled: bool = False
     half: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
     chunk_logits: int = 2**27
+    backwards_at_once: int = 16
     chosen_by: str | None = None
     ranks: str | None = None
 
 
 KNOWN: dict[str, Traits] = {
     # torch's float32 norm on the CPU adds up naively: 4e-5 off for a few million entries.
-    "cpu": Traits(host=True, sums=torch.float64, learning_rate_on_device=False, chunk_logits=2**23, ranks="gloo"),
+    "cpu": Traits(
+        host=True,
+        sums=torch.float64,
+        learning_rate_on_device=False,
+        chunk_logits=2**23,
+        backwards_at_once=1,
+        ranks="gloo",
+    ),
     "cuda": Traits(pinned=True, compiled=True, chosen_by="CUDA_VISIBLE_DEVICES", ranks="nccl"),
     "xpu": Traits(pinned=True, compiled=True, chosen_by="ZE_AFFINITY_MASK", ranks="xccl"),
     "mps": Traits(float64=False, learning_rate_on_device=False),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from weight_decay.device.memory import in_pieces
+from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 from weight_decay.probes.eval_mode import eval_mode
 from weight_decay.probes.ghost_norm import gradient_square
@@ -143,13 +144,20 @@ def _piece_squares(
     edges = [call.output for call in calls]
     calls.clear()  # lets go of the inputs that no function keeps
     squares = []
-    for index, cotangent in enumerate(cotangents):
-        last = index + 1 == len(cotangents)
-        gradients = torch.autograd.grad(logits, edges, cotangent, retain_graph=not last)
+    at_once = traits(inputs.device).backwards_at_once
+    for first in range(0, len(cotangents), at_once):
+        some = torch.stack(cotangents[first : first + at_once])
+        last = first + at_once >= len(cotangents)
+        gradients = torch.autograd.grad(
+            logits, edges, some if at_once > 1 else some[0], retain_graph=not last, is_grads_batched=at_once > 1
+        )
         with torch.no_grad():
-            terms = [square(gradient) for square, gradient in zip(square_functions, gradients, strict=True)]
+            terms = [
+                torch.vmap(square)(gradient) if at_once > 1 else square(gradient)[None]
+                for square, gradient in zip(square_functions, gradients, strict=True)
+            ]
             squares.append(torch.stack(terms).sum(0))
-    return torch.stack(squares)
+    return torch.cat(squares)
 
 
 # ---------------------------------------------------------------------------------------------------------
