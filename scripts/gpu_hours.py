@@ -1,4 +1,4 @@
-"""What the whole paper costs: GPU-hours of every experiment at scale paper, compiled and not; a table of docs/gpu.md.
+"""What the paper costs: GPU-hours of every experiment at scale paper, assumed and measured; a table of docs/gpu.md.
 
     python scripts/gpu_hours.py            # prints the table
     python scripts/gpu_hours.py --write    # and puts it into docs/gpu.md
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from weight_decay.cli import make_plan
 from weight_decay.config.identity import run_id
+from weight_decay.config.run import RunConfig
 from weight_decay.experiments.cost import Cost, estimate
-from weight_decay.experiments.throughput import COMPILED_GPU, GPU, Throughput
+from weight_decay.experiments.throughput import COMPILED_GPU, GPU, Assumptions
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "gpu.md"
@@ -34,41 +35,45 @@ def main() -> None:
 def table() -> str:
     """The table in Markdown: one line for each experiment, and the sum."""
     lines = [
-        "| experiment | figure | runs | not compiled | compiled | not spent on training |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| experiment | figure | runs | not compiled | compiled | measured | not spent on training |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     seen: set[str] = set()
-    whole: list[Cost] = []
+    whole: list[tuple[RunConfig, Cost]] = []
     for file in sorted((REPOSITORY / "configs" / "experiment").glob("*.yaml")):
         if file.stem == "none":
             continue
         plan = make_plan([f"experiment={file.stem}", "scale=paper"])[0]
         new = [cell.config for cell in plan.cells if run_id(cell.config) not in seen]
         seen |= {run_id(config) for config in new}
-        costs = [cost for config in new if (cost := estimate(config)) is not None]
+        costs = [(config, cost) for config in new if (cost := estimate(config)) is not None]
         whole += costs
         if not new:
-            lines.append(f"| `{file.stem}` | {plan.figure or OWN} | {len(plan.cells)} | | | the runs of others |")
+            lines.append(f"| `{file.stem}` | {plan.figure or OWN} | {len(plan.cells)} | | | | the runs of others |")
         elif len(costs) < len(new):
-            lines.append(f"| `{file.stem}` | {plan.figure or OWN} | {len(new)} | | | depends on the size of the data |")
+            lines.append(
+                f"| `{file.stem}` | {plan.figure or OWN} | {len(new)} | | | | depends on the size of the data |"
+            )
         else:
             lines.append(f"| `{file.stem}` | {plan.figure or OWN} | {len(new)} | {figures(costs)} |")
     return "\n".join([*lines, f"| **all** | | {len(whole)} | {figures(whole)} |"])
 
 
-def figures(costs: list[Cost]) -> str:
-    """Hours on both devices, and the share of evaluation and probes on the compiled one."""
-    aside, total = 0.0, 0.0
-    for cost in costs:
-        training, evaluation, probes = cost.seconds(COMPILED_GPU)
-        aside, total = aside + evaluation + probes, total + training + evaluation + probes
-    return f"{hours(costs, GPU)} | {hours(costs, COMPILED_GPU)} | {100 * aside / total:.0f} %"
+def figures(costs: list[tuple[RunConfig, Cost]]) -> str:
+    """Hours on the two assumed devices and on the one that gpu-check measured, there with the share of what is not
+    training."""
+    assumed = [sum(cost.hours(device) for _, cost in costs) for device in (GPU, COMPILED_GPU)]
+    measured = [
+        cost.seconds(Assumptions().throughput("paper", config, REPOSITORY / "results")) for config, cost in costs
+    ]
+    total = sum(sum(seconds) for seconds in measured)
+    aside = total - sum(training for training, _, _ in measured)
+    return " | ".join([*map(rounded, [*assumed, total / 3600]), f"{100 * aside / total:.0f} %"])
 
 
-def hours(costs: list[Cost], throughput: Throughput) -> str:
-    """The sum of hours, rounded to two digits or to whole hours."""
-    total = sum(cost.hours(throughput) for cost in costs)
-    return f"{total:,.0f}" if total >= 10 else f"{total:.2g}"
+def rounded(hours: float) -> str:
+    """To two digits or to whole hours."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 if __name__ == "__main__":

@@ -111,6 +111,17 @@ def test_compiling_pays_on_an_accelerator_at_small_and_paper(monkeypatch: pytest
         compiling.compiled(len, wanted, scale, device, pytest.fail)  # type: ignore[arg-type]
         assert bool(made) == expected, (wanted, scale, device)
     assert made == [{"mode": "reduce-overhead"}]
+    for waits, mode in ((True, "reduce-overhead"), (False, None)):
+        made.clear()
+        compiling.compiled(len, "auto", "paper", gpu, pytest.fail, waits)  # type: ignore[arg-type]
+        assert made == [{"mode": mode}]
+    assert compiling.compiled(len, "auto", "paper", CPU, pytest.fail, True) is len  # type: ignore[arg-type]
+
+
+def test_small_nets_that_are_replayed_have_no_branches(tiny: Tiny) -> None:
+    branch = "branches=[{name: on, start: 2 steps, every: null, duration: 1 steps, lr: 0.01, strength: 0.0, "
+    assert tiny("vision").waits_for_host and not tiny("text").waits_for_host
+    assert not tiny("vision", f"'{branch}keep_optimizer_state: true}}]'").waits_for_host
 
 
 def test_without_a_compiler_a_run_says_so_once_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ from weight_decay.config.schema import require
 class ExecutionConfig:
     """Where and how a run is computed; its results may differ from another machine's only in rounding.
 
-    compile: whether forward and backward are compiled; auto: on an accelerator, at the scales small and paper;
-        graphs: and replayed as CUDA graphs, for nets so small that a GPU waits for the host.
+    compile: whether forward and backward are compiled; auto: on an accelerator, at the scales small and paper, image
+        nets without branches as CUDA graphs; graphs: compiled and replayed as CUDA graphs, for nets so small that a
+        GPU waits for the host.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"]

@@ -27,13 +27,18 @@ def compiled(
     scale: str,
     device: torch.device,
     say: Callable[[str], None],
+    waits_for_host: bool = False,
 ) -> Callable[..., Any]:
     """`forward` compiled if `wanted`; "auto" compiles on an accelerator that gains by it, at the scales `PAYS_AT`.
 
-    "graphs" also replays its kernels as one launch (CUDA graphs), where a small net keeps a GPU waiting for the host.
+    "graphs" also replays its kernels as one launch (CUDA graphs), where a small net keeps a GPU waiting for the host;
+    "auto" does so if told that this one `waits_for_host`.
     Where the compiler does not work it says so in one sentence and returns `forward` as it is.
     """
-    if wanted is False or (wanted == "auto" and not (traits(device).compiled and scale in PAYS_AT)):
+    if wanted == "auto":
+        pays = traits(device).compiled and scale in PAYS_AT
+        wanted = "graphs" if pays and waits_for_host else pays
+    if wanted is False:
         return forward
     problem = compiler_problem(device.type)
     if problem is not None:

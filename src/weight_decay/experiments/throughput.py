@@ -13,8 +13,16 @@ from weight_decay.errors import UserError
 
 _SETTINGS = ("cost.tflops", "cost.step_ms")
 _MEASURED = {
-    "over_training": ("steps-vision", "bfloat16_autocast: ours, compile={}: sustained", ("false", "true")),
-    "under_training": ("steps-language", "context 256: ours{}: sustained", ("", ", compiled")),
+    "over_training": (
+        "steps-vision",
+        "bfloat16_autocast: ours, compile={}: sustained",
+        {False: "false", True: "true", "graphs": "graphs"},
+    ),
+    "under_training": (
+        "steps-language",
+        "context 256: ours{}: sustained",
+        {False: "", True: ", compiled", "graphs": ", compiled"},
+    ),
 }
 
 
@@ -52,8 +60,11 @@ class Assumptions:
         """What the device that a scale is meant for sustains on a run; `results`: where gpu-check left its table."""
         found = CPU_CORE
         if scale != "micro":
-            compiled = config.execution.compile is not False
-            found = _measured(config, compiled, results) or (COMPILED_GPU if compiled else GPU)
+            how = config.execution.compile
+            if how == "auto":
+                how = "graphs" if config.waits_for_host else True
+            found = COMPILED_GPU if how else GPU
+            found = _measured(config, how, results, found.step) or found
         if self.tflops is not None:
             found = replace(found, operations=1e12 * self.tflops, source="given")
         return found if self.step_ms is None else replace(found, step=1e-3 * self.step_ms, source="given")
@@ -77,14 +88,17 @@ def take_assumptions(words: Sequence[str]) -> tuple[list[str], Assumptions]:
     return [word for word in words if word.partition("=")[0] not in _SETTINGS], Assumptions(**given)
 
 
-def _measured(config: RunConfig, compiled: bool, results: Path | None) -> Throughput | None:
-    """What gpu-check measured on a net like this; None if it has not been run here."""
+def _measured(config: RunConfig, how: bool | str, results: Path | None, step: float) -> Throughput | None:
+    """What gpu-check measured on a net like this, compiled so; None if it has not been run here.
+
+    It measured large steps; small ones are taken to last `step` seconds at least, as long as nobody has measured them.
+    """
     path = None if results is None else results / "tables" / "gpu_check.csv"
     if path is None or not path.is_file():
         return None
     piece, what, forms = _MEASURED["over_training" if isinstance(config.data, ImageData) else "under_training"]
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            if (row["piece"], row["what"]) == (piece, what.format(forms[compiled])):
-                return Throughput(row["device"], 1e12 * float(row["value"]), 0.0, "GPU-hours", "measured")
+            if (row["piece"], row["what"]) == (piece, what.format(forms[how])):
+                return Throughput(row["device"], 1e12 * float(row["value"]), step, "GPU-hours", "measured")
     return None

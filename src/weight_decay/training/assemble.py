@@ -114,7 +114,7 @@ def _forward(
         # DistributedDataParallel averages gradients only of what goes through a module's own forward.
         shared = DistributedDataParallel(_Calling(model, forward), gradient_as_bucket_view=True)
         forward, accumulate = shared, shared.no_sync
-    return compiled(forward, config.execution.compile, scale, device, say), accumulate
+    return compiled(forward, config.execution.compile, scale, device, say, config.waits_for_host), accumulate
 
 
 class _Calling(torch.nn.Module):
