@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -14,7 +15,11 @@ from weight_decay.training.build import decay_rules, shapes_of
 
 def what_decays(config: RunConfig) -> list[str]:
     """A line for each rule with what it matches first, then one for each parameter that it seems to have missed."""
-    model, rules = shapes_of(config), decay_rules(config)
+    return list(_what_decays(shapes_of(config), tuple(decay_rules(config))))
+
+
+@functools.cache  # of thousands of cells few differ in this
+def _what_decays(model: nn.Module, rules: tuple[DecayRule, ...]) -> list[str]:
     held_by = holders(model)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matched = first_match(rules, trained, held_by)

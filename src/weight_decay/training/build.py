@@ -69,6 +69,11 @@ def parameter_groups(config: RunConfig, model: nn.Module, strength: float) -> li
     return decay_groups(model.named_parameters(), decay_rules(config), strength, holders(model))
 
 
+@functools.cache  # of thousands of cells few differ in this
+def _check_groups(shapes: nn.Module, rules: tuple[DecayRule, ...], strength: float) -> None:
+    decay_groups(shapes.named_parameters(), rules, strength, holders(shapes))
+
+
 def decayed_parameters(config: RunConfig, model: nn.Module) -> list[nn.Parameter]:
     """The parameters that the rules let decay, whatever the strength, so that λ = 0 has a comparable norm."""
     return [p for group in parameter_groups(config, model, 1.0) if group.weight_decay > 0 for p in group.parameters]
@@ -106,7 +111,7 @@ def check(config: RunConfig) -> None:
     A decay rule that misses a parameter or decays none, an impossible size, a device that is not there or cannot do
     what is asked of it, an attention kernel that cannot exist on it.
     """
-    parameter_groups(config, shapes_of(config), config.decay.strength)
+    _check_groups(shapes_of(config), tuple(decay_rules(config)), config.decay.strength)
     if problem := config.model.impossible_on(choose_device(config).type, config.precision):
         raise UserError(f"model: {problem}.")
 

@@ -117,8 +117,8 @@ def _run(
     values: Mapping[str, Any],
 ) -> RunConfig:
     choices = {key: str(value) for key, value in point.items() if key in groups()}
-    which = {key: chosen[key] for key in WHICH if key in chosen}
-    asked = {**which, **file.choose, **choices, **typed}
+    # Without the experiment itself: its grid would be copied for every cell.
+    asked = {**{key: chosen[key] for key in ("scale",) if key in chosen}, **file.choose, **choices, **typed}
     # An experiment says all that it needs; a run of its own takes from the regime of its data what is not chosen.
     brought = {"regime": _regime(typed["data"])} if file.regime is None and "data" in typed else {}
     config = composed({**brought, **asked})
