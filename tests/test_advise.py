@@ -66,7 +66,11 @@ def test_the_papers_weight_norms(decay: float, measured: float, within: float) -
 
 @pytest.mark.parametrize(("decay", "ratio"), [(0.05, 0.82), (0.15, 0.63)])
 def test_our_own_norms_from_the_run_without_decay(decay: float, ratio: float) -> None:
-    """Fig 6 at micro: U from the runs at λ = 0 predicts too small norms with decay; 10 % was the goal."""
+    """Fig 6 at micro: U from the runs at λ = 0 predicts too small norms with decay; 10 % was the goal.
+
+    It is the tied embedding, four fifths of ‖w‖² (ratios .81, .61), and the queries and keys (.82, .70), where the
+    gradient pushes back against decay; the other matrices are within a tenth (.93, .90).
+    """
     runs = tables_of(RESULTS, "fig06_language_model", "micro").runs
     norm = runs.groupby("decay.strength")["weights/norm"].mean()
     schedule = Schedule("cosine", 1e-2, 6000, warmup=180)
