@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from _timed import timed
+from weight_decay.config.registry import OPTIMIZERS
+from weight_decay.config.schema import build_dataclass
+from weight_decay.experiments.catalog import read_option
 from weight_decay.models.resnet import PreActResNet
 from weight_decay.optim.averaging import Averages
 from weight_decay.optim.decay import DecayRule, decay_groups
-from weight_decay.optim.engines import Method
-from weight_decay.optim.optimizers import DecayedOptimizer
+from weight_decay.optim.optimizers import DecayedOptimizer, Method
 
 DECAYS = [0.9, 0.99, 0.998, 0.999]
 GOAL = 0.03
@@ -36,7 +38,8 @@ def main() -> None:
     images = torch.randn(arguments.batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (arguments.batch,), device=device)
     groups = decay_groups(model.named_parameters(), [DecayRule(".*")], 0.01)
-    optimizer = DecayedOptimizer(groups, Method("sgd", 0.01, 0.0, (0.9, 0.95), 1e-8, False, "decoupled", None))
+    settings = build_dataclass(OPTIMIZERS["sgd"], {**read_option("optimizer", "sgd"), "lr": 0.01})
+    optimizer = DecayedOptimizer(groups, Method(settings, "decoupled"))
     averages = Averages(model, DECAYS)
 
     def step() -> None:

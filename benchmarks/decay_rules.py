@@ -19,6 +19,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from _timed import timed
+from weight_decay.config.registry import OPTIMIZERS
+from weight_decay.config.schema import build_dataclass
+from weight_decay.experiments.catalog import read_option
 from weight_decay.models.gpt import GPT
 from weight_decay.models.resnet import PreActResNet
 from weight_decay.optim.decay import DecayRule, decay_groups
@@ -33,8 +36,7 @@ from weight_decay.optim.decay_kinds.soft_threshold import SoftThreshold
 from weight_decay.optim.decay_kinds.spectral import Spectral
 from weight_decay.optim.decay_kinds.stable import Stable
 from weight_decay.optim.decay_kinds.starting_point import StartingPoint
-from weight_decay.optim.engines import Method
-from weight_decay.optim.optimizers import DecayedOptimizer
+from weight_decay.optim.optimizers import DecayedOptimizer, Method
 
 GOAL = 0.15
 RULES: dict[str, Any] = {
@@ -76,10 +78,8 @@ def compare(kind: str, device: torch.device, arguments: argparse.Namespace) -> N
         if kind == "muon" and name in ("stable", "rotational"):
             continue
         groups = decay_groups(model.named_parameters(), [DecayRule("norm", 0.0), DecayRule(".*")], 1e-4)
-        momentum = 0.95 if kind == "muon" else 0.0
-        optimizers[name] = DecayedOptimizer(
-            groups, Method(kind, 1e-4, momentum, (0.9, 0.95), 1e-8, False, rule, None, matrices="^blocks")
-        )
+        settings = {**read_option("optimizer", kind), "lr": 1e-4, "clip_norm": None}
+        optimizers[name] = DecayedOptimizer(groups, Method(build_dataclass(OPTIMIZERS[kind], settings), rule))
     loss().backward()
     passes = statistics.median(timed(lambda: loss().backward(), device) for _ in range(max(3, arguments.repeats // 2)))
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from methods import method
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
 from weight_decay.optim.decay_kinds.cautious import Cautious
@@ -27,7 +28,6 @@ from weight_decay.optim.decay_kinds.soft_threshold import SoftThreshold
 from weight_decay.optim.decay_kinds.spectral import Spectral
 from weight_decay.optim.decay_kinds.stable import Stable
 from weight_decay.optim.decay_kinds.starting_point import StartingPoint
-from weight_decay.optim.engines import Method
 from weight_decay.optim.low_precision import RoundedOptimizer
 from weight_decay.optim.optimizers import DecayedOptimizer
 
@@ -52,7 +52,7 @@ def build(rule: RuleFactory, dtype: torch.dtype = torch.float64, **changes: Any)
     ]
     options: dict[str, Any] = {"kind": "adamw", "lr": PEAK, "momentum": 0.0, "betas": BETAS, "eps": EPS}
     return DecayedOptimizer(
-        groups, Method(**{**options, "nesterov": False, "decay_kind": rule, "clip_norm": None, **changes})
+        groups, method(**{**options, "nesterov": False, "decay_kind": rule, "clip_norm": None, **changes})
     )
 
 
@@ -265,7 +265,7 @@ def test_a_branch_without_decay_drops_the_rule_and_another_rule_is_refused() -> 
     advance(parent, 1)
     names, parameters = parent.names, parent.parameters
     group = ParameterGroup(names, [nn.Parameter(p.detach().clone()) for p in parameters], 0.0)
-    child = DecayedOptimizer([group], Method("adamw", 0.1, 0.0, BETAS, EPS, False, Hyperball, None))
+    child = DecayedOptimizer([group], method("adamw", 0.1, 0.0, BETAS, EPS, False, Hyperball, None))
     child.load_state_dict(parent.state_dict())
     assert child.rule is None
     with pytest.raises(UserError, match=r"decay\.kind"):
@@ -311,10 +311,10 @@ def test_a_rule_works_on_rounded_weights(rule: str) -> None:
     ]
     options: dict[str, Any] = {"kind": "adamw", "lr": PEAK, "momentum": 0.0, "betas": BETAS, "eps": EPS}
     rounded = RoundedOptimizer(
-        groups, "kahan", 0, Method(**options, nesterov=False, decay_kind=EVERY_RULE[rule], clip_norm=None)
+        groups, "kahan", 0, method(**options, nesterov=False, decay_kind=EVERY_RULE[rule], clip_norm=None)
     )
     wide = [replace(g, parameters=[nn.Parameter(p.detach().float()) for p in g.parameters]) for g in groups]
-    exact = DecayedOptimizer(wide, Method(**options, nesterov=False, decay_kind=EVERY_RULE[rule], clip_norm=None))
+    exact = DecayedOptimizer(wide, method(**options, nesterov=False, decay_kind=EVERY_RULE[rule], clip_norm=None))
     for t in range(6):
         for optimizer in (exact, rounded):
             for name, parameter in zip(optimizer.names, optimizer.parameters, strict=True):
@@ -354,7 +354,7 @@ def test_which_rules_survive_pure_bfloat16(rule: str) -> None:
     make = functools.partial(Corrected, match=".*") if rule == "adamc" else make
     strength = {"constrained": 1.0, "independent": RATE}.get(rule, RATE / 1e-2)
     group = ParameterGroup(("w",), [weight], strength)
-    optimizer = DecayedOptimizer([group], Method("sgd", 1e-2, 0.0, BETAS, EPS, False, make, None))
+    optimizer = DecayedOptimizer([group], method("sgd", 1e-2, 0.0, BETAS, EPS, False, make, None))
     assert optimizer.rule is not None
     if rule == "starting_point":
         with torch.no_grad():
@@ -371,7 +371,7 @@ def test_a_fixed_norm_is_held_by_pure_bfloat16_to_its_rounding(rule: str) -> Non
     weight = nn.Parameter(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).bfloat16())
     before = weight.detach().float().norm().item()
     optimizer = DecayedOptimizer(
-        [ParameterGroup(("w",), [weight], 1.0)], Method("adamw", 1e-2, 0.0, BETAS, EPS, False, EVERY_RULE[rule], None)
+        [ParameterGroup(("w",), [weight], 1.0)], method("adamw", 1e-2, 0.0, BETAS, EPS, False, EVERY_RULE[rule], None)
     )
     generator = torch.Generator().manual_seed(1)
     for _ in range(300):
@@ -466,7 +466,7 @@ def test_a_factor_on_the_decay_is_that_factor_on_every_strength(decay: Any, kind
     groups = [(("a", "b"), 0.15), (("head",), 0.05), (("bias",), 0.0)]
     weights = {name: nn.Parameter(torch.from_numpy(value)) for name, value in draw(0).items()}
     made = [ParameterGroup(names, [weights[name] for name in names], strength) for names, strength in groups]
-    weaker = DecayedOptimizer(made, Method(kind, PEAK, momentum, BETAS, EPS, False, decay, None))  # type: ignore[arg-type]
+    weaker = DecayedOptimizer(made, method(kind, PEAK, momentum, BETAS, EPS, False, decay, None))  # type: ignore[arg-type]
     for t in range(4):
         advance(half, t, 0.5)
         advance(weaker, t)

@@ -13,10 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from weight_decay.cli import main
 from weight_decay.config.own import OWN_CONFIGS
+from weight_decay.config.registry import OPTIMIZERS
+from weight_decay.config.schema import build_dataclass
+from weight_decay.optim.decay import ParameterGroup
+from weight_decay.optim.optimizers import DecayedOptimizer, Method
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text()
@@ -106,6 +112,57 @@ def test_a_model_of_your_own_trains_and_a_probe_of_your_own_measures_it(
     (file,) = (tmp_path / "results" / "runs").glob("*/config.yaml")
     assert "kind: confidence" in file.read_text()
     assert summary["folder"].startswith("procedural-mlp-")
+
+
+def test_an_optimizer_of_your_own_trains(done: Done, tmp_path: Path, data_root: Path) -> None:
+    apply("An optimizer", tmp_path)
+    small = f"{VISION} {QUIET} data.train_size=256 data.test_size=128 data.root={data_root} model.width=4"
+    summary = run(with_settings(command("An optimizer"), small), done)
+    assert summary["status"] == "completed" and summary["rows"][-1]["step"] == 3
+    assert (
+        summary["identity"]["optimizer"]["betas"] == [0.9, 0.99] and "momentum" not in summary["identity"]["optimizer"]
+    )
+
+
+def test_an_optimizer_of_your_own_is_its_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply("An optimizer", tmp_path)
+    monkeypatch.setenv(OWN_CONFIGS, str(tmp_path / "ideas"))
+    settings = {"kind": "lion", "kernel": "foreach", "lr": 0.1, "betas": [0.5, 0.9], "clip_norm": None}
+    lion = build_dataclass(OPTIMIZERS["lion"], settings)
+
+    def optimizer(start: torch.Tensor) -> DecayedOptimizer:
+        return DecayedOptimizer([ParameterGroup(("w",), [nn.Parameter(start.clone())], 0.3)], Method(lion, "decoupled"))
+
+    w, m = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    ours = optimizer(w)
+    for step, g in enumerate(torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))):
+        ours.parameters[0].grad = g.clone()
+        ours.step()
+        w, m = w - 0.1 * 0.3 * w - 0.1 * torch.sign(0.5 * m + 0.5 * g), 0.9 * m + 0.1 * g
+        torch.testing.assert_close(ours.parameters[0].detach(), w, rtol=1e-12, atol=1e-12)
+        if step == 1:  # a restart
+            resumed = optimizer(ours.parameters[0].detach())
+            resumed.load_state_dict(ours.state_dict())
+            ours = resumed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("decay=torch_except_norms", "torch is for sgd and adamw and muon, not for lion"),
+        ("optimizer.betas=[1,0]", "optimizer.betas: both must be in"),
+        ("optimizer.momentum=0.9", "optimizer.momentum: there is no such setting"),
+    ],
+)
+def test_what_an_optimizer_of_your_own_cannot_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    apply("An optimizer", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(OWN_CONFIGS, "")
+    with pytest.raises(SystemExit) as left:
+        main(["--dry-run", "--config-dir", str(tmp_path / "ideas"), "optimizer=lion", words])
+    assert left.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_images_of_your_own_train(done: Done, tmp_path: Path) -> None:

@@ -24,12 +24,14 @@ PACKAGE = registry.PACKAGE
 TEXT = {
     "model": {"kind": "gpt"},
     "data": {"kind": "synthetic_text"},
+    "optimizer": {"kind": "adamw"},
     "decay": {"kind": "decoupled"},
     "probes": {"stability_every": "9 steps"},
 }
 IMAGES = {
     "model": {"kind": "resnet"},
     "data": {"kind": "cifar10"},
+    "optimizer": {"kind": "sgd"},
     "decay": {"kind": "l2"},
     "probes": {"jacobian_every": "9 steps"},
 }
@@ -101,14 +103,22 @@ def test_the_files_behind_a_run_are_those_that_it_uses() -> None:
         "models/gpt",
         "data/text/synthetic_text",
         "tasks/under_training",
+        "optim/optimizer_kinds/adamw",
         "optim/decay_kinds/decoupled",
         "probes/stability",
     ):
         assert PACKAGE / f"{file}.py" in of_text - of_images
-    for file in ("models/resnet", "tasks/over_training", "probes/jacobian", "optim/decay_kinds/l2"):
+    for file in (
+        "models/resnet",
+        "tasks/over_training",
+        "probes/jacobian",
+        "optim/optimizer_kinds/sgd",
+        "optim/decay_kinds/l2",
+    ):
         assert PACKAGE / f"{file}.py" in of_images - of_text
     for file in (
         "models/vgg",
+        "optim/optimizer_kinds/muon",
         "optim/decay_kinds/spectral",
         "probes/lanczos",
         "runs/lock",

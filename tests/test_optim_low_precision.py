@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from methods import method
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
-from weight_decay.optim.engines import Method
 from weight_decay.optim.low_precision import RoundedOptimizer, stochastic_bfloat16
 from weight_decay.optim.optimizers import DecayedOptimizer
 
@@ -35,7 +35,7 @@ def decayed_only(rounding: Any, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     parameter = start()
     before = parameter.detach().clone()
     groups = [ParameterGroup(("w",), [parameter], STRENGTH)]
-    optimizer = RoundedOptimizer(groups, rounding, seed=3, method=Method(kind=kind, **OPTIONS))
+    optimizer = RoundedOptimizer(groups, rounding, seed=3, method=method(kind=kind, **OPTIONS))
     for _ in range(STEPS):
         parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
@@ -49,7 +49,7 @@ def test_pure_bfloat16_loses_decay_bitwise(kind: Any, fused: bool) -> None:
     parameter = start()
     before = parameter.detach().clone()
     groups = [ParameterGroup(("w",), [parameter], STRENGTH)]
-    optimizer = DecayedOptimizer(groups, Method(kind, **OPTIONS, fused=fused))
+    optimizer = DecayedOptimizer(groups, method(kind, **OPTIONS, fused=fused))
     for _ in range(STEPS):
         parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
@@ -87,7 +87,7 @@ def test_no_strength_below_the_threshold_decays_and_one_above_does() -> None:
         parameter = nn.Parameter(torch.tensor([1.9921875, -1.9921875, 1.0, 0.7]).bfloat16())
         before = parameter.detach().clone()
         groups = [ParameterGroup(("w",), [parameter], share / 512 / LR)]
-        optimizer = DecayedOptimizer(groups, Method("sgd", **OPTIONS))
+        optimizer = DecayedOptimizer(groups, method("sgd", **OPTIONS))
         parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         assert torch.equal(parameter, before) != moves
@@ -122,12 +122,12 @@ def noisy_steps(optimizer: RoundedOptimizer | DecayedOptimizer, steps: range) ->
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_remedies_follow_the_float32_run_with_gradients(kind: Any) -> None:
     exact = start(torch.float32)
-    noisy_steps(DecayedOptimizer([ParameterGroup(("w",), [exact], STRENGTH)], Method(kind, **OPTIONS)), range(50))
+    noisy_steps(DecayedOptimizer([ParameterGroup(("w",), [exact], STRENGTH)], method(kind, **OPTIONS)), range(50))
     distance = {}
     for rounding in ("nearest", "stochastic", "kahan"):
         parameter = start()
         groups = [ParameterGroup(("w",), [parameter], STRENGTH)]
-        noisy_steps(RoundedOptimizer(groups, rounding, seed=0, method=Method(kind=kind, **OPTIONS)), range(50))  # type: ignore[arg-type]
+        noisy_steps(RoundedOptimizer(groups, rounding, seed=0, method=method(kind=kind, **OPTIONS)), range(50))  # type: ignore[arg-type]
         distance[rounding] = (parameter.detach().float() - exact.bfloat16().float()).norm().item()
     assert distance["kahan"] < 0.1 * distance["nearest"]
     # Stochastic rounding trades bias for noise: right in the mean, so on the norm of the weights.
@@ -138,7 +138,7 @@ def test_remedies_follow_the_float32_run_with_gradients(kind: Any) -> None:
 def test_state_round_trip_is_bitwise(rounding: Any, tmp_path: Any) -> None:
     def build() -> RoundedOptimizer:
         return RoundedOptimizer(
-            [ParameterGroup(("w",), [start()], STRENGTH)], rounding, seed=1, method=Method(kind="adamw", **OPTIONS)
+            [ParameterGroup(("w",), [start()], STRENGTH)], rounding, seed=1, method=method(kind="adamw", **OPTIONS)
         )
 
     whole = build()
@@ -158,13 +158,13 @@ def test_state_round_trip_is_bitwise(rounding: Any, tmp_path: Any) -> None:
 def test_bad_input_is_refused() -> None:
     wide = [ParameterGroup(("w",), [start(torch.float32)], 0.0)]
     with pytest.raises(UserError, match="bfloat16 weights"):
-        RoundedOptimizer(wide, "kahan", seed=0, method=Method(kind="sgd", **OPTIONS))
+        RoundedOptimizer(wide, "kahan", seed=0, method=method(kind="sgd", **OPTIONS))
     narrow = [ParameterGroup(("w",), [start()], 0.0)]
     with pytest.raises(UserError, match="'up'"):
-        RoundedOptimizer(narrow, "up", seed=0, method=Method(kind="sgd", **OPTIONS))  # type: ignore[arg-type]
-    saved = RoundedOptimizer(narrow, "kahan", seed=0, method=Method(kind="sgd", **OPTIONS)).state_dict()
+        RoundedOptimizer(narrow, "up", seed=0, method=method(kind="sgd", **OPTIONS))  # type: ignore[arg-type]
+    saved = RoundedOptimizer(narrow, "kahan", seed=0, method=method(kind="sgd", **OPTIONS)).state_dict()
     with pytest.raises(UserError, match="'nearest'"):
-        RoundedOptimizer(narrow, "nearest", seed=0, method=Method(kind="sgd", **OPTIONS)).load_state_dict(saved)
+        RoundedOptimizer(narrow, "nearest", seed=0, method=method(kind="sgd", **OPTIONS)).load_state_dict(saved)
 
 
 def test_with_gradients_the_kernel_decides_whether_adamw_loses_decay() -> None:
@@ -176,9 +176,9 @@ def test_with_gradients_the_kernel_decides_whether_adamw_loses_decay() -> None:
             optimizer: RoundedOptimizer | DecayedOptimizer
             options = {**OPTIONS, "lr": lr}
             if how in ("exact", "fused", "foreach"):
-                optimizer = DecayedOptimizer(groups, Method("adamw", **options, fused=how != "foreach"))
+                optimizer = DecayedOptimizer(groups, method("adamw", **options, fused=how != "foreach"))
             else:
-                optimizer = RoundedOptimizer(groups, how, seed=0, method=Method(kind="adamw", **options))  # type: ignore[arg-type]
+                optimizer = RoundedOptimizer(groups, how, seed=0, method=method(kind="adamw", **options))  # type: ignore[arg-type]
             generator = torch.Generator().manual_seed(1)
             for _ in range(100):
                 parameter.grad = torch.randn(COUNT, generator=generator).to(parameter.dtype)

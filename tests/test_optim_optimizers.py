@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from methods import method
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
-from weight_decay.optim.engines import Method
 from weight_decay.optim.optimizers import DecayedOptimizer
 
 BETAS, EPS = (0.9, 0.95), 1e-8
@@ -45,7 +45,7 @@ def build(dtype: torch.dtype = torch.float64, strengths: list[float] | None = No
         "decay_kind": "decoupled",
         "clip_norm": None,
     }
-    return DecayedOptimizer(groups, Method(**{**options, **changes}))
+    return DecayedOptimizer(groups, method(**{**options, **changes}))
 
 
 def feed(optimizer: DecayedOptimizer, seed: int, scale: float = 1.0) -> None:
@@ -244,10 +244,10 @@ def test_a_branch_keeps_the_moments_under_its_own_strength_and_grouping() -> Non
     parent.step()
     parameters = dict(zip(parent.names, parent.parameters, strict=True))
     group = ParameterGroup(("c", "a", "b"), [nn.Parameter(parameters[n].detach().clone()) for n in "cab"], 0.0)
-    child = DecayedOptimizer([group], Method("adamw", 0.1, 0.0, BETAS, EPS, False, "decoupled", None))
+    child = DecayedOptimizer([group], method("adamw", 0.1, 0.0, BETAS, EPS, False, "decoupled", None))
     child.load_state_dict(parent.state_dict())
-    moments = dict(zip(parent.names, parent.second_moments() or [], strict=True))
-    for name, moment in zip(child.names, child.second_moments() or [], strict=True):
+    moments = dict(zip(parent.names, parent.second_moments(), strict=True))
+    for name, moment in zip(child.names, child.second_moments(), strict=True):
         assert torch.equal(moment, moments[name])
     for parameter in child.parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -307,7 +307,7 @@ def test_gradient_in_another_memory_layout_gives_the_right_step(kind: str) -> No
     for memory_format in (torch.contiguous_format, torch.channels_last):
         parameter = nn.Parameter(start.clone().to(memory_format=memory_format))
         group = ParameterGroup(("w",), [parameter], 0.1)
-        optimizer = DecayedOptimizer([group], Method(kind, 0.1, 0.0, BETAS, EPS, False, "decoupled", None))  # type: ignore[arg-type]
+        optimizer = DecayedOptimizer([group], method(kind, 0.1, 0.0, BETAS, EPS, False, "decoupled", None))  # type: ignore[arg-type]
         parameter.grad = gradient.clone()
         optimizer.step()
         results.append(parameter.detach())
@@ -348,7 +348,7 @@ def test_parameter_norms() -> None:
     torch.testing.assert_close(
         optimizer.parameter_norms(), torch.stack([p.detach().norm() for p in optimizer.parameters]).float()
     )
-    assert optimizer.second_moments() is None
+    assert optimizer.second_moments() == []
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from methods import method
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
-from weight_decay.optim.engines import Method
 from weight_decay.optim.optimizers import DecayedOptimizer
 from weight_decay.optim.sphere import project_
 
@@ -22,7 +22,7 @@ def test_norm_stays_at_the_radius_for_100_steps() -> None:
     shapes = [(400, 300), (64, 3, 3, 3), (10,)]
     parameters = [nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
     groups = [ParameterGroup(("a", "b", "c"), parameters, 0.0)]
-    optimizer = DecayedOptimizer(groups, Method("sgd", 5e-3, 0.0, (0.9, 0.95), 1e-8, False, "decoupled", None))
+    optimizer = DecayedOptimizer(groups, method("sgd", 5e-3, 0.0, (0.9, 0.95), 1e-8, False, "decoupled", None))
     for radius in (1.0, 7.5):
         project_(parameters, radius)
         for _ in range(100):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from weight_decay.config.schema import EXECUTION, check_name, check_pattern, check_seed, check_size, off, require
+from weight_decay.config.schema import EXECUTION, check_name, check_seed, check_size, off, require
 from weight_decay.config.span import Clock, Span
 from weight_decay.config.window import Window
 
@@ -93,43 +93,40 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD (momentum 0 in the vision experiments), AdamW, or Muon for hidden matrices with AdamW for the rest.
+    """What moves the weights; each kind is a class of its own in `optim/optimizer_kinds/`, with its settings.
 
     clip_norm: largest norm of the whole gradient; null means no clipping.
     kernel: torch's fused kernels or its foreach ones; with bfloat16 weights they round at different places, and
     the foreach AdamW then loses weight decay that the fused one keeps.
-    dampening: the gradient enters the momentum buffer times 1 - dampening, except at the first step, as in torch.
-    matrices: for Muon, the parameters of two dimensions whose names match this regular expression are its own.
+
+    Of a kind: `lr_on_device`, whether it can read η from device memory.
     """
 
-    kind: Literal["sgd", "adamw", "muon"]
+    kind: str
     kernel: Literal["fused", "foreach"] = field(metadata=off("fused"))
     lr: float
-    momentum: float
-    dampening: float = field(metadata=off(0.0))
-    nesterov: bool
-    betas: tuple[float, float]
-    eps: float
     clip_norm: float | None
-    matrices: str = field(metadata=off(".*"))
+    lr_on_device: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_size("lr", self.lr)
-        require(0 <= self.momentum < 1, f"momentum: must be in [0, 1), got {self.momentum:g}")
-        require(
-            all(0 <= beta < 1 for beta in self.betas),
-            f"betas: both must be in [0, 1), got {list(self.betas)}",
-        )
-        require(self.kind != "adamw" or self.momentum == 0, "momentum: AdamW has betas instead; set it to 0")
-        check_size("eps", self.eps)
         check_size("clip_norm", self.clip_norm)
-        require(not self.nesterov or self.momentum > 0, "nesterov: needs a momentum above 0")
-        require(self.kind == "muon" or self.matrices == ".*", "matrices: only muon has its own; leave it out")
-        check_pattern(self.matrices, "matrices")
-        require(self.kind == "sgd" or self.dampening == 0, "dampening: only SGD has it; set it to 0")
-        require(0 <= self.dampening < 1, f"dampening: must be in [0, 1), got {self.dampening:g}")
-        require(self.dampening == 0 or self.momentum > 0, "dampening: needs a momentum above 0")
-        require(self.dampening == 0 or not self.nesterov, "dampening: must be 0 with nesterov, as torch demands")
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether it decays its groups decoupled by their "weight_decay"; otherwise that is done beside it."""
+        return False
+
+    def unfit(self, regime: str, precision: str) -> str | None:
+        """Why no run of this regime in this precision can have it, starting with the setting; None if one can."""
+        return None
+
+    def build(self, groups: Any) -> Any:
+        """The `torch.optim.Optimizer` of these groups: dicts with "params", their "names" and their "weight_decay"."""
+        raise NotImplementedError
+
+    def begin(self, optimizer: Any) -> None:
+        """Put into the built optimizer's state what must be there before its first step."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ class DecayConfig:
     window: when it acts; null: always. A branch has its own strength and no window.
     own: the optimizer or the gradient does it, as ever, and not a rule beside the optimizer.
     penalty: it is, without momentum and an adaptive step, the gradient of `penalty` · λ ‖w‖²; None: of no such thing.
-    optimizers: the kinds of optimizer that it can be used with.
+    optimizers: the kinds of optimizer that it can be used with; None: all.
     """
 
     kind: str
@@ -164,7 +161,7 @@ class DecayConfig:
     window: Window | None = field(metadata=off(None))
     own: ClassVar[bool] = False
     penalty: ClassVar[float | None] = None
-    optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "muon")
+    optimizers: ClassVar[tuple[str, ...] | None] = None
 
     def __post_init__(self) -> None:
         for strength in (self.strength, *(self.strength * rule.scale for rule in self.rules)):

@@ -173,6 +173,7 @@ def _others(group: str) -> dict[str, Place]:
 
 MODELS = Registry("MODELS", "model", "models", "weight_decay.models")
 DATA = Registry("DATA", "data", "data", "weight_decay.data")
+OPTIMIZERS = Registry("OPTIMIZERS", "optimizer", "optim", "weight_decay.optimizers")
 DECAY_KINDS = Registry("DECAY_KINDS", "decay", "optim", "weight_decay.decay_kinds")
 PROBES = Registry("PROBES", "probes", "probes", "weight_decay.probes")
-REGISTRIES = (MODELS, DATA, DECAY_KINDS, PROBES)
+REGISTRIES = (MODELS, DATA, OPTIMIZERS, DECAY_KINDS, PROBES)

@@ -29,7 +29,7 @@ from weight_decay.config.groups import (
     WarmupCosineSchedule,
 )
 from weight_decay.config.measurements import AveragingConfig, ProbeConfig
-from weight_decay.config.registry import DATA, DECAY_KINDS, MODELS
+from weight_decay.config.registry import DATA, DECAY_KINDS, MODELS, OPTIMIZERS
 from weight_decay.config.schema import EXECUTION, build_dataclass, check_seed, check_size, require
 from weight_decay.config.span import Span
 from weight_decay.config.text import MatchedSchedule, TokenData
@@ -44,7 +44,7 @@ class RunConfig:
     duration: Span
     data: Annotated[ImageData | TokenData, DATA]
     model: Annotated[ModelConfig, MODELS]
-    optimizer: OptimizerConfig
+    optimizer: Annotated[OptimizerConfig, OPTIMIZERS]
     decay: Annotated[DecayConfig, DECAY_KINDS]
     schedule: ConstantSchedule | TwoPhaseSchedule | WarmupCosineSchedule | MatchedSchedule
     sphere_radius: float | None
@@ -71,11 +71,8 @@ class RunConfig:
             self.duration.unit != "%" and self.duration.value > 0,
             f'duration: must be a positive length, got "{self.duration}"',
         )
-        require(
-            self.optimizer.dampening == 0 or self.precision.kind != "float16_autocast",
-            "optimizer.dampening: torch has no safe first step for it under a gradient scaler; "
-            "set it to 0 or choose another precision",
-        )
+        unfit = self.optimizer.unfit(self.data.regime, self.precision.kind)
+        require(unfit is None, f"optimizer.{unfit}")
         self._check_decay()
         images = isinstance(self.data, ImageData)
         require(
@@ -141,23 +138,15 @@ class RunConfig:
     def _check_decay(self) -> None:
         decay, optimizer = self.decay, self.optimizer
         require(
-            optimizer.kind in decay.optimizers,
-            f"decay.kind: {decay.kind} is for {' and '.join(decay.optimizers)}, not for {optimizer.kind}; "
+            decay.optimizers is None or optimizer.kind in decay.optimizers,
+            f"decay.kind: {decay.kind} is for {' and '.join(decay.optimizers or ())}, not for {optimizer.kind}; "
             "choose another optimizer or another kind",
-        )
-        require(
-            optimizer.kind != "muon" or self.data.regime == "under_training",
-            "optimizer.kind: torch's muon takes matrices only and convolutions are none; choose sgd or adamw",
-        )
-        require(
-            optimizer.kind != "muon" or self.precision.kind != "float16_autocast",
-            "optimizer.kind: muon does not know a gradient scaler; choose another precision than float16_autocast",
         )
         matched = isinstance(self.schedule, MatchedSchedule)
         require(
-            not matched or optimizer.kind != "muon",
-            "optimizer.kind: schedule=matched_effective_lr keeps the learning rate on the device, which muon cannot "
-            "use; choose adamw",
+            not matched or optimizer.lr_on_device,
+            "optimizer.kind: schedule=matched_effective_lr keeps the learning rate on the device, which "
+            f"{optimizer.kind} cannot use; choose adamw",
         )
         if decay.own or decay.strength == 0:
             return

@@ -17,7 +17,7 @@ from weight_decay.config.span import Span
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import groups, own_configs, read_option
 
-CHOSEN = ("data", "model", "decay", "schedule")
+CHOSEN = ("data", "model", "optimizer", "decay", "schedule")
 """Groups whose options of different kinds have different settings, so that an option must be chosen first."""
 _PLAIN = re.compile(r"[A-Za-z_/][\w./-]*|\d+(\.\d+)?( (steps?|epochs?|samples?|tokens?)|%)")
 _OTHERWISE = {"null", "true", "false", "nan", "inf"}

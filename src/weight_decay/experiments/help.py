@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from weight_decay.config.registry import DECAY_KINDS
+from weight_decay.config.registry import DECAY_KINDS, OPTIMIZERS
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import experiments, groups, read_option, reproduction
 from weight_decay.places import CONFIGS
@@ -79,6 +79,8 @@ def information(names: Sequence[str]) -> str:
         for group, options in groups().items()
         if group not in ("experiment", "scale")
     ]
+    lines += ["", "Kinds of optimizer (optimizer.kind), g the gradient"]
+    lines += [f"  {kind:34s} {line}" for kind, line in OPTIMIZERS.described().items()]
     lines += ["", "Kinds of weight decay (decay.kind), with formula and source in optim/decay_kinds/"]
     lines += [f"  {kind:34s} {line}" for kind, line in DECAY_KINDS.described().items()]
     lines += ["", "Settings (key=value), with the values of each group's first option"]

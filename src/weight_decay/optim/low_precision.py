@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
-from weight_decay.optim.engines import Method
-from weight_decay.optim.optimizers import DecayedOptimizer
+from weight_decay.optim.optimizers import DecayedOptimizer, Method
 
 Rounding = Literal["nearest", "stochastic", "kahan"]
 
@@ -110,7 +109,7 @@ class RoundedOptimizer:
         """Return the 2-norm of every bfloat16 parameter, shape (len(names),), float32, on the device."""
         return torch.stack(torch._foreach_norm(self._narrow, 2, dtype=torch.float32))
 
-    def second_moments(self) -> list[Tensor] | None:
+    def second_moments(self) -> list[Tensor]:
         """Return Adam's float32 second moments, as `DecayedOptimizer.second_moments`."""
         return self._wide.second_moments()
 

@@ -1,21 +1,54 @@
-"""SGD, AdamW and Muon from torch, with weight decay as an explicit choice of kind, strength and order."""
+"""Any torch optimizer, with weight decay as an explicit choice of kind, strength and order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from weight_decay.config.groups import OptimizerConfig
 from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
-from weight_decay.optim.decay_kinds.rule import Decayed, Group, Rule, Step
-from weight_decay.optim.engines import Method, engine
+from weight_decay.optim.decay_kinds.rule import Decayed, Group, Rule, RuleFactory, Step
 
+DecayKind = Literal["decoupled", "torch", "penalty", "l2"]
 _PENALTY_GRADIENT = {"l2": 1.0, "penalty": 2.0}
 """The gradient of a penalty of strength λ, in units of λ w."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How weights are updated: all of an optimizer and its decay but the weights and the strengths.
+
+    optimizer: its kind and its settings; its `lr` is the largest η of the schedule, which some rules need.
+    decay_kind: one of the four below, or a rule of `decay_kinds`, which then acts beside an optimizer that decays
+    nothing by itself:
+      "decoupled": `w <- w - η λ w` beside the update (PAPER §1; for plain SGD this is also ℓ2);
+      "torch": left to torch. Its SGD adds λ w to the gradient after clipping and before the momentum buffer,
+      so with momentum μ the weights shrink by ηλ/(1-μ) a step in the long run (Fig 22); its AdamW is decoupled;
+      "penalty": 2λ w is added to the gradient before clipping, momentum and the adaptive step, which is what
+      the penalty λ‖w‖² in the loss does (Fig 21). The reported gradient norm then includes it;
+      "l2": the same with λ w, which is what (λ/2)‖w‖² does.
+    per_parameter_lr: give every parameter a learning rate of its own (Fig 7 per matrix); needs fused kernels.
+
+    The gradient is clipped as torch clips: g · min(1, clip / (‖g‖ + 1e-6)).
+
+    Raises UserError for a combination that means nothing.
+    """
+
+    optimizer: OptimizerConfig
+    decay_kind: DecayKind | RuleFactory
+    per_parameter_lr: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.decay_kind, str) and self.decay_kind not in get_args(DecayKind):
+            raise UserError(f"decay.kind is '{self.decay_kind}'; use 'decoupled', 'torch', 'penalty' or 'l2'.")
+        if self.per_parameter_lr and self.optimizer.kernel != "fused":
+            raise UserError("per-parameter learning rates need the fused optimizer; set optimizer.kernel to fused.")
 
 
 class DecayedOptimizer:
@@ -30,38 +63,36 @@ class DecayedOptimizer:
     Hyperparameters are not part of `state_dict`: they belong to the config, and a branch must be able
     to load its parent's moments under another λ (Figs 5, 6). The caller sets the learning rate per step.
 
-    Raises UserError for a negative hyperparameter or a combination that means nothing.
+    Raises UserError if there is nothing to optimize.
     """
 
     def __init__(self, groups: Sequence[ParameterGroup], method: Method) -> None:
-        kind, decay_kind, momentum = method.kind, method.decay_kind, method.momentum
-        self.kind, self.decay_kind, self.clip_norm = kind, decay_kind, method.clip_norm
-        self.fused, self.per_parameter_lr = method.fused, method.per_parameter_lr
+        self.settings, decay_kind = method.optimizer, method.decay_kind
+        self.kind, self.clip_norm, self.decay_kind = self.settings.kind, self.settings.clip_norm, decay_kind
+        self.fused, self.per_parameter_lr = self.settings.kernel == "fused", method.per_parameter_lr
         self.names = tuple(name for group in groups for name in group.names)
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group.parameters]
         if not self.parameters:
             raise UserError("the model has no trainable parameter; there is nothing to optimize.")
-        self._momentum, self._dampening = momentum, method.dampening
         self._device = self.parameters[0].device
 
-        # torch's SGD adds λ w to the gradient, so with momentum its decay is not the decoupled one.
         decoupled = decay_kind == "decoupled"
-        built_in = decay_kind == "torch" or (decoupled and (kind != "sgd" or momentum == 0))
+        built_in = decay_kind == "torch" or (decoupled and self.settings.decoupled)
         decayed = [g for g in groups if g.weight_decay > 0]
         self._shrunk = decayed if decoupled and not built_in else []
         self._penalised = decayed if decay_kind in _PENALTY_GRADIENT else []
         strengths = [group.weight_decay if built_in else 0.0 for group in groups]
-        self._torch = engine(method, groups, strengths)
-        if kind == "sgd":
-            self._fill_momentum()
+        self._torch: torch.optim.Optimizer = self.settings.build(
+            torch_groups(groups, strengths, each_alone=self.per_parameter_lr)
+        )
+        self.settings.begin(self._torch)
         self._strengths = [group["weight_decay"] for group in self._torch.param_groups]
         self._factor = 1.0
-        self._lr: float | Tensor = method.lr
+        self._lr: float | Tensor = self.settings.lr
         self.rule: Rule | None = None
         if callable(decay_kind) and decayed:
             chosen = [Group(g.names, list[Tensor](g.parameters), g.weight_decay) for g in decayed]
-            peak = method.lr if method.peak_lr is None else method.peak_lr
-            self.rule = decay_kind(Decayed(chosen, self._torch, peak, list[Tensor](self.parameters)))
+            self.rule = decay_kind(Decayed(chosen, self._torch, self.settings.lr, list[Tensor](self.parameters)))
             self._torch.register_step_post_hook(lambda *_: self._leave())
         # A step pre-hook runs only once torch knows whether a scaler skips the step.
         self._torch.register_step_pre_hook(lambda *_: self._enter())
@@ -69,7 +100,7 @@ class DecayedOptimizer:
         # On an accelerator the learning rate lives in device memory, so a captured graph can be replayed.
         self._lr_tensor: Tensor | None = None
         if self.per_parameter_lr or (self.fused and traits(self._device).learning_rate_on_device):
-            self._use_lr_tensor(method.lr)
+            self._use_lr_tensor(self.settings.lr)
 
     def set_lr(self, lr: float | Tensor) -> None:
         """Set η: a number, a 0-d device tensor, or, with per_parameter_lr, a 1-D tensor in `names` order."""
@@ -137,13 +168,11 @@ class DecayedOptimizer:
             torch._foreach_norm(list[Tensor](self.parameters), 2, dtype=traits(self._device).sums)
         ).float()
 
-    def second_moments(self) -> list[Tensor] | None:
-        """Return Adam's running mean of squared gradients (no bias correction), one tensor per parameter.
+    def second_moments(self) -> list[Tensor]:
+        """Return Adam's running mean of squared gradients (no bias correction), one tensor per parameter that has one.
 
-        None for SGD. Before the first step, an empty list.
+        None has before the first step, and under SGD.
         """
-        if self.kind == "sgd":
-            return None
         state = self._torch.state
         return [state[p]["exp_avg_sq"] for p in self.parameters if "exp_avg_sq" in state.get(p, {})]
 
@@ -199,20 +228,11 @@ class DecayedOptimizer:
                 else value.detach().clone().to(self._device if self.fused else "cpu")
                 for key, value in entry.items()
             }
-        if self.kind == "sgd" and not saved["state"]:
-            self._fill_momentum()
+        if not saved["state"]:
+            self.settings.begin(self._torch)
         # A branch without decay has no rule, and one that decays where its run did not starts the rule anew.
         if self.rule is not None and "rule" in saved:
             self.rule.load_state_dict(saved["rule"])
-
-    def _fill_momentum(self) -> None:
-        # torch leaves the first buffer uninitialised when a scaler skips the first step; zeros give the
-        # same first update (μ·0 + g) and are safe. Not with dampening, from which torch exempts the first step;
-        # the config refuses that together with a scaler.
-        if self._momentum > 0 and self._dampening == 0:
-            for parameter in self.parameters:
-                buffer = torch.zeros_like(parameter, requires_grad=False)
-                self._torch.state[parameter]["momentum_buffer"] = buffer
 
     def _rule_step(self) -> Step:
         assert not isinstance(self._lr, Tensor)
@@ -240,13 +260,26 @@ class DecayedOptimizer:
                 torch._foreach_mul_(weights, 1.0 - lr * strength * applied)
 
     def _use_lr_tensor(self, lr: float) -> None:
-        # torch's Muon multiplies by η on the host.
-        groups = [group for group in self._torch.param_groups if "ns_steps" not in group]
+        # Fused kernels read η from the device; what else an optimizer has, as Muon's part, multiplies on the host.
+        groups = [group for group in self._torch.param_groups if group.get("fused")]
         shape = (len(groups),) if self.per_parameter_lr else ()
         self._lr_tensor = torch.full(shape, lr, dtype=torch.float32, device=self._device)
         views = self._lr_tensor.unbind() if self.per_parameter_lr else [self._lr_tensor] * len(groups)
         for group, view in zip(groups, views, strict=True):
             group["lr"] = view
+
+
+def torch_groups(
+    groups: Sequence[ParameterGroup], strengths: Sequence[float], each_alone: bool = False
+) -> list[dict[str, Any]]:
+    """The groups as torch takes them, each with its strength; `each_alone`, every parameter in one of its own."""
+    made = []
+    for group, strength in zip(groups, strengths, strict=True):
+        pairs = list(zip(group.names, group.parameters, strict=True))
+        for part in [[pair] for pair in pairs] if each_alone else [pairs]:
+            names, parameters = zip(*part, strict=True) if part else ((), ())
+            made.append({"params": list(parameters), "names": names, "weight_decay": strength})
+    return made
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:

@@ -90,7 +90,7 @@ def build_training(
         weight_decay=strength,
         decay_window=None if window is None else _window(window, clock),
         decayed=list(decayed_parameters(config, model)),
-        eps=config.optimizer.eps,
+        eps=getattr(config.optimizer, "eps", 0.0),  # asked for where an optimizer has Adam's moments
         sphere_radius=config.sphere_radius,
         history=torch.zeros(_log_every(config, clock), 2, device=device),
         epoch_average=EpochAverage(model, regime.stream.epoch) if within_epoch else None,

@@ -24,9 +24,8 @@ from weight_decay.device.choose import choose_device
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups, holders
-from weight_decay.optim.engines import Method
 from weight_decay.optim.low_precision import RoundedOptimizer
-from weight_decay.optim.optimizers import DecayedOptimizer
+from weight_decay.optim.optimizers import DecayedOptimizer, Method
 from weight_decay.optim.schedules import Constant, TwoPhase, WarmupCosine
 from weight_decay.seeds import generator, stream_seed
 from weight_decay.training.loop import Optimizer, Schedule
@@ -118,25 +117,12 @@ def check(config: RunConfig) -> None:
 
 def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clock: Clock) -> Optimizer:
     """The optimizer with decay of the given strength."""
-    chosen, rounding = config.optimizer, config.precision.rounding
-    groups = parameter_groups(config, model, strength)
-    options: dict[str, Any] = {
-        "kind": chosen.kind,
-        "lr": chosen.lr,
-        "momentum": chosen.momentum,
-        "betas": chosen.betas,
-        "eps": chosen.eps,
-        "nesterov": chosen.nesterov,
-        "dampening": chosen.dampening,
-        "decay_kind": config.decay.rule(clock),
-        "clip_norm": chosen.clip_norm,
-        "matrices": chosen.matrices,
-        "fused": chosen.kernel == "fused",
-        "per_parameter_lr": isinstance(config.schedule, MatchedSchedule) and config.schedule.norm == "per_matrix",
-    }
+    groups, rounding = parameter_groups(config, model, strength), config.precision.rounding
+    per_parameter = isinstance(config.schedule, MatchedSchedule) and config.schedule.norm == "per_matrix"
+    method = Method(config.optimizer, config.decay.rule(clock), per_parameter)
     if rounding == "kernel":
-        return DecayedOptimizer(groups, Method(**options))
-    return RoundedOptimizer(groups, rounding, stream_seed(config.seed, "rounding"), Method(**options))
+        return DecayedOptimizer(groups, method)
+    return RoundedOptimizer(groups, rounding, stream_seed(config.seed, "rounding"), method)
 
 
 def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Schedule:

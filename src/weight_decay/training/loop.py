@@ -64,8 +64,8 @@ class Optimizer(Protocol):
         """2-norm of every parameter, on the device."""
         ...
 
-    def second_moments(self) -> list[Tensor] | None:
-        """Adam's running mean of squared gradients; None for SGD."""
+    def second_moments(self) -> list[Tensor]:
+        """Adam's running mean of squared gradients; none for SGD."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Rotational(CountingRule):
 class RotationalDecay(DecayConfig):
     """Each norm fixed, each turn the one that decay λ settles at (rotational variants, 2305.17212)."""
 
-    optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adamw")
+    optimizers: ClassVar[tuple[str, ...] | None] = ("sgd", "adamw")
 
     def rule(self, clock: Clock) -> RuleFactory:
         """The rule with its settings."""

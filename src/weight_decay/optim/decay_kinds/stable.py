@@ -64,7 +64,7 @@ class Stable(Rule):
 class StableDecay(DecayConfig):
     """Decay divided by the root of Adam's mean second moment (AdamS, SGDS; 2011.11152)."""
 
-    optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adamw")
+    optimizers: ClassVar[tuple[str, ...] | None] = ("sgd", "adamw")
 
     def rule(self, clock: Clock) -> RuleFactory:
         """The rule with its settings."""

@@ -21,6 +21,7 @@ class TorchOwnDecay(DecayConfig):
 
     own: ClassVar[bool] = True
     penalty: ClassVar[float | None] = 0.5
+    optimizers: ClassVar[tuple[str, ...] | None] = ("sgd", "adamw", "muon")
 
     def rule(self, clock: Clock) -> str:
         """The optimizer's own name for it."""

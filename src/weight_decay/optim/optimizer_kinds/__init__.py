@@ -1,0 +1,1 @@
+"""The optimizers, one file each: their settings, and the torch optimizer that they make."""
