@@ -257,12 +257,15 @@ def test_a_lightning_module(tmp_path: Path) -> None:
             super().__init__()
             self.layer = nn.Linear(3, 2)
             self.norms: list[float] = []
+            self.losses: list[float] = []
 
         def forward(self, inputs: Tensor) -> Tensor:
             return self.layer(inputs)
 
         def training_step(self, batch: Tensor, _: int) -> Tensor:
-            return self(batch).square().mean()
+            loss = self(batch).square().mean()
+            self.losses.append(float(loss.detach()))
+            return loss
 
         def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
             self.norms.append(float(torch.cat([p.grad.flatten() for p in self.parameters()]).norm()))
@@ -281,7 +284,9 @@ def test_a_lightning_module(tmp_path: Path) -> None:
     records = callback.measure.records
     assert [r["step"] for r in records] == [1, 2]
     assert [r["grad/norm"] for r in records] == pytest.approx(net.norms, rel=1e-5)
-    assert all(r["jacobian/mean_square"] > 0 and r["batch/loss"] > 0 for r in records)
+    halves = [sum(net.losses[at : at + 2]) / 2 for at in (0, 2)]
+    assert [r["batch/loss"] for r in records] == pytest.approx(halves, rel=1e-5)
+    assert all(r["jacobian/mean_square"] > 0 for r in records)
 
 
 def test_torchvisions_resnet50() -> None:

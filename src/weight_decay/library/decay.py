@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weight_decay.errors import UserError
+from weight_decay.library.measure import innermost
 from weight_decay.optim import decay
 
 RuleSet = Literal["everything", "except_norms", "matrices"]
@@ -53,6 +54,13 @@ def _rule_set(name: str) -> list[decay.DecayRule]:
     return [*(decay.DecayRule(".*", 0.0, module) for module in exempt[name]), decay.DecayRule(".*")]
 
 
+_ADAPTIVE = (
+    torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop, torch.optim.Adagrad,
+    torch.optim.Adamax, torch.optim.Adadelta,
+)  # fmt: skip
+"""Optimizers of torch that add λ w to the gradient, unless told otherwise, and then divide by its running size."""
+
+
 @dataclass(frozen=True)
 class DecayKept:
     """How much of a step's weight decay survives rounding.
@@ -88,23 +96,26 @@ def decay_kept(optimizer: torch.optim.Optimizer, dtype: torch.dtype | None = Non
     The answer is for decay and update rounded one after the other, as torch's foreach optimizers do it; fused kernels
     round once, and an update of about a unit in the last place can then carry the decay along.
 
-    Reads the weights: waits for the device. Raises UserError for Adam's ℓ2 penalty, whose strength the adaptive step
-    decides, and for a dtype that is not floating point.
+    Reads the weights: waits for the device. Raises UserError for the ℓ2 penalty of Adam, RMSprop and their relatives,
+    whose strength the adaptive step decides, and for a dtype that is not floating point.
     """
     if dtype is not None and not dtype.is_floating_point:
         raise UserError(f"decay_kept: {dtype} is no floating-point type; use one such as torch.bfloat16.")
+    optimizer = innermost(optimizer, "decay_kept")
     moved, count, strongest, needed = [], 0, 0.0, 0.0
     for group in optimizer.param_groups:
         weight_decay = float(group.get("weight_decay", 0.0))
-        if weight_decay == 0:
+        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+        if weight_decay == 0 or not trained:
             continue
-        if type(optimizer).__name__ == "Adam" and not group.get("decoupled_weight_decay", False):
+        if isinstance(optimizer, _ADAPTIVE) and not group.get("decoupled_weight_decay", False):
             raise UserError(
-                "decay_kept: Adam adds λ w to the gradient, so its strength is not η·λ; use AdamW for decoupled decay."
+                f"decay_kept: {type(optimizer).__name__} adds λ w to the gradient, so its strength is not η·λ; "
+                "use AdamW for decoupled decay."
             )
         rate = float(group["lr"]) * weight_decay
         strongest = max(strongest, rate)
-        for parameter in group["params"]:
+        for parameter in trained:
             stored = dtype or parameter.dtype
             # Half a unit in the last place of a weight just below a power of two.
             needed = max(needed, torch.finfo(stored).eps / 2)

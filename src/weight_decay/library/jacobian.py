@@ -146,7 +146,10 @@ def _by_layers(rows: _Rows, samples: Tensor) -> bool:
             own = torch.zeros_like(cotangent)
             own[index] = cotangent[index]
             expected.append(_gradient_square(rows, outputs, own, retain=index + 1 < len(tried)))
-    return torch.allclose(squares, torch.stack(expected).to(squares), rtol=0.05)
+    # As far as rounding allows, where products may be of TF32 too: a hook may change a layer's output by little.
+    narrow = squares.dtype in (torch.bfloat16, torch.float16)
+    tolerance = 0.05 if narrow else 0.002 if squares.device.type == "cpu" else 0.01
+    return torch.allclose(squares, torch.stack(expected).to(squares), rtol=tolerance)
 
 
 def _gradient_square(rows: _Rows, outputs: Tensor, cotangent: Tensor, retain: bool) -> Tensor:

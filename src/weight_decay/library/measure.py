@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.library.jacobian import jacobian_norm
 from weight_decay.probes import weights
@@ -52,13 +53,11 @@ class Measure:
         self.model, self.every, self.log = model, every, log
         self.steps = 0
         self._batch, self._jacobian_every = batch, jacobian_every
-        self._optimizer = _innermost(optimizer)
-        trainable = {id(p) for p in model.parameters() if p.requires_grad}
-        self._parameters = [p for g in self._optimizer.param_groups for p in g["params"] if id(p) in trainable]
-        if not self._parameters:
+        self._optimizer = innermost(optimizer, "Measure")
+        if not self._groups():
             raise UserError("Measure: the optimizer has none of the model's trainable parameters; give it both.")
         self._before: list[Tensor] | None = None
-        self._lr: Tensor | float = 0.0
+        self._at_step: list[dict[str, Any]] = []
         self._gradient: Tensor | None = None
         self._loss: Tensor | float | None = None
         self._losses = 0
@@ -70,7 +69,8 @@ class Measure:
         """Count one optimizer step that has been made, and record if it is due; `loss`: that step's training loss."""
         self.steps += 1
         if loss is not None:
-            value = loss.detach() if isinstance(loss, Tensor) else loss
+            # A sum of many losses in bfloat16 or float16 stands still, or is infinite.
+            value = loss.detach().to(widest_float(loss.device)) if isinstance(loss, Tensor) else loss
             self._loss = value if self._loss is None else self._loss + value
             self._losses += 1
         if self.steps % self.every == 0:
@@ -79,7 +79,7 @@ class Measure:
     def see_gradient(self) -> None:
         """Take in the gradient now, where the optimizer's step makes it itself (a closure, as in Lightning)."""
         if self._due():
-            self._gradient = _gradient_norm(self._parameters, self._optimizer)
+            self._gradient = _gradient_norm(_parameters(self._groups()), self._optimizer)
 
     @property
     def records(self) -> list[dict[str, float]]:
@@ -125,18 +125,19 @@ class Measure:
     def _about_to_step(self, _: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if not self._due():
             return
-        self._before = weights.snapshot(self._parameters)
-        # Now and not later: the loop may move the schedule on before it calls `step`.
-        self._lr = self._mean_lr()
+        # Now and not later: the loop may move the schedule on before it calls `step`. And not earlier: it may have
+        # added a group, or thawed a layer.
+        self._at_step = self._groups()
+        self._before = weights.snapshot(_parameters(self._at_step))
         if not any(callable(value) for value in (*arguments, *named.values())):
-            self._gradient = _gradient_norm(self._parameters, self._optimizer)
+            self._gradient = _gradient_norm(_parameters(self._at_step), self._optimizer)
 
     def _record(self) -> None:
         metrics: dict[str, Any] = {}
-        parameters: list[Tensor] = [p.detach() for p in self._parameters]
-        lr = self._lr if self._before is not None else self._mean_lr()
-        norm = weights.global_norm(parameters)
-        strengths = [float(group.get("weight_decay", 0.0)) for group in self._optimizer.param_groups]
+        groups = self._at_step if self._before is not None else self._groups()
+        parameters: list[Tensor] = [p.detach() for p in _parameters(groups)]
+        lr, norm = _mean_lr(groups), weights.global_norm(parameters)
+        strengths = [float(group.get("weight_decay", 0.0)) for group in groups]
         metrics |= {
             "lr": lr,
             "weight_decay": max(strengths),
@@ -148,9 +149,9 @@ class Measure:
         if self._losses:
             assert self._loss is not None
             metrics["batch/loss"] = self._loss / self._losses
-        if decayed := [p.detach() for group in self._groups() if group.get("weight_decay") for p in group["params"]]:
+        if decayed := [p.detach() for group in groups if group.get("weight_decay") for p in group["params"]]:
             metrics["weights/decayed_norm"] = weights.global_norm(decayed)
-        metrics |= self._adam()
+        metrics |= self._adam(groups)
         if self._before is not None:
             metrics["effective_lr/rotation"] = weights.rotation(self._before, parameters)
             metrics["update/norm"] = weights.update_norm(self._before, parameters)
@@ -178,9 +179,9 @@ class Measure:
             metrics["jacobian/standard_error"] = found.standard_error
         return metrics
 
-    def _adam(self) -> dict[str, Tensor]:
+    def _adam(self, groups: list[dict[str, Any]]) -> dict[str, Tensor]:
         moments, rates, epsilons = [], [], []
-        for group in self._groups():
+        for group in groups:
             for parameter in group["params"]:
                 moment = self._optimizer.state.get(parameter, {}).get("exp_avg_sq")
                 if moment is not None and "eps" in group:
@@ -192,26 +193,33 @@ class Measure:
         return {"effective_lr/adam_coordinate": weights.effective_lr_adam_coordinate(rates, moments, epsilons)}
 
     def _groups(self) -> list[dict[str, Any]]:
-        ours = {id(p) for p in self._parameters}
-        groups = [
-            {**group, "params": [p for p in group["params"] if id(p) in ours]} for group in self._optimizer.param_groups
-        ]
+        """The optimizer's groups as they are now, without what is frozen or not the model's; the rates are copies."""
+        ours = {id(p) for p in self.model.parameters() if p.requires_grad}
+        groups = []
+        for group in self._optimizer.param_groups:
+            lr = group["lr"]
+            held = [p for p in group["params"] if id(p) in ours]
+            groups.append({**group, "lr": lr.clone() if isinstance(lr, Tensor) else float(lr), "params": held})
         return [group for group in groups if group["params"]]
 
-    def _mean_lr(self) -> Tensor | float:
-        groups = self._groups()
-        first = groups[0]["lr"]
-        if len(groups) == 1 or all(not isinstance(g["lr"], Tensor) and g["lr"] == first for g in groups):
-            return first.clone() if isinstance(first, Tensor) else float(first)
-        counts = [sum(p.numel() for p in group["params"]) for group in groups]
-        return sum(group["lr"] * count for group, count in zip(groups, counts, strict=True)) / sum(counts)
+
+def _parameters(groups: list[dict[str, Any]]) -> list[nn.Parameter]:
+    return [p for group in groups for p in group["params"]]
 
 
-def _innermost(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside the wrappers of accelerate, Lightning and the like."""
+def _mean_lr(groups: list[dict[str, Any]]) -> Tensor | float:
+    first = groups[0]["lr"]
+    if len(groups) == 1 or all(not isinstance(g["lr"], Tensor) and g["lr"] == first for g in groups):
+        return first
+    counts = [sum(p.numel() for p in group["params"]) for group in groups]
+    return sum(group["lr"] * count for group, count in zip(groups, counts, strict=True)) / sum(counts)
+
+
+def innermost(optimizer: Any, who: str) -> torch.optim.Optimizer:
+    """The torch optimizer inside the wrappers of accelerate, Lightning and the like; UserError, from `who`, if none."""
     while not hasattr(optimizer, "_optimizer_step_pre_hooks") or hasattr(optimizer, "optimizer"):
         if not hasattr(optimizer, "optimizer"):
-            raise UserError(f"Measure: {type(optimizer).__name__} is not a torch optimizer, nor around one.")
+            raise UserError(f"{who}: {type(optimizer).__name__} is not a torch optimizer, nor around one.")
         optimizer = optimizer.optimizer
     return optimizer
 

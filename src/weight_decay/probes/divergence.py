@@ -64,7 +64,8 @@ class DivergenceMonitor:
 
     def update(self, first_step: int, losses: Sequence[float]) -> int | None:
         """Take the losses of consecutive steps starting at `first_step`; the step of divergence, or None."""
-        for step, loss in enumerate(losses, start=first_step):
+        for step, given in enumerate(losses, start=first_step):
+            loss = float(given)  # of tensors in bfloat16 no mean could be taken
             if not math.isfinite(loss):
                 self.score = math.inf
                 return step if self.over_since is None else self.over_since
