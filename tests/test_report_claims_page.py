@@ -17,6 +17,7 @@ from PIL import Image
 from html_page import HtmlPage
 from synthetic_runs import OVER_TRAINING, over_training_run, write_experiment, write_run
 from weight_decay.errors import UserError
+from weight_decay.report.claims import declared
 from weight_decay.report.claims import paper as claims_paper
 from weight_decay.report.claims.verdict import NATS, POINTS, Claim, Measure, Measured, Result, judged, not_run
 from weight_decay.report.commands import COMMANDS
@@ -71,6 +72,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(results: Path) -> Report:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claims_paper, "CLAIMS", CLAIMS)
+        patch.setattr(declared, "_declared", lambda *_: frozenset())  # these runs are no cells of the experiment's
         return report_page(results, results / "report.html")
 
 
@@ -91,6 +93,7 @@ def page(source: str) -> HtmlPage:
 def made(results: Path) -> list[Result]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claims_paper, "CLAIMS", CLAIMS)
+        patch.setattr(declared, "_declared", lambda *_: frozenset())  # these runs are no cells of the experiment's
         return claims_paper.judged_claims(results)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from weight_decay.report.claims import language, slopes, vision
+from weight_decay.report.claims.declared import cells_missing
 from weight_decay.report.claims.protocol import protocol
 from weight_decay.report.claims.verdict import (
+    DECIDED,
     NATS,
     POINTS,
     Claim,
     Measure,
     Result,
     Unit,
+    Verdict,
     judged,
     not_run,
     with_false_discoveries,
@@ -120,7 +124,10 @@ CLAIMS = _claims()
 
 
 def judged_claims(results: Path) -> list[Result]:
-    """Every claim at every scale, in the order of CLAIMS and then of SCALES; "not run" where there are no tables."""
+    """Every claim at every scale, in the order of CLAIMS and then of SCALES; "not run" where there are no tables.
+
+    None is decided on an experiment of which a declared cell is missing.
+    """
     read: dict[tuple[str, str], Tables] = {}
     found = []
     for claim in CLAIMS:
@@ -132,4 +139,14 @@ def judged_claims(results: Path) -> list[Result]:
             if place not in read:
                 read[place] = tables_of(results, *place)
             found.append(judged(claim, read[place]))
-    return with_false_discoveries(found)
+    return [on_all_cells(one, read.get((one.claim.experiment, one.scale))) for one in with_false_discoveries(found)]
+
+
+def on_all_cells(result: Result, tables: Tables | None) -> Result:
+    """The result, made inconclusive if `tables` lack a cell that the experiment declares, at the seeds that decide."""
+    if tables is None or result.measured is None or result.verdict not in DECIDED:
+        return result
+    missing = cells_missing(tables, result.measured.seeds[: result.seeds])
+    if not missing:
+        return result
+    return replace(result, verdict=Verdict.INCONCLUSIVE, measured=replace(result.measured, unless=missing))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weight_decay.errors import UserError
-from weight_decay.report.claims.paper import judged_claims
+from weight_decay.report.claims.paper import judged_claims, on_all_cells
 from weight_decay.report.claims.protocol import protocol
 from weight_decay.report.claims.verdict import DECIDED, Claim, Result, Verdict, judged, not_run
 from weight_decay.report.tables.read import scales_of, tables_of
@@ -64,7 +64,8 @@ def _runs_of(claim: Claim, results: Path) -> set[str]:
 def _result(claim: Claim, results: Path) -> Result:
     if SCALE not in scales_of(results, claim.experiment):
         return not_run(claim, SCALE)
-    return judged(claim, tables_of(results, claim.experiment, SCALE))
+    tables = tables_of(results, claim.experiment, SCALE)
+    return on_all_cells(judged(claim, tables), tables)
 
 
 def _same_side(old: Result, new: Result) -> bool:
