@@ -199,6 +199,7 @@ def read_run(words: Mapping[str, str]) -> Run:
     if steps < 1:
         raise UserError("advise: this is less than one step; give more data or passes, or a smaller batch.")
     fraction = numbers.get("final_fraction", 0.1)
+    _check(numbers, steps, fraction)
     schedule = Schedule(chosen["schedule"], numbers["lr"], steps, round(numbers.get("warmup", 0)), fraction)
     return Run(
         parameters=numbers["parameters"],
@@ -212,6 +213,22 @@ def read_run(words: Mapping[str, str]) -> Run:
         weight_decay=numbers.get("weight_decay"),
         drive=numbers.get("drive", 1.0),
     )
+
+
+def _check(numbers: Mapping[str, float], steps: int, fraction: float) -> None:
+    """UserError for what is no run: it would be rounded to another one, or answered by formulas that do not hold."""
+    for key in ("batch", "context", "warmup"):
+        value = numbers.get(key, 0.0)
+        if not math.isclose(value, round(value), rel_tol=1e-9):  # 1.1k is a hair above 1,100
+            unit = " of steps" if key == "warmup" else ""
+            raise UserError(f"advise: {key} must be a whole number{unit}, got {value:g}.")
+    if numbers.get("warmup", 0.0) >= steps:
+        raise UserError(f"advise: a warmup of {numbers['warmup']:,.0f} steps does not end within {steps:,} steps.")
+    if fraction > 1:
+        raise UserError(f"advise: final_fraction must be a share of lr from 0 to 1, got {fraction:g}.")
+    if (rate := numbers["lr"] * numbers.get("weight_decay", 0.0)) >= 1:
+        raise UserError(f"advise: lr · weight_decay is {rate:g}, so one step would decay more than the whole weight; "
+                        "make one of them smaller.")  # fmt: skip
 
 
 def _number(key: str, word: str) -> float:
