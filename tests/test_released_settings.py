@@ -169,6 +169,18 @@ def test_the_regularised_loss_knows_rules_and_kinds(tiny: Tiny) -> None:
         assert first["train/regularised_loss"] - first["train/loss"] == pytest.approx(factor * 0.2 * squares, rel=1e-6)
 
 
+def test_the_regularised_loss_knows_the_window_before_the_first_step(tiny: Tiny) -> None:
+    words = "decay.strength=0.2 'decay.window={kind: points, at: [50%], factors: [0.25]}' probes.regularised_loss=true"
+    found = {}
+    for factor in (words, words.partition("'")[0] + words.rpartition("'")[2]):
+        config = tiny("vision", factor + " duration='2 steps' schedule.drop_at=100% probes.jacobian_every=null")
+        (first, *_) = recorded(config)
+        assert first["step"] == 0
+        found[factor] = first["train/regularised_loss"] - first["train/loss"]
+    quarter, whole = found.values()
+    assert quarter == pytest.approx(whole / 4, rel=1e-6)
+
+
 # -- decay that changes at the drop, decay in branches -------------------------------------------------------------
 
 

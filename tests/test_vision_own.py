@@ -77,6 +77,16 @@ def test_pictures_are_cut_to_their_centre_and_scaled(tmp_path: Path) -> None:
         assert small.shape == (2, 8, 8, 3) and np.abs(small.astype(int) - 77).max() <= 1
 
 
+@pytest.mark.parametrize(("dtype", "suffix"), [(np.uint16, "png"), (np.int32, "tif"), (np.float32, "tif")])
+def test_a_picture_of_more_than_8_bits_is_refused(tmp_path: Path, dtype: type, suffix: str) -> None:
+    """Pillow cuts off at 255, which would make it white, or black where it holds shares of 1."""
+    write_pictures(tmp_path / "mine", counts=(4, 4))
+    pixels = (np.arange(256).reshape(16, 16) * (257 if dtype is not np.float32 else 1 / 255)).astype(dtype)
+    Image.fromarray(pixels).save(tmp_path / "mine" / "train" / "cat" / f"deep.{suffix}")
+    with pytest.raises(UserError, match="more than 8 bits a channel"):
+        load_images("image_folder", "train", tmp_path, size=16, name="mine")
+
+
 def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "image_folder"
     with pytest.raises(UserError, match=r"train must hold a folder of pictures for each class, but has 0"):

@@ -73,6 +73,7 @@ def build_training(
     forward, accumulate = _forward(config, model, regime, device, scale, say)
     tail = config.averaging.tail_start if branch is None else None
     window = config.decay.window if branch is None else None
+    decay_window = None if window is None else _window(window, clock)
     within_epoch = config.averaging.within_epoch and branch is None
     return Training(
         model=model,
@@ -88,7 +89,9 @@ def build_training(
         scaler=torch.amp.GradScaler(device.type) if config.precision.kind == "float16_autocast" else None,
         micro_batches=micro_batches(config.batch_size // current().count, config.micro_batch_size),
         weight_decay=strength,
-        decay_window=None if window is None else _window(window, clock),
+        decay_window=decay_window,
+        # Of the first step until it is made: what is evaluated before it has the penalty of that step.
+        decay_factor=1.0 if decay_window is None else decay_window(0),
         decayed=list(decayed_parameters(config, model)),
         eps=getattr(config.optimizer, "eps", 0.0),  # asked for where an optimizer has Adam's moments
         sphere_radius=config.sphere_radius,

@@ -85,6 +85,9 @@ def _pictures(where: Path) -> list[Path]:
 def _decoded(path: Path, size: int) -> np.ndarray:
     try:
         with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):
+                # Pillow cuts such values off at 255: the picture would be white.
+                raise ValueError("it has more than 8 bits a channel; save it with 8")
             side = min(picture.size)
             left, top = (picture.width - side) // 2, (picture.height - side) // 2
             square = picture.convert("RGB").crop((left, top, left + side, top + side))
