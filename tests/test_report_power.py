@@ -12,6 +12,7 @@ import pytest
 
 from weight_decay.errors import UserError
 from weight_decay.report import statistics
+from weight_decay.report.claims import declared
 from weight_decay.report.commands import COMMANDS
 from weight_decay.report.tables.read import tables_of
 
@@ -48,7 +49,10 @@ def test_power_is_that_of_the_noncentral_t_at_the_planned_seeds(
         COMMANDS["power"](["seeds=1", f"results={tmp_path}"])
 
 
-def test_a_verdict_stands_or_falls_with_fresh_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verdict_stands_or_falls_with_fresh_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(declared, "_declared", lambda *_: frozenset())  # the third λ is left out here
     old = write(tmp_path / "old", 10, gain=0.02)
     assert COMMANDS["verify"](["lower_end", f"results={old}"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "fig06_language_model 1000..1009"
