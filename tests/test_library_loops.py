@@ -116,3 +116,27 @@ def test_a_hook_that_changes_a_layer_by_little_is_noticed() -> None:
     ]
     expected = sum(float(g.square().sum()) for row in squares for g in row) / len(batch)
     assert float(found.mean_square) == pytest.approx(expected, rel=1e-4)
+
+
+class _AlwaysDropout(nn.Module):
+    """The functional dropout, which nobody has told of eval mode."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.dropout(inputs)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4, track_running_stats=False), _AlwaysDropout()])
+def test_samples_that_change_one_another_have_no_jacobian(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.Flatten(), nn.Linear(64, 2))
+    with pytest.raises(weight_decay.UserError, match="change with the samples beside it"):
+        weight_decay.jacobian_norm(model, torch.randn(5, 3, 6, 6))
+
+
+def test_an_ema_of_a_layer_that_was_replaced_is_refused() -> None:
+    """A new head would be given the old one's average."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    ema = weight_decay.EMA(model, 0.5)
+    model[1] = nn.Linear(4, 2)
+    ema.update()
+    with pytest.raises(weight_decay.UserError, match="other parameters now"):
+        ema.model()

@@ -36,8 +36,14 @@ class EMA:
         one pass, because those of the training model belong to other weights. `()` keeps the training model's.
         The next call overwrites the copy that this one returned.
 
-        Raises UserError if the model has batch norm and `batches` is None.
+        Raises UserError if the model has batch norm and `batches` is None, and if it has other parameters than those
+        that were averaged.
         """
+        if not self._averages.are_of(self._source):
+            raise UserError(
+                "EMA.model: the model has other parameters now than when the EMA was made, which has averaged the old "
+                "ones; make the EMA after layers are replaced."
+            )
         average = self._averages.model_for(self.decay)
         if batches is None:
             if any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in average.modules()):

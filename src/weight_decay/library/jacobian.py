@@ -58,11 +58,12 @@ def jacobian_norm(
       "estimate": from `draws` backward passes with random signs, unbiased for `mean_square`, any network.
       "auto": exact for at most 1,000 outputs per sample, else the estimate.
 
-    The samples must not influence one another (as in eval mode they do not, unless batch norm keeps no statistics).
+    The samples must not influence one another (as in eval mode they do not, unless batch norm keeps no statistics);
+    of the first two it is checked.
     Modes, gradients, buffers and the random streams are left as they were.
 
-    Raises UserError for an empty batch, a model without trainable parameters, or outputs that are not one row per
-    sample.
+    Raises UserError for an empty batch, a model without trainable parameters, outputs that are not one row per sample,
+    or that change with other samples.
     """
     if method not in ("auto", "exact", "estimate"):
         raise UserError(f'jacobian_norm: there is no method "{method}"; use "auto", "exact" or "estimate".')
@@ -73,7 +74,12 @@ def jacobian_norm(
     rows = _Rows(model, batch)
     samples = torch.arange(rows.count, device=next(model.parameters()).device)
     with eval_mode(model), torch.no_grad():
-        outputs = rows(samples[:1])
+        outputs, pair = rows(samples[:1]), rows(samples[:2])
+    if not _alike(outputs, pair[:1]):
+        raise UserError(
+            "jacobian_norm: a sample's outputs change with the samples beside it, so no sample has a Jacobian of its "
+            "own; let batch norm keep running statistics, or make the model deterministic in eval mode."
+        )
     if method == "estimate" or (method == "auto" and outputs.shape[1] > MOST_OUTPUTS):
         return _estimate(rows, samples.split(samples_at_once), draws, seed)
     if _by_layers(rows, samples):
@@ -81,6 +87,12 @@ def jacobian_norm(
         return Jacobian(norm.mean_square, norm.mean_norm, norm.per_sample_square, None, "by layers")
     squares = torch.stack([_sample_square(rows, sample) for sample in samples.split(1)])
     return Jacobian(squares.mean(), squares.sqrt().mean(), squares, None, "by samples")
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two rows of outputs are the same but for rounding."""
+    tolerance = 0.02 if one.dtype in (torch.float32, torch.float64) else 0.1
+    return bool((one - other).norm() <= tolerance * one.norm()) or not bool(one.isfinite().all())
 
 
 class _Rows(nn.Module):

@@ -99,6 +99,10 @@ class Averages:
         """Return the averaged weights themselves, in the order of `model.parameters()`."""
         return self._weights[self.decays.index(decay)]
 
+    def are_of(self, model: nn.Module) -> bool:
+        """Whether what is averaged are the model's parameters, the objects themselves."""
+        return [id(p) for p in model.parameters()] == [id(p) for p in self._shadow.parameters]
+
     def model_for(self, decay: float) -> nn.Module:
         """Return a model in eval mode with the averaged weights, rounded to the model's dtype.
 
