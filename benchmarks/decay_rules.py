@@ -22,7 +22,7 @@ from _timed import timed
 from weight_decay.config.registry import OPTIMIZERS
 from weight_decay.config.schema import build_dataclass
 from weight_decay.experiments.catalog import read_option
-from weight_decay.models.gpt import GPT
+from weight_decay.models.gpt import GPT, Sizes
 from weight_decay.models.resnet import PreActResNet
 from weight_decay.optim.decay import DecayRule, decay_groups
 from weight_decay.optim.decay_kinds.cautious import Cautious
@@ -104,7 +104,7 @@ def compare(kind: str, device: torch.device, arguments: argparse.Namespace) -> N
 def language(device: torch.device, arguments: argparse.Namespace) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
     """A GPT and its loss on random tokens."""
     context = 256
-    model = GPT(6, 6, arguments.width, context, 2048, qk_norm=False, attention="auto").to(device)
+    model = GPT(Sizes(6, 6, arguments.width, context, 2048), qk_norm=False, attention="auto").to(device)
     model.initialise(torch.Generator().manual_seed(0))
     tokens = torch.randint(2048, (arguments.tokens // context, context), device=device)
     return model, lambda: model.loss(tokens, tokens)

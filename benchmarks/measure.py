@@ -12,7 +12,7 @@ import torch
 
 import weight_decay
 from _timed import timed
-from weight_decay.models.gpt import GPT
+from weight_decay.models.gpt import GPT, Sizes
 
 GOAL = 0.03
 
@@ -29,10 +29,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
-    model = GPT(
-        layers=arguments.layers, heads=arguments.width // 64, width=arguments.width, context=arguments.context,
-        vocabulary=arguments.vocabulary,
-    ).to(device)  # fmt: skip
+    width = arguments.width
+    sizes = Sizes(arguments.layers, width // 64, width, arguments.context, arguments.vocabulary)
+    model = GPT(sizes).to(device)
     model.initialise(torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(weight_decay.decay_groups(model, 0.1, "except_norms"), lr=1e-4, fused=True)
     tokens = torch.randint(0, arguments.vocabulary, (arguments.batch, arguments.context + 1), device=device)

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import regex
 import tiktoken
 
-from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.openwebtext import Preparation, prepare
 from weight_decay.data.text.python_text import library_sources
 from weight_decay.data.text.sources import find_text
 
@@ -172,7 +172,8 @@ def main() -> int:
             middle = time.perf_counter()
             work.append(processor_seconds())
             source = find_text(folder / "source", "text")
-            ours = prepare(source, folder / f"ours{turn}", encoding, 0.01, 0, options.workers, "b", progress=False)
+            wanted = Preparation("b", encoding, 0.01)
+            ours = prepare(source, folder / f"ours{turn}", wanted, options.workers, progress=False)
             ended = time.perf_counter()
             work.append(processor_seconds())
             counted = sum(split["tokens"] for split in ours["fields"]["splits"].values())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from weight_decay.data.text.encodings import gpt2_encoding
 from weight_decay.data.text.fetch import fetch_dataset
-from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.openwebtext import Preparation, prepare
 from weight_decay.data.text.sources import find_text
 from weight_decay.errors import UserError
 
@@ -44,20 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     target = options.root / "openwebtext"
     try:
         # First, because it fails at once without a network, and fetching the documents takes long.
-        encoding = gpt2_encoding(options.bpe)
+        wanted = Preparation("openwebtext", gpt2_encoding(options.bpe), options.validation_fraction, options.seed)
         if options.source is None:
             source = fetch_dataset(DATASET, options.text_column, options.revision)
         else:
             source = find_text(options.source, options.text_column)
-        manifest = prepare(
-            source,
-            target,
-            encoding,
-            options.validation_fraction,
-            options.seed,
-            options.workers,
-            name="openwebtext",
-        )
+        manifest = prepare(source, target, wanted, options.workers)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

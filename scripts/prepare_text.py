@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from weight_decay.data.text.encodings import bytes_encoding, gpt2_encoding
-from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.openwebtext import Preparation, prepare
 from weight_decay.data.text.sources import find_text
 from weight_decay.errors import UserError
 
@@ -39,15 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     options = parser.parse_args(arguments)
     try:
-        manifest = prepare(
-            find_text(options.source, options.text_column),
-            options.target,
+        wanted = Preparation(
+            options.target.resolve().name,
             bytes_encoding() if options.encoding == "bytes" else gpt2_encoding(options.bpe),
             options.validation_fraction,
             options.seed,
-            options.workers,
-            name=options.target.resolve().name,
         )
+        source = find_text(options.source, options.text_column)
+        manifest = prepare(source, options.target, wanted, options.workers)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

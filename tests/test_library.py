@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import weight_decay
-from weight_decay.models.gpt import GPT
+from weight_decay.models.gpt import GPT, Sizes
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -155,7 +155,7 @@ def test_ema_reestimates_batch_norm() -> None:
 def test_nanogpts_loop() -> None:
     """Warm-up and cosine, clipping, accumulation, decay on matrices: as nanoGPT's train.py does it, written afresh."""
     torch.manual_seed(0)
-    model = GPT(layers=1, heads=2, width=16, context=8, vocabulary=32)
+    model = GPT(Sizes(1, 2, 16, 8, 32))
     model.initialise(torch.Generator().manual_seed(0))
     groups = weight_decay.decay_groups(model, 0.1, "matrices")
     optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 from weight_decay.errors import UserError
 from weight_decay.models.attention import BACKENDS, CausalSelfAttention, check_attention_backend
-from weight_decay.models.gpt import GPT
+from weight_decay.models.gpt import GPT, Sizes
 
 CPU = torch.device("cpu")
 
 
 def small_gpt(**options: object) -> GPT:
-    model = GPT(layers=2, heads=4, width=32, context=24, vocabulary=40, init_std=0.4, **options)  # type: ignore[arg-type]
+    model = GPT(Sizes(2, 4, 32, 24, 40), init_std=0.4, **options)  # type: ignore[arg-type]
     model.initialise(torch.Generator().manual_seed(0))
     return model
 

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weight_decay.errors import UserError
-from weight_decay.models.gpt import GPT
+from weight_decay.models.gpt import GPT, Sizes
 
 TINY = {"layers": 2, "heads": 4, "width": 32, "context": 16, "vocabulary": 50}
 
 
 def tiny(seed: int = 0, **options: object) -> GPT:
-    model = GPT(**{**TINY, **options})  # type: ignore[arg-type]
+    sizes = Sizes(**{name: options.pop(name, size) for name, size in TINY.items()})  # type: ignore[arg-type]
+    model = GPT(sizes, **options)  # type: ignore[arg-type]
     model.initialise(torch.Generator().manual_seed(seed))
     return model
 
@@ -26,7 +27,7 @@ def some_tokens(batch: int = 3, length: int = 16, seed: int = 1) -> Tensor:
 
 def meta_gpt(*sizes: int, **options: object) -> GPT:
     with torch.device("meta"):
-        return GPT(*sizes, **options)  # type: ignore[arg-type]
+        return GPT(Sizes(*sizes), **options)  # type: ignore[arg-type]
 
 
 def test_parameter_counts_are_those_of_the_paper_and_of_gpt2() -> None:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weight_decay.errors import UserError
-from weight_decay.models.gpt import GPT
+from weight_decay.models.gpt import GPT, Sizes
 from weight_decay.models.linear_cross_entropy import chunk_rows, linear_cross_entropy
 
 
@@ -82,7 +82,7 @@ def test_second_derivatives_are_refused_rather_than_wrong() -> None:
 
 
 def small_gpt(tied: bool) -> GPT:
-    model = GPT(layers=1, heads=2, width=16, context=12, vocabulary=37, tied=tied, init_std=0.2).double()
+    model = GPT(Sizes(1, 2, 16, 12, 37), tied=tied, init_std=0.2).double()
     model.initialise(torch.Generator().manual_seed(0))
     return model
 
@@ -117,7 +117,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_a_chunked_loss_never_holds_the_batchs_logits() -> None:
-    model = GPT(layers=1, heads=2, width=16, context=64, vocabulary=2000)
+    model = GPT(Sizes(1, 2, 16, 64, 2000))
     model.initialise(torch.Generator().manual_seed(0))
     tokens = torch.randint(2000, (8, 64), generator=torch.Generator().manual_seed(1))
     with LargestTensor() as chunked:

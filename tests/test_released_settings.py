@@ -18,7 +18,7 @@ from weight_decay.config.identity import folder_name, to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.data.images.augment import crop_and_flip
 from weight_decay.data.images.image_set import ImageSet
-from weight_decay.data.images.stream import ImageStream
+from weight_decay.data.images.stream import ImageStream, Reading
 from weight_decay.errors import UserError
 from weight_decay.models.gpt import GPT
 from weight_decay.optim.averaging import EpochAverage
@@ -94,7 +94,10 @@ def test_augmentation_is_a_function_of_seed_and_step_however_the_batch_is_split(
 
 def test_a_stream_augments_alike_from_the_device_and_from_the_host() -> None:
     image_set = ImageSet(images(24).numpy(), np.arange(24) % 3, 3, "test", "train", "f")
-    streams = [ImageStream(image_set, 8, 5, CPU, resident=resident, augment=True) for resident in (True, False)]
+    streams = [
+        ImageStream(image_set, 8, 5, CPU, resident=resident, reading=Reading(augment=True))
+        for resident in (True, False)
+    ]
     plain = ImageStream(image_set, 8, 5, CPU)
     for step in (0, 4, 1):
         (here, labels), (there, _) = (stream.batch(step) for stream in streams)

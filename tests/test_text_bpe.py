@@ -23,7 +23,7 @@ from text_helpers import beside, load_tokens, write_jsonl
 from weight_decay.config.text import BYTES_VOCABULARY
 from weight_decay.data.text.encodings import bytes_encoding, gpt2_encoding
 from weight_decay.data.text.files import SPLITS, TokenSet
-from weight_decay.data.text.openwebtext import encode, prepare
+from weight_decay.data.text.openwebtext import Preparation, encode, prepare
 from weight_decay.data.text.python_text import library_sources
 from weight_decay.data.text.sources import find_text
 from weight_decay.errors import UserError
@@ -71,7 +71,9 @@ def test_prepared_python_sources_have_the_tokens_of_transformers(files: Path, tm
     texts = documents(1_000_000) + ODD
     source = write_jsonl(tmp_path / "texts.jsonl", texts)
     encoding = gpt2_encoding(files)
-    manifest = prepare(find_text(source, "text"), tmp_path / "out", encoding, 0.1, 0, 1, "mine", 200_000, False)
+    manifest = prepare(
+        find_text(source, "text"), tmp_path / "out", Preparation("mine", encoding, 0.1), 1, 200_000, False
+    )
     assert manifest["fields"]["empty_documents"] == 1
     found = {}
     for split in SPLITS:
@@ -150,10 +152,10 @@ MEASURED = """
 import sys, resource
 from pathlib import Path
 from weight_decay.data.text.encodings import gpt2_encoding
-from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.openwebtext import Preparation, prepare
 from weight_decay.data.text.sources import find_text
 source, target, files = map(Path, sys.argv[1:])
-prepare(find_text(source, "text"), target, gpt2_encoding(files), 0.1, 0, 1, "mine", 1 << 20, False)
+prepare(find_text(source, "text"), target, Preparation("mine", gpt2_encoding(files), 0.1), 1, 1 << 20, False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

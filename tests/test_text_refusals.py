@@ -16,7 +16,7 @@ import tiktoken
 from text_helpers import run, small_encoding, some_texts, write_jsonl
 from weight_decay.data.text.encodings import gpt2_encoding
 from weight_decay.data.text.fetch import fetch_dataset
-from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.openwebtext import Preparation, prepare
 from weight_decay.data.text.sources import find_text
 from weight_decay.errors import UserError
 
@@ -68,16 +68,16 @@ def test_empty_or_missing_sources_and_bad_arguments_are_refused(tmp_path: Path) 
         find_text(tmp_path / "texts.pdf", "text")
     source = find_text(write_jsonl(tmp_path / "two.jsonl", ["one", "two"]), "text")
     with pytest.raises(UserError, match=r"val split.*would be empty \(2 documents"):
-        prepare(source, tmp_path / "two", small_encoding(), 1e-9, 0, 1, "two", progress=False)
+        prepare(source, tmp_path / "two", Preparation("two", small_encoding(), 1e-9), progress=False)
     for fraction in (0.0, 1.0, -0.5):
         with pytest.raises(UserError, match="between 0 and 1"):
-            prepare(source, tmp_path / "two", small_encoding(), fraction, 0, 1, "two", progress=False)
+            Preparation("two", small_encoding(), fraction)
     with pytest.raises(UserError, match="at least 1, not 0"):
-        prepare(source, tmp_path / "two", small_encoding(), 0.5, 0, 0, "two", progress=False)
+        prepare(source, tmp_path / "two", Preparation("two", small_encoding(), 0.5), 0, progress=False)
     ranks = {bytes([byte]): byte for byte in range(256)}
     bare = tiktoken.Encoding("bare", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={})
     with pytest.raises(UserError, match=r"bare has no <\|endoftext\|> token"):
-        prepare(source, tmp_path / "two", bare, 0.5, 0, 1, "two", progress=False)
+        prepare(source, tmp_path / "two", Preparation("two", bare, 0.5), progress=False)
 
 
 def test_a_finished_folder_is_kept_and_never_overwritten(tmp_path: Path) -> None:

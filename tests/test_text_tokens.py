@@ -14,10 +14,12 @@ import torch
 
 from hunt.folders import damage
 from text_helpers import beside, load_tokens
+from weight_decay.data.text import stream as streams
 from weight_decay.data.text.files import SPLITS, SplitWriter, finish_folder
 from weight_decay.data.text.python_text import ensure_python_text
 from weight_decay.data.text.stream import FixedWindows, TokenSet, TokenStream, hold_out_windows
 from weight_decay.data.text.windows import SeededPermutation
+from weight_decay.device.distributed import Ranks
 from weight_decay.errors import UserError
 
 
@@ -51,8 +53,9 @@ def test_permutation_mixes_and_needs_no_memory_for_nine_billion() -> None:
 @pytest.mark.parametrize("resident_bytes", [1 << 30, 0], ids=["resident", "memory_map"])
 @pytest.mark.parametrize("sampling", ["with_replacement", "one_pass"])
 def test_batches_are_slices_of_the_text_and_pure_in_seed_and_step(
-    tmp_path: Path, sampling: str, resident_bytes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling: str, resident_bytes: int
 ) -> None:
+    monkeypatch.setattr(streams, "RESIDENT_BYTES", resident_bytes)
     # All 65,536 values of uint16, so that the sign bit of the int16 it is kept in is exercised.
     path = tmp_path / "tokens.bin"
     np.arange(65_536).astype("<u2").tofile(path)
@@ -60,7 +63,7 @@ def test_batches_are_slices_of_the_text_and_pure_in_seed_and_step(
     token_set = TokenSet(tokens, None, 65536, "counting", "train", "f0")
 
     def stream(seed: int) -> TokenStream:
-        return TokenStream(token_set, 16, 8, seed, "cpu", sampling, resident_bytes=resident_bytes)
+        return TokenStream(token_set, 16, 8, seed, "cpu", sampling)
 
     first = stream(5)
     for step in range(6):
@@ -81,14 +84,13 @@ def test_batches_are_slices_of_the_text_and_pure_in_seed_and_step(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("sampling", ["with_replacement", "one_pass"])
-def test_the_gpu_gets_the_same_windows(sampling: str) -> None:
-    token_set = counting_set(65_000)
-    streams = [
-        TokenStream(token_set, 16, 8, 5, device, sampling, resident_bytes=resident_bytes)
-        for device, resident_bytes in (("cpu", 1 << 30), ("cuda", 1 << 30), ("cuda", 0))
-    ]
+def test_the_gpu_gets_the_same_windows(monkeypatch: pytest.MonkeyPatch, sampling: str) -> None:
+    token_set, made = counting_set(65_000), []
+    for device, resident_bytes in (("cpu", 1 << 30), ("cuda", 1 << 30), ("cuda", 0)):
+        monkeypatch.setattr(streams, "RESIDENT_BYTES", resident_bytes)
+        made.append(TokenStream(token_set, 16, 8, 5, device, sampling))
     for step in (0, 1, 2, 3, 10, 4):
-        batches = [stream.batch(step) for stream in streams]
+        batches = [stream.batch(step) for stream in made]
         for inputs, targets in batches[1:]:
             assert inputs.device.type == targets.device.type == "cuda"
             assert torch.equal(inputs.cpu(), batches[0][0]) and torch.equal(targets.cpu(), batches[0][1])
@@ -98,12 +100,12 @@ def test_ranks_split_one_global_batch() -> None:
     token_set = counting_set(5000)
     for sampling in ("with_replacement", "one_pass"):
         whole = TokenStream(token_set, 10, 12, 1, "cpu", sampling)
-        parts = [TokenStream(token_set, 10, 12, 1, "cpu", sampling, rank, 3) for rank in range(3)]
+        parts = [TokenStream(token_set, 10, 12, 1, "cpu", sampling, Ranks(rank, 3)) for rank in range(3)]
         for step in (0, 7):
             joined = torch.cat([part.batch(step)[0] for part in parts])
             assert torch.equal(whole.batch(step)[0], joined)
     with pytest.raises(UserError, match="12 windows does not divide into 5"):
-        TokenStream(token_set, 10, 12, 1, "cpu", "one_pass", 0, 5)
+        TokenStream(token_set, 10, 12, 1, "cpu", "one_pass", Ranks(0, 5))
 
 
 @pytest.mark.parametrize("batch_size", [7, 9000])

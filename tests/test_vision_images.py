@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from weight_decay.data.images.image_set import RowView, seeded_order
-from weight_decay.data.images.stream import FixedImages, ImageSet, ImageStream
+from weight_decay.data.images.stream import FixedImages, ImageSet, ImageStream, Reading
+from weight_decay.device.distributed import Ranks
 from weight_decay.errors import UserError
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ def test_batch_is_pure_in_seed_and_step(resident: bool) -> None:
 def test_ranks_split_one_global_batch(resident: bool) -> None:
     toy = make_set(50)
     whole = ImageStream(toy, 12, 3, CPU)
-    ranks = [ImageStream(toy, 12, 3, CPU, resident, rank, 3) for rank in range(3)]
+    ranks = [ImageStream(toy, 12, 3, CPU, resident, Ranks(rank, 3)) for rank in range(3)]
     for step in (0, 4, 13):
         joined = torch.cat([stream.batch(step)[0] for stream in ranks])
         assert torch.equal(joined, whole.batch(step)[0])
@@ -105,7 +106,7 @@ def test_bad_stream_arguments() -> None:
     with pytest.raises(UserError, match="seed is -1"):
         ImageStream(toy, 8, -1, CPU)
     with pytest.raises(UserError, match="split over 3 ranks"):
-        ImageStream(toy, 8, 0, CPU, rank=0, ranks=3)
+        ImageStream(toy, 8, 0, CPU, ranks=Ranks(0, 3))
     with pytest.raises(UserError, match="batch of 0"):
         ImageStream(toy, 0, 0, CPU)
     with pytest.raises(ValueError, match="negative"):
@@ -195,21 +196,21 @@ def test_fixed_images_repeat_their_rows(fits: bool, limit: int | None, monkeypat
 
 def test_drop_last_ends_an_epoch_with_its_last_whole_batch() -> None:
     toy = make_set(20)
-    stream = ImageStream(toy, 8, 3, CPU, drop_last=True)
+    stream = ImageStream(toy, 8, 3, CPU, reading=Reading(drop_last=True))
     assert (stream.steps_per_epoch, stream.epoch(4)) == (2.0, 2.0)
     rows = rows_of(stream, 4)
     for epoch in range(2):
         order = seeded_order(3, epoch, 20)
         assert rows[16 * epoch : 16 * (epoch + 1)].tolist() == order[:16].tolist()
     with pytest.raises(UserError, match="do not fill one batch of 21"):
-        ImageStream(toy, 21, 3, CPU, drop_last=True)
+        ImageStream(toy, 21, 3, CPU, reading=Reading(drop_last=True))
 
 
 def test_the_order_of_training_images_is_a_choice() -> None:
     toy = make_set(12)
-    repeated = rows_of(ImageStream(toy, 4, 3, CPU, order="repeated"), 6)
+    repeated = rows_of(ImageStream(toy, 4, 3, CPU, reading=Reading(order="repeated")), 6)
     assert repeated[:12].tolist() == repeated[12:].tolist() == seeded_order(3, 0, 12).tolist()
-    assert rows_of(ImageStream(toy, 4, 3, CPU, order="stored"), 6).tolist() == [*range(12), *range(12)]
+    assert rows_of(ImageStream(toy, 4, 3, CPU, reading=Reading(order="stored")), 6).tolist() == [*range(12), *range(12)]
 
 
 def test_a_malformed_set_is_refused() -> None:

@@ -11,7 +11,7 @@ import tiktoken
 
 from weight_decay.config.registry import DATA
 from weight_decay.data.text.files import SPLITS, TokenSet, open_folder
-from weight_decay.data.text.openwebtext import prepare
+from weight_decay.data.text.openwebtext import Preparation, prepare
 from weight_decay.data.text.sources import find_text
 from weight_decay.data.where import folder_of
 
@@ -45,11 +45,8 @@ def run(source: Path, target: Path, workers: int = 1, piece_bytes: int = 4096, s
     return prepare(
         find_text(source, "text"),
         target,
-        small_encoding(),
-        0.2,
-        seed,
+        Preparation("mine", small_encoding(), 0.2, seed),
         workers,
-        "mine",
         piece_bytes,
         progress=False,
     )

@@ -68,6 +68,27 @@ class Block(nn.Module):
         return x
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How large a GPT is: layers, heads that divide the width, longest sequence in tokens, number of logits.
+
+    Raises UserError for a size below 1, or a number of heads that does not divide the width.
+    """
+
+    layers: int
+    heads: int
+    width: int
+    context: int
+    vocabulary: int
+
+    def __post_init__(self) -> None:
+        for name, size in vars(self).items():
+            if size < 1:
+                raise UserError(f"gpt: {name} must be at least 1, not {size}.")
+        if self.width % self.heads:
+            raise UserError(f"gpt: width {self.width} is not a multiple of heads {self.heads}.")
+
+
 class GPT(nn.Module):
     """GPT-2 with learned positions and, as in the paper, tied embeddings and no biases.
 
@@ -80,9 +101,7 @@ class GPT(nn.Module):
     and, only when not tied, `head.weight`. Every norm has `norm` in its name.
 
     Args:
-        layers, heads, width: size of the transformer; `heads` divides `width`.
-        context: longest sequence, in tokens.
-        vocabulary: number of logits.
+        sizes: of the transformer and its tables.
         bias: biases in linear layers and norms (the original GPT-2 has them, the paper does not).
         tied: the output layer is the token embedding.
         qk_norm: LayerNorm on queries and keys of each head.
@@ -92,16 +111,12 @@ class GPT(nn.Module):
         init_std: standard deviation of all other weights at the start.
 
     Raises:
-        UserError: a size below 1, a number of heads that does not divide the width, or an unknown backend.
+        UserError: an unknown backend.
     """
 
     def __init__(
         self,
-        layers: int,
-        heads: int,
-        width: int,
-        context: int,
-        vocabulary: int,
+        sizes: Sizes,
         bias: bool = False,
         tied: bool = True,
         qk_norm: bool = False,
@@ -110,31 +125,20 @@ class GPT(nn.Module):
         init_std: float = INITIAL_STD,
     ) -> None:
         super().__init__()
-        sizes = {
-            "layers": layers,
-            "heads": heads,
-            "width": width,
-            "context": context,
-            "vocabulary": vocabulary,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise UserError(f"gpt: {name} must be at least 1, not {size}.")
-        if width % heads:
-            raise UserError(f"gpt: width {width} is not a multiple of heads {heads}.")
+        width = sizes.width
         check_attention_name(attention)
-        self.context = context
+        self.context = sizes.context
         self.attention: AttentionBackend = attention
         self.scale_residual_init = scale_residual_init
         self.init_std = init_std
-        self._head_width = width // heads
+        self._head_width = width // sizes.heads
         self._taps: Taps | None = None
 
-        self.token_embedding = nn.Embedding(vocabulary, width)
-        self.position_embedding = nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(Block(width, heads, bias, qk_norm) for _ in range(layers))
+        self.token_embedding = nn.Embedding(sizes.vocabulary, width)
+        self.position_embedding = nn.Embedding(sizes.context, width)
+        self.blocks = nn.ModuleList(Block(width, sizes.heads, bias, qk_norm) for _ in range(sizes.layers))
         self.final_norm = nn.LayerNorm(width, bias=bias)
-        self.head = None if tied else nn.Linear(width, vocabulary, bias=False)
+        self.head = None if tied else nn.Linear(width, sizes.vocabulary, bias=False)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -280,11 +284,7 @@ class GPTModel(ModelConfig):
     def build(self, data: TokenData) -> GPT:
         """The network for the context and vocabulary of `data`."""
         return GPT(
-            self.layers,
-            self.heads,
-            self.width,
-            data.context,
-            data.vocabulary,
+            Sizes(self.layers, self.heads, self.width, data.context, data.vocabulary),
             tied=self.tied,
             qk_norm=self.qk_norm,
             attention=self.attention,

@@ -16,7 +16,7 @@ from weight_decay.config.groups import ImageData
 from weight_decay.config.run import RunConfig
 from weight_decay.data.images.image_set import ImageSet, seeded_order
 from weight_decay.data.images.resident import hold
-from weight_decay.data.images.stream import FixedImages, ImageStream, epoch_samples
+from weight_decay.data.images.stream import FixedImages, ImageStream, Reading, epoch_samples
 from weight_decay.device.choose import autocast, weight_dtype
 from weight_decay.device.distributed import current
 from weight_decay.device.memory import in_pieces
@@ -207,9 +207,7 @@ def build(config: RunConfig, device: torch.device) -> Regime:
         config.batch_size,
         stream_seed(config.seed, "data"),
         device,
-        drop_last=data.drop_last,
-        order=data.order,
-        augment=data.augment,
+        reading=Reading(data.drop_last, data.order, data.augment),
     )
     described = {
         "name": train.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,14 +13,32 @@ import torch
 from weight_decay.data.images.augment import crop_and_flip
 from weight_decay.data.images.image_set import ImageSet, seeded_order
 from weight_decay.data.images.resident import fits_on_device, resident_copy
+from weight_decay.device.distributed import Ranks
 from weight_decay.device.memory import pinned, to_device
 from weight_decay.errors import UserError
 
-__all__ = ["FixedImages", "ImageSet", "ImageStream", "fits_on_device"]
+__all__ = ["FixedImages", "ImageSet", "ImageStream", "Reading", "fits_on_device"]
 
 _PREFETCH_DEPTH = 2
 
 Order = Literal["shuffled", "repeated", "stored"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an epoch of images is read.
+
+    drop_last: no batch straddles epochs.
+    order: "shuffled" anew for every epoch, "repeated": one permutation for all of them, or "stored".
+    augment: crop and flip the images at random; see `crop_and_flip`.
+    """
+
+    drop_last: bool = False
+    order: Order = "shuffled"
+    augment: bool = False
+
+
+_ALONE, _SHUFFLED = Ranks(), Reading()
 
 
 class ImageStream:
@@ -37,13 +56,11 @@ class ImageStream:
         device: where batches appear.
         resident: keep all images on the device; None decides by `fits_on_device`. It changes
             speed alone: otherwise a background thread gathers the next batches from the array.
-        drop_last: no batch straddles epochs.
-        augment: crop and flip the images at random; see `crop_and_flip`.
-        order: "shuffled" anew for every epoch, "repeated": one permutation for all of them, or "stored".
-        rank, ranks: this process takes the rank-th of `ranks` equal contiguous pieces of each batch.
+        ranks: this process takes the rank-th of so many equal contiguous pieces of each batch.
+        reading: order, ends of epochs, augmentation.
 
     Raises:
-        UserError: a negative seed, a batch size below 1 or not a multiple of `ranks`, or with `drop_last` above the
+        UserError: a negative seed, a batch size below 1 or not a multiple of the ranks, or with `drop_last` above the
             size of the set.
     """
 
@@ -54,23 +71,20 @@ class ImageStream:
         seed: int,
         device: torch.device,
         resident: bool | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-        drop_last: bool = False,
-        order: Order = "shuffled",
-        augment: bool = False,
+        ranks: Ranks = _ALONE,
+        reading: Reading = _SHUFFLED,
     ):
         if seed < 0:
             raise UserError(f"The data seed is {seed}; choose one that is not negative.")
-        if batch_size < 1 or batch_size % ranks:
-            raise UserError(f"A batch of {batch_size} cannot be split over {ranks} ranks; choose a multiple.")
-        if not 0 <= rank < ranks:
-            raise ValueError(f"rank {rank} of {ranks}")
+        if batch_size < 1 or batch_size % ranks.count:
+            raise UserError(f"A batch of {batch_size} cannot be split over {ranks.count} ranks; choose a multiple.")
+        if not 0 <= ranks.rank < ranks.count:
+            raise ValueError(f"rank {ranks.rank} of {ranks.count}")
         self.image_set, self.batch_size, self.seed, self.device = image_set, batch_size, seed, device
-        self._share = batch_size // ranks
-        self._kept_order, self._augment = order, augment
-        self._epoch_samples = epoch_samples(len(image_set), batch_size, drop_last)
-        self._offset = rank * self._share
+        self._share = batch_size // ranks.count
+        self._kept_order, self._augment = reading.order, reading.augment
+        self._epoch_samples = epoch_samples(len(image_set), batch_size, reading.drop_last)
+        self._offset = ranks.rank * self._share
         self._orders: dict[int, torch.Tensor] = {}
         self._labels = torch.from_numpy(image_set.labels)
         copy = None if resident is False else resident_copy(image_set, device)

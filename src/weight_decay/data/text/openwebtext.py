@@ -90,31 +90,46 @@ def encode(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
         return encoding.encode_to_numpy(repaired, disallowed_special=())
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What is made of a source.
+
+    name: what the corpus is called in configs and tables.
+    encoding: the tokeniser; it needs an end-of-text token and ids below 65,536.
+    validation_fraction: share of the documents kept for validation, between 0 and 1; seed: chooses them.
+
+    Raises UserError if the share is none.
+    """
+
+    name: str
+    encoding: tiktoken.Encoding
+    validation_fraction: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.validation_fraction < 1.0:
+            raise UserError(f"the validation fraction must lie between 0 and 1, not {self.validation_fraction}.")
+
+
 def prepare(
     source: TextSource,
     target: Path,
-    encoding: tiktoken.Encoding,
-    validation_fraction: float,
-    seed: int,
-    workers: int,
-    name: str,
+    wanted: Preparation,
+    workers: int = 1,
     piece_bytes: int = PIECE_BYTES,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Tokenise a source into a folder that `load_tokens` reads, and return its manifest.
 
     Each document is tokenised by itself, followed by the end-of-text token, and belongs to `val` with
-    probability `validation_fraction`, by a hash of its position and `seed`. Running the same command
+    probability `wanted.validation_fraction`, by a hash of its position and `wanted.seed`. Running the same command
     again goes on where it was interrupted, or returns the finished manifest at once.
 
     Args:
         source: the documents (`find_text`, `fetch_dataset`).
         target: the folder to make.
-        encoding: the tokeniser; it needs an end-of-text token and ids below 65,536.
-        validation_fraction: share of the documents kept for validation, between 0 and 1.
-        seed: chooses them.
+        wanted: what to make of them.
         workers: processes; the result does not depend on it.
-        name: what the corpus is called in configs and tables.
         piece_bytes: size of a piece of work; the tokens do not depend on it.
         progress: whether to draw a progress bar.
 
@@ -122,17 +137,15 @@ def prepare(
         UserError: bad arguments, a damaged or empty source, a target that holds something else or
             is being written by another process, or a worker that was killed.
     """
-    if not 0.0 < validation_fraction < 1.0:
-        raise UserError(f"the validation fraction must lie between 0 and 1, not {validation_fraction}.")
     if workers < 1:
         raise UserError(f"the number of worker processes must be at least 1, not {workers}.")
     plan = {
-        "name": name,
+        "name": wanted.name,
         "source": source.describe(),
         "text_column": source.text_column,
-        "encoding": describe_encoding(encoding),
-        "validation_fraction": validation_fraction,
-        "seed": seed,
+        "encoding": describe_encoding(wanted.encoding),
+        "validation_fraction": wanted.validation_fraction,
+        "seed": wanted.seed,
     }
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     parts = target / ".parts"
@@ -146,10 +159,10 @@ def prepare(
     with _lock(parts):
         _compare_plan(parts / "plan.json", plan | {"piece_bytes": piece_bytes})
         pieces = source.pieces(piece_bytes)
-        job = _Job(source, encoding, validation_fraction, seed, parts)
+        job = _Job(source, wanted.encoding, wanted.validation_fraction, wanted.seed, parts)
         _write_shards(job, pieces, workers, progress)
         fields = {key: value for key, value in plan.items() if key != "source"}
-        fields |= {"plan": digest, "end_of_text": encoding.eot_token}
+        fields |= {"plan": digest, "end_of_text": wanted.encoding.eot_token}
         manifest = _join(job, len(pieces), target, fields)
         shutil.rmtree(parts)
     return manifest

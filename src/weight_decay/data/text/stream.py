@@ -22,14 +22,19 @@ from weight_decay.data.text.windows import (
     WindowIndex,
     hold_out_windows,
 )
+from weight_decay.device.distributed import Ranks
 from weight_decay.device.memory import pinned, to_device
 from weight_decay.errors import UserError
 
 __all__ = ["FixedWindows", "TokenSet", "TokenStream", "hold_out_windows", "seen_windows"]
 
 RESIDENT_BYTES = 1 << 30
+"""A corpus up to this size is copied to the device; of a larger one, read from its memory map, a thread prepares the
+next steps."""
+
 _PREFETCHED_STEPS = 2
 _ORDER_CHUNK = 8192
+_ALONE = Ranks()
 
 
 def _narrow(tokens: np.ndarray) -> Tensor:
@@ -76,9 +81,7 @@ class TokenStream:
         device: where batches are returned.
         sampling: "with_replacement" draws every window's start independently and uniformly (the
             paper's); "one_pass" takes each disjoint window exactly once, in a seeded permutation.
-        rank, ranks: this process takes the `rank`-th of `ranks` equal, contiguous parts of each batch.
-        resident_bytes: a corpus up to this size is copied to the device; a larger one is read from
-            its memory map, with a thread preparing the next steps.
+        ranks: this process takes the rank-th of so many equal, contiguous parts of each batch.
 
     Attributes:
         windows: number of disjoint windows, which is what `one_pass` can give and one epoch means.
@@ -95,25 +98,24 @@ class TokenStream:
         seed: int,
         device: torch.device | str,
         sampling: Literal["with_replacement", "one_pass"],
-        rank: int = 0,
-        ranks: int = 1,
-        resident_bytes: int = RESIDENT_BYTES,
+        ranks: Ranks = _ALONE,
     ) -> None:
         if sampling not in ("with_replacement", "one_pass"):
             raise UserError(f"sampling must be with_replacement or one_pass, not {sampling!r}.")
-        if batch_size < 1 or batch_size % ranks:
-            raise UserError(f"a batch of {batch_size} windows does not divide into {ranks} equal parts (ranks).")
+        if batch_size < 1 or batch_size % ranks.count:
+            raise UserError(f"a batch of {batch_size} windows does not divide into {ranks.count} equal parts (ranks).")
         self._tokens = token_set.tokens
         self._label = f"the {token_set.split} split of {token_set.name}"
         self.context, self._batch_size, self._seed, self._sampling = context, batch_size, seed, sampling
         self._device = torch.device(device)
-        self._part = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
+        share = batch_size // ranks.count
+        self._part = slice(ranks.rank * share, (ranks.rank + 1) * share)
         self._index = WindowIndex(token_set, context)
         self.windows = self._index.disjoint
         self._order = SeededPermutation(max(self.windows, 1), seed, TRAINING_STREAM)
         self._chunk: tuple[int, np.ndarray] | None = None
         self._resident = None
-        if token_set.tokens.nbytes <= resident_bytes:
+        if token_set.tokens.nbytes <= RESIDENT_BYTES:
             self._resident = _narrow(token_set.tokens).to(self._device)
             self._offsets = torch.arange(context + 1, device=self._device)
         self._read = _Prefetcher()

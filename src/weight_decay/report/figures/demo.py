@@ -94,7 +94,7 @@ def _over_training(tables: Tables, theme: Theme) -> Figure:
             curve(axis, rows_of_cell, "epoch", metric, color, label=name, factor=factor)
             averaged = f"ema/{metric}"
             if metric != "weights/norm" and not missing_metrics(rows_of_cell, [averaged]):
-                curve(axis, rows_of_cell, "epoch", averaged, color, line=DASHED, factor=factor, width=1.5)
+                curve(axis, rows_of_cell, "epoch", averaged, color, linestyle=DASHED, factor=factor, linewidth=1.5)
         if metric != "test/error":
             plain_log(axis)
         else:
@@ -154,14 +154,14 @@ def _under_training(tables: Tables, theme: Theme) -> Figure:
     for decay in strengths:
         rows = curves[curves[DECAY] == decay]
         curve(loss, rows, "step", "val/loss", colors[decay], label=f"λ = {decay:g}")
-        curve(loss, rows, "step", "ema/val/loss", colors[decay], line=DASHED, width=1.5)
+        curve(loss, rows, "step", "ema/val/loss", colors[decay], linestyle=DASHED, linewidth=1.5)
         curve(rate, rows[rows["step"] > 0], "step", "effective_lr/adamw", colors[decay], geometric=True)
         curve(norm, rows, "step", "weights/norm", colors[decay], geometric=True)
         if decay != strengths[0]:
             for metric, line in (("val/loss", "-"), ("ema/val/loss", DASHED)):
                 gap = paired_difference(curves, metric, DECAY, decay, strengths[0])
                 gaps.append((gap, metric))
-                curve(difference, gap, "step", metric, colors[decay], line=line)
+                curve(difference, gap, "step", metric, colors[decay], linestyle=line)
     difference.axhline(0, color=theme.series[1], linewidth=1.8)
     zoom(loss, [(curves, "val/loss"), (curves, "ema/val/loss")])
     zoom(difference, gaps, zero=True)

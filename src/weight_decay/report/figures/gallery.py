@@ -68,6 +68,18 @@ def embedded_png(image: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a page has beside its sections: CSS, JavaScript, and a closing sentence."""
+
+    style: str = ""
+    script: str = ""
+    closing: str = ""
+
+
+_PLAIN = Extras()
+
+
 def write_page(
     results: Path,
     target: Path,
@@ -75,32 +87,29 @@ def write_page(
     sections: list[Section],
     *,
     embedded: Callable[[Path], str] = embedded_png,
-    style: str = "",
-    script: str = "",
-    closing: str = "",
+    extras: Extras = _PLAIN,
 ) -> Path:
     """Write one HTML file that needs nothing else: no network, no other file, no script to be read.
 
     Images are embedded in both themes; each figure carries the command, data, scale, seeds, cost, commit
-    and run ids of the tables in `results` it was drawn from. `style`, `script` and `closing` (a sentence) are
-    added to the page's own. Returns `target`.
+    and run ids of the tables in `results` it was drawn from. `extras` are added to the page's own. Returns `target`.
     """
     body = "".join(_section(results, index, section, embedded) for index, section in enumerate(sections, start=1))
     links = "".join(
         f'<a href="#{_anchor(index, section)}">{escape(section.short or section.heading)}</a>'
         for index, section in enumerate(sections, start=1)
     )
-    more = f" {closing}" if closing else ""
+    more = f" {extras.closing}" if extras.closing else ""
     content = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{CSS}{style}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{CSS}{extras.style}</style>\n</head>\n<body>\n"
         f'<header><h1>{escape(title)}</h1><nav aria-label="Sections">{links}</nav></header>\n'
         f"<main>\n{_SYMBOLS}{body}</main>\n"
         "<footer>Every number and line on this page is computed from the tables in "
         f"<code>{escape(results.name)}/tables</code>.{escape(more)}</footer>\n"
-        f"<script>{SCRIPT}{script}</script>\n</body>\n</html>\n"
+        f"<script>{SCRIPT}{extras.script}</script>\n</body>\n</html>\n"
     )
     write_if_changed(target, content.encode("utf-8"))
     return target

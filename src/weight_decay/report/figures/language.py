@@ -156,7 +156,7 @@ def _ours(
         measured.append((whole, panel.metric))
         averaged = f"ema/{panel.metric}"
         if panel.metric.endswith("/loss") and not missing_metrics(part, [averaged]):
-            curve(axis, part, "step", averaged, color, line=DASHED, width=1.3)
+            curve(axis, part, "step", averaged, color, linestyle=DASHED, linewidth=1.3)
             measured.append((whole, averaged))
     if panel.logarithmic:
         plain_log(axis)

@@ -162,7 +162,7 @@ def _overview(tables: Tables, panels: list[tuple[str, str]], theme: Theme) -> Fi
             shown.append((rows, metric))
             averaged = f"ema/{metric}"
             if not missing_metrics(rows, [averaged]):
-                curve(axis, rows, "step", averaged, color, line=DASHED, width=1.3, geometric=logarithmic)
+                curve(axis, rows, "step", averaged, color, linestyle=DASHED, linewidth=1.3, geometric=logarithmic)
                 shown.append((rows, averaged))
         if logarithmic and all((rows[name].dropna() > 0).all() for rows, name in shown):
             plain_log(axis)

@@ -138,7 +138,7 @@ def _decay_kept(tables: Tables, theme: Theme) -> Figure:
     for index, (how, rows) in enumerate(shares.groupby("how")):
         color = theme.series[index % len(theme.series)]
         for line, (rate, part) in zip(lines, rows.groupby(LEARNING_RATE), strict=False):
-            curve(axis, part, "product", "kept", color, label=f"{how}, η = {rate:g}", line=line, marker="o")
+            curve(axis, part, "product", "kept", color, label=f"{how}, η = {rate:g}", linestyle=line, marker="o")
     axis.axvline(1 / 512, color=theme.muted, linewidth=1.0, linestyle=":")
     for level in (0, 1):
         axis.axhline(level, color=theme.muted, linewidth=0.8)

@@ -212,14 +212,21 @@ def shades(theme: Theme, count: int) -> list[str]:
 
 
 def curve(
-    axis: Axes, curves: pd.DataFrame, x: str, metric: str, color: str, *,
-    label: str = "_", line: LineStyle = "-", factor: float = 1.0, width: float = 1.8, marker: str = "",
+    axis: Axes,
+    curves: pd.DataFrame,
+    x: str,
+    metric: str,
+    color: str,
+    *,
+    factor: float = 1.0,
     geometric: bool = False,
-) -> None:  # fmt: skip
+    **line: Any,
+) -> None:
     """The mean of `metric` over seeds against `x`, with a band of ± 1 standard deviation; times `factor`.
 
     Few measurements get markers, so that nobody takes straight lines between them for a course. `geometric`: mean and
-    deviation of the logarithm, for logarithmic axes, where a band must not reach below 0.
+    deviation of the logarithm, for logarithmic axes, where a band must not reach below 0. `line`: as matplotlib's
+    `plot` takes it.
     """
     if geometric and metric in curves and (curves[metric].dropna() > 0).all():
         drawn = band(curves.assign(**{metric: np.log(curves[metric])}), x, metric)
@@ -229,11 +236,9 @@ def curve(
         drawn = band(curves, x, metric)
         mean = drawn["mean"] * factor
         low, high = mean - drawn["std"] * factor, mean + drawn["std"] * factor
-    few = len(drawn) <= FEW
-    axis.plot(
-        drawn[x], mean, linestyle=line, color=color, label=label, linewidth=width,
-        marker=marker or ("o" if few else ""), markersize=3.5 if few and not marker else None,
-    )  # fmt: skip
+    if len(drawn) <= FEW and not line.get("marker"):
+        line |= {"marker": "o", "markersize": 3.5}
+    axis.plot(drawn[x], mean, color=color, **{"label": "_", "linewidth": 1.8, **line})
     if (high > low).any():
         axis.fill_between(drawn[x], low, high, color=color, alpha=0.18, linewidth=0)
 

@@ -89,9 +89,9 @@ def _against_epochs(results: Path, tables: Tables, panels: list[Panel], theme: T
                     "epoch",
                     f"ema/{panel.metric}",
                     color,
-                    line=DASHED,
+                    linestyle=DASHED,
                     factor=panel.factor,
-                    width=1.4,
+                    linewidth=1.4,
                 )
         drop = rate_drop(curves)
         if drop is not None:
@@ -229,7 +229,7 @@ def _dataset_size(results: Path, tables: Tables, theme: Theme) -> Figure:
                 color,
                 label=label,
                 factor=100,
-                line=line,
+                linestyle=line,
                 marker="o",
             )
         points = reference(results, "1", f"{metric}_error")

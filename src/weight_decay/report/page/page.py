@@ -17,7 +17,7 @@ from weight_decay.report.claims.paper import SCALES, judged_claims
 from weight_decay.report.claims.verdict import DECIDED, Result, Verdict
 from weight_decay.report.figures.demo import DrawnFigure
 from weight_decay.report.figures.forest import forest
-from weight_decay.report.figures.gallery import Section, write_page
+from weight_decay.report.figures.gallery import Extras, Section, write_page
 from weight_decay.report.figures.paper import DEMO, FIGURES, draw_experiments, own_experiments
 from weight_decay.report.page.claims import claims_html, count_line, paper_order, scale_order
 from weight_decay.report.page.style import CLAIMS_CSS, SORT_SCRIPT
@@ -95,10 +95,8 @@ def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
     ]
     if missing or refused or report.without_figure:
         sections.append(_absent(report))
-    write_page(
-        results, target, TITLE, sections,
-        embedded=embedded_webp, style=CLAIMS_CSS + advise.CSS, script=SORT_SCRIPT + advise.script(), closing=_CLOSING,
-    )  # fmt: skip
+    extras = Extras(CLAIMS_CSS + advise.CSS, SORT_SCRIPT + advise.script(), _CLOSING)
+    write_page(results, target, TITLE, sections, embedded=embedded_webp, extras=extras)
     return report
 
 
