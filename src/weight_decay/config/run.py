@@ -23,12 +23,12 @@ from weight_decay.config.groups import (
     ImageData,
     ModelConfig,
     OptimizerConfig,
-    PrecisionConfig,
     TrackingConfig,
     TwoPhaseSchedule,
     WarmupCosineSchedule,
 )
 from weight_decay.config.measurements import AveragingConfig, ProbeConfig
+from weight_decay.config.precision import PrecisionConfig
 from weight_decay.config.registry import DATA, DECAY_KINDS, MODELS, OPTIMIZERS
 from weight_decay.config.schema import EXECUTION, build_dataclass, check_seed, check_size, require
 from weight_decay.config.span import Span

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from weight_decay.config.groups import PrecisionConfig
+from weight_decay.config.precision import PrecisionConfig
 from weight_decay.config.schema import EXECUTION, check_name, check_seed, check_size, off, require
 from weight_decay.config.span import Span
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from weight_decay.config.groups import PrecisionConfig
+from weight_decay.config.precision import PrecisionConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.device.distributed import device_of_rank, launched_together
 from weight_decay.device.traits import traits

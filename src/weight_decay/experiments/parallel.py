@@ -11,8 +11,8 @@ from multiprocessing.process import BaseProcess
 from weight_decay.device.workers import environment_of_worker
 from weight_decay.experiments.plan import Plan
 from weight_decay.runs.progress import Display, Slot, draw_elsewhere
-from weight_decay.training.run import Outcome
 from weight_decay.training.stopping import stop_requests
+from weight_decay.training.stretch import Outcome
 
 WORDS = {"skipped": "already done", "busy": "running elsewhere"}
 """What a worker says of cells that others have made or have."""

@@ -30,8 +30,9 @@ from weight_decay.runs.progress import tell
 from weight_decay.tasks.choose import check_data, data_fingerprint
 from weight_decay.training.build import check
 from weight_decay.training.matched import ReferenceMissingError
-from weight_decay.training.run import Outcome, run
+from weight_decay.training.run import run
 from weight_decay.training.stopping import stop_requests
+from weight_decay.training.stretch import Outcome
 
 FAILED, ELSEWHERE, INTERRUPTED = 1, 3, 130
 _SEVERITY = (0, ELSEWHERE, FAILED, 2, INTERRUPTED)

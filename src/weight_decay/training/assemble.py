@@ -25,7 +25,7 @@ from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.tasks.regime import Regime
-from weight_decay.training.build import build_model, build_optimizer, build_schedule, decayed_parameters
+from weight_decay.training.build import build_model, build_optimizer, build_schedule, decayed_parameters, penalty_of
 from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.course import Course, Telling
 from weight_decay.training.loop import Training
@@ -145,7 +145,8 @@ def _window(window: Window, clock: Clock) -> Factor:
 def build_segment(config: RunConfig, regime: Regime, training: Training, course: Course, telling: Telling) -> Segment:
     """The stretch of training along a course, of a run or of one of its branches."""
     monitor = divergence_monitor(config, regime.clock, course.first, course.last)
-    return Segment(config, training, course, cadence(config, regime, course), monitor, telling)
+    penalty = penalty_of(config, training.model) if config.probes.regularised_loss else None
+    return Segment(config, training, course, cadence(config, regime, course), monitor, telling, penalty)
 
 
 def divergence_monitor(config: RunConfig, clock: Clock, first: int, last: int) -> DivergenceMonitor:

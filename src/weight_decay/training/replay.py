@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from weight_decay.config.groups import PrecisionConfig
+from weight_decay.config.precision import PrecisionConfig
 from weight_decay.config.run import RunConfig
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.build import build_model, build_optimizer, build_schedule, decayed_parameters

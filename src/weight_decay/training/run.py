@@ -9,7 +9,6 @@ import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 import yaml
@@ -37,8 +36,7 @@ from weight_decay.training.provenance import Origin, environment, provenance, st
 from weight_decay.training.record import Mirror, recorder, speaker, write_summary
 from weight_decay.training.replay import replay_event
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
-
-Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
+from weight_decay.training.stretch import Outcome
 
 
 def run(config: RunConfig, labels: Labels) -> Outcome:

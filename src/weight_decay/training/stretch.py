@@ -17,7 +17,6 @@ from weight_decay.probes.spikes import SpikeScore, SpikeScores
 from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.runs.folder import ForeignFolderError
 from weight_decay.training import checkpoint
-from weight_decay.training.build import penalty_of
 from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.course import Course, Telling
 from weight_decay.training.loop import Event, Training, train
@@ -26,6 +25,8 @@ from weight_decay.training.provenance import stretches_after
 from weight_decay.training.saving import Saver
 
 Status = Literal["completed", "diverged", "interrupted"]
+Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
+"""How a stretch of training ended, and what came of a call of `run`."""
 
 
 class BranchInterruptedError(Exception):
@@ -39,6 +40,8 @@ class _DivergedError(Exception):
 class Segment:
     """Trains along a course with logging, evaluation, probes, checkpoints and divergence watch.
 
+    penalty: what the decay adds to the loss for λ = 1, of a model; None if nobody asks.
+
     `train` gives the status; `resume` first goes back to the newest whole checkpoint in the folder, if there is one.
     """
 
@@ -50,6 +53,7 @@ class Segment:
         cadence: Cadence,
         monitor: DivergenceMonitor,
         telling: Telling,
+        penalty: Callable[[torch.nn.Module], torch.Tensor] | None,
     ) -> None:
         self.training, self.course, self._cadence = training, course, cadence
         self.recorder, self.progress, self._say = telling.recorder, telling.progress, telling.say
@@ -66,9 +70,7 @@ class Segment:
         self._mark = self._saved_at = time.monotonic()
         self._aside = 0.0
         self._stabilisation = StabilisationLevel()
-        self._measurements = measurements = Measurements(
-            training, config.probes, penalty_of(config, training.model) if config.probes.regularised_loss else None
-        )
+        self._measurements = measurements = Measurements(training, config.probes, penalty)
         self._parts: dict[str, Any] = {
             "model": training.model,
             "optimizer": training.optimizer,
