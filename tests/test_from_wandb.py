@@ -51,7 +51,7 @@ class Stored:
             latest.update(row)
         return {**latest, **self.summary}
 
-    def scan_history(self, page_size: int = 1000) -> Iterator[dict[str, Any]]:
+    def scan_history(self, page_size: int = 1000, use_cache: bool = True) -> Iterator[dict[str, Any]]:
         return iter(self.history.values())
 
 
@@ -116,7 +116,7 @@ def test_the_stand_in_has_the_shape_of_wandbs_own_api() -> None:
     from wandb.apis.public import Run as ApiRun
 
     assert {"path", "order", "lazy"} <= set(inspect.signature(Api.runs).parameters)
-    assert "page_size" in inspect.signature(ApiRun.scan_history).parameters
+    assert {"page_size", "use_cache"} <= set(inspect.signature(ApiRun.scan_history).parameters)
     for name in ("id", "config", "summary_metrics"):
         assert isinstance(inspect.getattr_static(ApiRun, name), property)
 

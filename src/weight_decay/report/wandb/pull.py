@@ -189,7 +189,8 @@ def _write_run(run: Any, cell: Cell, experiment: Experiment) -> None:
 def _rows(run: Any) -> Iterable[dict[str, Any]]:
     """The history as lines of metrics.jsonl: W&B's own columns and what it fills up with null left out."""
     try:
-        for row in run.scan_history(page_size=PAGE):
+        # wandb keeps the files of a history by the run's name alone, and a run that was made again has the same.
+        for row in run.scan_history(page_size=PAGE, use_cache=False):
             line = {name: value for name, value in row.items() if not name.startswith("_") and value is not None}
             yield {name: None if _not_finite(value) else value for name, value in line.items()}
     except Exception as error:
