@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 DEMO := results/demo
 
-.PHONY: help install demo test lint format docs release-check benchmark clean-demo data-cifar5m data-tiny-imagenet data-openwebtext data-text \
+.PHONY: help install demo test test-wheels lint format docs release-check benchmark clean-demo data-cifar5m data-tiny-imagenet data-openwebtext data-text \
   sweep status watch claims figures report verify sync dashboard test-cluster soak hunt gpu-check gpu-bundle
 
 help: ## this list, from the targets' own lines
@@ -48,6 +48,11 @@ docs: install ## the site, in site/: pages, every experiment, reference; strict,
 
 release-check: docs ## is this ready to be released: version, wheel, metadata, licences, site, notebooks
 	@$(BIN)/python scripts/release_check.py $(PIECES)
+
+# Each Python gets an environment of its own, 6 GB; in WHEELS=FOLDER it stays for the next time.
+test-wheels: install ## the wheel, installed with all extras for other Pythons and tested there: PYTHONS="python3.12 python3.13" [WHEELS=FOLDER]
+	@test -n "$(PYTHONS)" || { echo 'make test-wheels: say which: PYTHONS="python3.12 python3.13"' >&2; exit 2; }
+	@$(BIN)/python scripts/test_wheels.py $(PYTHONS) $(if $(WHEELS),--folder "$(WHEELS)")
 
 benchmark: install ## every benchmark in benchmarks/, each prints ratios measured side by side
 	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

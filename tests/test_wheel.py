@@ -1,9 +1,13 @@
-"""The wheel: built here, installed where no checkout is in sight, and run in an empty folder."""
+"""The wheel: built here, installed where no checkout is in sight, and run in an empty folder.
+
+With WEIGHT_DECAY_WHEEL_PYTHON it is tried as it is installed for that Python, which `make test-wheels` does first.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +20,8 @@ import pytest
 import weight_decay
 
 ROOT = Path(__file__).resolve().parents[1]
+ELSEWHERE = os.environ.get("WEIGHT_DECAY_WHEEL_PYTHON")
+"""The interpreter of an environment that has the wheel and all its extras; else the one that runs the tests."""
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +39,36 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel's files alone; the other packages are those that the tests run with."""
-    folder = tmp_path_factory.mktemp("installed")
+    """A folder with the files of the wheel: unpacked beside the packages of the tests, or where pip has put them."""
+    if ELSEWHERE is None:
+        folder = tmp_path_factory.mktemp("installed")
+        with zipfile.ZipFile(wheel) as file:
+            file.extractall(folder)
+        return folder
+    told = subprocess.run(
+        [ELSEWHERE, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder = Path(told.stdout.strip())
     with zipfile.ZipFile(wheel) as file:
-        file.extractall(folder)
+        for name in file.namelist():
+            if name.startswith("weight_decay/"):
+                assert (folder / name).read_bytes() == file.read(name), f"{ELSEWHERE} has another {name}"
     return folder
 
 
 def python(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Python with the wheel and the packages, and no trace of the checkout: no .pth file of an editable install."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("WEIGHT_DECAY", "PYTHON"))}
-    environment["PYTHONPATH"] = os.pathsep.join([str(installed), sysconfig.get_path("purelib")])
     environment["OMP_NUM_THREADS"] = "1"
-    # -S: the site-packages folder is a plain entry of the path, so its .pth files are not read.
-    words = ("-S", *words)
+    if ELSEWHERE is None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(installed), sysconfig.get_path("purelib")])
+        # -S: the site-packages folder is a plain entry of the path, so its .pth files are not read.
+        words = ("-S", *words)
     return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        [ELSEWHERE or sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -88,19 +108,110 @@ assert ran["code_fingerprint"] and ("torch" not in sys.modules or len(loaded) > 
 """
 
 
-def test_the_main_job_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    """And what Python really loaded for it is in the run's fingerprint of code, which found it by reading."""
-    code, place = MAIN, str(installed)
+@pytest.fixture(scope="module")
+def folder(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a tiny cell of the demo was run, and its tables made, by the wheel."""
+    cwd, code, place = tmp_path_factory.mktemp("empty"), MAIN, str(installed)
     cell = ["experiment=demo_over_training", "scale=micro", "cell=0", "model.width=2", "tracking=disabled"]
     small = ["duration=4 steps", "schedule.drop_at=50%", "data.train_size=256", "data.test_size=128"]
     small += ["probes.jacobian_every=null", "averaging.reestimate_samples=128", "probes.evaluation_train_samples=128"]
-    ran = python(installed, tmp_path, "-c", code, place, *cell, *small, "execution.progress=false")
+    ran = python(installed, cwd, "-c", code, place, *cell, *small, "execution.progress=false")
     assert ran.returncode == 0, ran.stderr
-    assert {f.name for f in tmp_path.iterdir()} == {"results", "data"}
-    assert len(list(tmp_path.glob("results/runs/*/summary.json"))) == 1
-    collected = python(installed, tmp_path, "-c", code, place, "collect")
+    assert {f.name for f in cwd.iterdir()} == {"results", "data"}
+    assert len(list(cwd.glob("results/runs/*/summary.json"))) == 1
+    collected = python(installed, cwd, "-c", code, place, "collect")
     assert collected.returncode == 0, collected.stderr
-    assert list(tmp_path.glob("results/tables/*.summary.csv"))
+    return cwd
+
+
+def test_the_main_job_runs_in_an_empty_folder(folder: Path) -> None:
+    """And what Python really loaded for it is in the run's fingerprint of code, which found it by reading."""
+    assert list(folder.glob("results/tables/*.summary.csv"))
+
+
+SAID = """
+import contextlib, io, json, sys
+import weight_decay.cli as cli
+from weight_decay.experiments.catalog import experiments
+
+def said(*words):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(words)
+        except SystemExit as left:
+            code = left.code or 0
+    return code, out.getvalue(), err.getvalue()
+
+"""
+
+
+def all_said(installed: Path, cwd: Path, expression: str) -> dict[str, tuple[int, str, str]]:
+    """`expression`, a dict of what the command answers to some words, in one process: exit code, output, errors."""
+    ran = python(installed, cwd, "-c", f"{SAID}print(json.dumps({expression}))")
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_every_command_tells_what_it_takes(installed: Path, tmp_path: Path) -> None:
+    told = all_said(installed, tmp_path, "{name: said(name, '--help') for name in cli._commands()}")
+    assert len(told) > 15
+    assert [name for name, (code, out, _) in told.items() if code or f"weight-decay {name}" not in out] == []
+
+
+ANSWERED = [
+    *("status", "watch once", "collect", "figures", "claims", "power", "report", "sync", "experiments", "--info"),
+    *("--version", "--cfg job", "wandb-sweep experiment=fig02_cifar10 scale=small"),
+    "advise parameters=124M tokens=3.3B batch=256 context=256 lr=6e-4",
+]
+REFUSED = {"readme": "no README.md", "verify": "got none", "pull": "which W&B project", "dashboard": "whose it is"}
+
+
+def test_every_command_works_in_the_folder_of_a_run(installed: Path, folder: Path) -> None:
+    words = [*ANSWERED, *REFUSED]
+    told = all_said(installed, folder, f"{{words: said(*words.split()) for words in {words!r}}}")
+    assert {name: told[name] for name in ANSWERED if told[name][0] or not told[name][1].strip()} == {}
+    for name, reason in REFUSED.items():
+        code, _, err = told[name]
+        assert code == 2 and reason in err and err.startswith("weight-decay: ") and err.count("\n") == 1, (name, err)
+    assert list(folder.glob("results/figures/*.png")) and (folder / "results" / "report.html").is_file()
+    # demo-report is `weight-decay demo` without its training.
+    done = set(words) | {"demo", "demo-report"}
+    assert set(all_said(installed, folder, "dict.fromkeys(cli._commands(), (0, '', ''))")) <= {
+        w.split()[0] for w in done
+    }
+
+
+# The settings of all cells and what they cost take half a minute of a processor, so only where the wheel is the matter.
+ASKED = "'--dry-run'" if ELSEWHERE else "'--cfg', 'job'"
+
+
+def test_every_experiment_is_there_without_a_checkout(installed: Path, tmp_path: Path) -> None:
+    told = all_said(
+        installed, tmp_path, f"{{n: said({ASKED}, f'experiment={{n}}', 'scale=micro') for n in experiments()}}"
+    )
+    assert set(told) == {f.stem for f in (ROOT / "configs" / "experiment").glob("*.yaml")} - {"none"}
+    assert {name: answer for name, answer in told.items() if answer[0] or len(answer[1]) < 500} == {}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tiny_cell_of_a_language_experiment_runs(installed: Path, tmp_path: Path) -> None:
+    tiny = "model.width=16 data.context=16 data.evaluation_windows=8 batch_size=2 execution.progress=false"
+    cell = f"experiment=fig06_language_model scale=micro cell=1 branches=[] tracking=disabled {tiny}"
+    ran = python(
+        installed, tmp_path, "-m", "weight_decay", *cell.split(), "duration=4 steps", "schedule.warmup=1 steps"
+    )
+    assert ran.returncode == 0 and "1 completed of 1" in ran.stderr, ran.stderr
+
+
+def test_the_ten_lines_of_the_sites_first_page_run(installed: Path, tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```\n<!-- end start -->", (ROOT / "docs" / "index.md").read_text(), re.DOTALL)
+    assert code
+    seen = "\nprint(measure.records[-1]['effective_lr/adamw'], measure.records[-1]['jacobian/mean_square'])"
+    ran = python(installed, tmp_path, "-c", code[1] + seen)
+    assert ran.returncode == 0, ran.stderr
+    assert all(float(value) > 0 for value in ran.stdout.split()[-2:])
+    assert [f.name for f in tmp_path.iterdir()] == ["mine.png"]
 
 
 def test_experiments_and_claims_are_there_without_a_checkout(installed: Path, tmp_path: Path) -> None:
