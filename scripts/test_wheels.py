@@ -35,7 +35,7 @@ def tried(python: str, wheel: Path, folder: Path) -> str:
     # The same version of another checkout counts as installed.
     _run([*install, "--no-deps", "--force-reinstall", str(wheel)])
     version, torch, numpy = _run([str(own), "-c", ASKED]).split()
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_wheel.py"]
+    tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_wheel.py"]
     told = _run(tests, {"WEIGHT_DECAY_WHEEL_PYTHON": str(own)}).splitlines()[-1]
     return f"Python {version}, torch {torch}, numpy {numpy}: {told}"
 
