@@ -139,5 +139,5 @@ def test_the_dry_run_says_settings_cost_and_data() -> None:
     assert "  'duration=5000000 samples'\n" in text
     assert "  optimizer.lr=0.1\n" in text
     assert "data.train_size=5000000" in text and "decay.strength=0.02" in text
-    assert "GPU-hours (" in text and "sustained on one A100-class GPU" in text
+    assert "GPU-hours (" in text and "sustained on NVIDIA H200" in text  # as its gpu-check measured
     assert "make data-cifar5m" in text

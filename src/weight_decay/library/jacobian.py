@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 from weight_decay.probes import jacobian as probe
 from weight_decay.probes.eval_mode import eval_mode
@@ -160,7 +161,7 @@ def _by_layers(rows: _Rows, samples: Tensor) -> bool:
             expected.append(_gradient_square(rows, outputs, own, retain=index + 1 < len(tried)))
     # As far as rounding allows, where products may be of TF32 too: a hook may change a layer's output by little.
     narrow = squares.dtype in (torch.bfloat16, torch.float16)
-    tolerance = 0.05 if narrow else 0.002 if squares.device.type == "cpu" else 0.01
+    tolerance = 0.05 if narrow else 0.002 if traits(squares.device).host else 0.01
     return torch.allclose(squares, torch.stack(expected).to(squares), rtol=tolerance)
 
 

@@ -214,9 +214,14 @@ def _commit(run: dict[str, Any]) -> str:
     return str(run["git_commit"] or "not recorded")
 
 
+ROLES = ("train", "test", "val", "unseen")
+
+
 def _split(split: Any) -> str:
     if isinstance(split, dict):
-        return "; ".join(f"{role}: {chosen}" for role, chosen in split.items())
+        # W&B gives mappings back in any order.
+        roles = sorted(split, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES))
+        return "; ".join(f"{role}: {split[role]}" for role in roles)
     return _text(split)
 
 
