@@ -51,7 +51,7 @@ def test_every_piece_works_at_sizes_that_mean_nothing(tmp_path: Path) -> None:
     assert len(bitwise) == 4 and all(float(row["value"]) == 1 for row in bitwise)
     assert {row["verdict"] for row in rows if row["piece"] in ("resume", "main-jobs")} <= {"good", ""}
     # A second call replaces a piece's rows and leaves the others.
-    again = check("environment", "--device", "cpu", "--tiny", "--results", str(tmp_path))
+    again = check("jacobian", "--device", "cpu", "--tiny", "--results", str(tmp_path))
     with (tmp_path / "tables" / "gpu_check.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(rows)
     assert "main-jobs" in again.stdout
