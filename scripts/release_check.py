@@ -6,6 +6,7 @@ python scripts/release_check.py [version wheel metadata licences tests docs]
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def version() -> str:
 def build(folder: Path) -> tuple[Path, Path]:
     """The sdist of this checkout and the wheel that is built from it, as an index would."""
     code = f"import setuptools.build_meta as b; print(b.build_sdist({str(folder)!r}))"
-    told = _run([sys.executable, "-c", code])
+    told = run([sys.executable, "-c", code])
     sdist = folder / told.splitlines()[-1]
     words = [
         "-m",
@@ -59,7 +60,7 @@ def build(folder: Path) -> tuple[Path, Path]:
         str(folder),
         str(sdist),
     ]
-    _run([sys.executable, *words])
+    run([sys.executable, *words])
     return sdist, next(folder.glob("*.whl"))
 
 
@@ -144,14 +145,14 @@ def licences() -> str:
 
 def tests() -> str:
     """The wheel runs where no checkout is in sight, and the notebooks run."""
-    return _run([sys.executable, "-m", "pytest", "-q", "tests/test_wheel.py", "tests/test_notebooks.py"]).splitlines()[
+    return run([sys.executable, "-m", "pytest", "-q", "tests/test_wheel.py", "tests/test_notebooks.py"]).splitlines()[
         -1
     ]
 
 
 def docs() -> str:
     """The site builds strictly."""
-    _run([sys.executable, "-m", "mkdocs", "build", "--strict"])
+    run([sys.executable, "-m", "mkdocs", "build", "--strict"])
     return f"{len(list((ROOT / 'site').rglob('*.html')))} pages in site/"
 
 
@@ -160,11 +161,17 @@ PIECES: dict[str, Callable[[], str]] = {
 }
 
 
-def _run(words: list[str]) -> str:
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+def run(words: list[str], more: dict[str, str] | None = None) -> str:
+    """What a command prints, started in the checkout with `more` in its environment; FailedError if it fails."""
+    try:
+        done = subprocess.run(
+            words, cwd=ROOT, env={**os.environ, **(more or {})}, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise FailedError(f"there is no {words[0]} here.") from error
     if done.returncode:
-        last = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()][-3:]
-        raise FailedError(f"{' '.join(words[1:4])} failed: {' / '.join(last)}")
+        last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-5:]
+        raise FailedError(f"{' '.join(words[:4])} failed: {' / '.join(last)}")
     return done.stdout
 
 

@@ -10,14 +10,12 @@ says one line; the exit code is 1 if one of them fails.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from release_check import ROOT, FailedError, build
+from release_check import FailedError, build, run
 
 ASKED = (
     "import sys, torch, numpy; print('.'.join(map(str, sys.version_info[:3])), torch.__version__, numpy.__version__)"
@@ -29,28 +27,15 @@ def tried(python: str, wheel: Path, folder: Path) -> str:
     place = folder / re.sub(r"\W+", "-", python).strip("-")
     own = place / "bin" / "python"
     if not own.is_file():
-        _run([python, "-m", "venv", str(place)])
+        run([python, "-m", "venv", str(place)])
     install = [str(own), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*install, f"{wheel}[all]"])
+    run([*install, f"{wheel}[all]"])
     # The same version of another checkout counts as installed.
-    _run([*install, "--no-deps", "--force-reinstall", str(wheel)])
-    version, torch, numpy = _run([str(own), "-c", ASKED]).split()
+    run([*install, "--no-deps", "--force-reinstall", str(wheel)])
+    version, torch, numpy = run([str(own), "-c", ASKED]).split()
     tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_wheel.py"]
-    told = _run(tests, {"WEIGHT_DECAY_WHEEL_PYTHON": str(own)}).splitlines()[-1]
+    told = run(tests, {"WEIGHT_DECAY_WHEEL_PYTHON": str(own)}).splitlines()[-1]
     return f"Python {version}, torch {torch}, numpy {numpy}: {told}"
-
-
-def _run(words: list[str], more: dict[str, str] | None = None) -> str:
-    try:
-        done = subprocess.run(
-            words, cwd=ROOT, env={**os.environ, **(more or {})}, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError as error:
-        raise FailedError(f"there is no {words[0]} here.") from error
-    if done.returncode:
-        last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-5:]
-        raise FailedError(f"{' '.join(words[:4])} failed: {' / '.join(last)}")
-    return done.stdout
 
 
 def main(words: list[str]) -> int:

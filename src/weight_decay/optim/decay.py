@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +114,6 @@ def decay_groups(
     ]
 
 
-@functools.lru_cache(maxsize=2**16)  # the thousands of cells of a grid ask the same of the same names
 def _found(pattern: regex.Pattern[str], name: str) -> bool:
     try:
         return pattern.search(name, timeout=_LONGEST_SECONDS) is not None
