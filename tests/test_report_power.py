@@ -19,29 +19,38 @@ from weight_decay.report.tables.read import tables_of
 RATES = {0.0: 1.70, 0.05: 1.68}
 
 
-def write(results: Path, seeds: int, gain: float = 0.0, spread: float = 0.001, first: int = 0) -> Path:
-    """Tables of fig06 at micro: λ = .05 ends `gain` lower, give or take `spread` from seed to seed."""
+FIG06 = "fig06_language_model"
+
+
+def write(
+    results: Path, seeds: int, gain: float = 0.0, spread: float = 0.001, first: int = 0, name: str = FIG06
+) -> Path:
+    """Tables of `name` at micro: λ = .05 ends `gain` lower, give or take `spread` from seed to seed."""
     summary, curves = [], []
     for seed in range(first, first + seeds):
         for decay in (0.0, 0.05):
-            run = f"{seed}-{decay}"
+            run = f"{name}-{seed}-{decay}"
             shift = (gain + spread * (-1) ** seed) if decay else 0.0
-            row = {"run_id": run, "experiment": "fig06_language_model", "scale": "micro", "data": "made up"}
+            row = {"run_id": run, "experiment": name, "scale": "micro", "data": "made up"}
             row |= {"seed": seed, "decay.strength": decay, "branch": "main", "git_commit": "c0ffee"}
             summary.append({**row, "status": "completed", "seconds": 1800.0, "start_step": 0, "val/loss": 1.7 - shift})
             curves += [{**row, "step": step, "batch/loss": 1.7 - shift} for step in (0, 50, 96, 100)]
-    (results / "tables").mkdir(parents=True)
+    (results / "tables").mkdir(parents=True, exist_ok=True)
     for kind, rows in (("summary", summary), ("curves", curves)):
-        pd.DataFrame(rows).to_csv(results / "tables" / f"fig06_language_model-micro.{kind}.csv", index=False)
+        pd.DataFrame(rows).to_csv(results / "tables" / f"{name}-micro.{kind}.csv", index=False)
     return results
 
 
 def test_power_is_that_of_the_noncentral_t_at_the_planned_seeds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(declared, "_declared", lambda *_: frozenset())  # the third λ is left out here
     write(tmp_path, 4, gain=0.02, spread=0.003)
+    write(tmp_path, 2, name="fig22_sgd_momentum")
     assert COMMANDS["power"]([f"results={tmp_path}"]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("lower_end "))
+    text = capsys.readouterr().out
+    assert "2.00 core-hours a seed, 20.0 for all" in text  # an hour of a seed in both, of four and of two
+    line = next(line for line in text.splitlines() if line.startswith("lower_end "))
     deviation = statistics.paired_interval([0.023, 0.017, 0.023, 0.017]).deviation
     assert f"{statistics.detectable(deviation, 10, 0.04):.3f} [" in line
     assert line.endswith("10.00")  # two runs of half an hour, ten seeds
@@ -74,10 +83,8 @@ def test_a_table_under_another_name_is_refused(tmp_path: Path) -> None:
     write(tmp_path, 2)
     tables = tmp_path / "tables"
     for kind in ("summary", "curves"):
-        shutil.copy(
-            tables / f"fig06_language_model-micro.{kind}.csv", tables / f"fig06_language_model-paper.{kind}.csv"
-        )
-        shutil.copy(tables / f"fig06_language_model-micro.{kind}.csv", tables / f"constant_lr-micro.{kind}.csv")
+        shutil.copy(tables / f"{FIG06}-micro.{kind}.csv", tables / f"fig06_language_model-paper.{kind}.csv")
+        shutil.copy(tables / f"{FIG06}-micro.{kind}.csv", tables / f"constant_lr-micro.{kind}.csv")
     with pytest.raises(UserError, match="holds rows of the scale micro: it was renamed or copied"):
         tables_of(tmp_path, "fig06_language_model", "paper")
     with pytest.raises(UserError, match="holds rows of the experiment fig06_language_model"):

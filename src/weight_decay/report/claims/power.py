@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 from weight_decay.report import statistics
@@ -39,11 +40,8 @@ def power_text(results: Path, judged: list[Result], seeds: int | None = None) ->
         name = claim.key if result.scale == "micro" else f"{claim.key} ({result.scale})"
         lines.append(f"{name:24}{known.count:>3} {words:34}{worth:>8}  {hours:>6.2f}")
     experiments = {(result.claim.experiment, result.scale) for result in judged if result.interval is not None}
-    runs: dict[str, float] = {}
-    for experiment, scale in experiments:
-        runs |= _seconds_by_run(results, experiment, scale)
     if experiments:
-        each = sum(runs.values()) / 3600 / max(1, len({seed for seed in _seeds(results, experiments)}))
+        each = _shared_core_hours(results, experiments)
         words = f"{each:.2f} core-hours a seed, {each * count:.1f} for all"
         lines += ["", f"All of them, shared runs counted once: {words}."]
     return "\n".join(lines)
@@ -55,8 +53,15 @@ def _seconds_by_run(results: Path, experiment: str, scale: str) -> dict[str, flo
     return {str(run): float(seconds) for run, seconds in summary.groupby("run_id")["seconds"].max().items()}
 
 
-def _seeds(results: Path, experiments: set[tuple[str, str]]) -> set[int]:
-    return {int(seed) for place in experiments for seed in tables_of(results, *place).runs["seed"].unique()}
+def _shared_core_hours(results: Path, experiments: Collection[tuple[str, str]]) -> float:
+    """Of one seed of all experiments: of each what no other before it has run, over its own number of seeds."""
+    counted: set[str] = set()
+    hours = 0.0
+    for place in sorted(experiments):
+        runs = _seconds_by_run(results, *place)
+        hours += sum(runs[run] for run in runs.keys() - counted) / 3600 / max(1, tables_of(results, *place).seeds)
+        counted |= runs.keys()
+    return hours
 
 
 def _core_hours(results: Path, experiment: str, scale: str) -> float:
