@@ -48,6 +48,12 @@ def test_strengths_are_chosen_on_pilot_seeds_and_a_diverged_one_is_not_chosen() 
     assert dict(zip(without["decay"], without["strength"], strict=True)) == {"decoupled": 0.1, "l1": 0.1}
 
 
+def test_the_strengths_of_constrained_decay_are_its_bounds() -> None:
+    rows = [row("constrained", 1.0, 100, loss) | {"decay.bound": bound} for bound, loss in ((2.0, 1.7), (8.0, 1.6))]
+    best = best_strengths(pd.concat([ROWS, pd.DataFrame(rows)]), "ema/val/loss").set_index("decay")["strength"]
+    assert best["constrained"] == 8.0 and best["l1"] == 0.2
+
+
 def test_differences_are_paired_and_pilots_enter_no_interval() -> None:
     effects = differences(ROWS, "ema/val/loss", 100.0).set_index(["decay", "against"])
     assert set(effects.index) == {("decoupled", "none"), ("l1", "none"), ("l1", "decoupled")}

@@ -19,6 +19,8 @@ PILOT = 100
 """Seeds from here on choose a kind's strength and enter no interval."""
 
 PLAIN = ("decoupled", "decoupled_except_norms")
+STRENGTH = {"constrained": "decay.bound"}
+"""The setting whose values are a kind's strengths, where it is not decay.strength: CPR's is the bound on the norm."""
 OUTCOMES = (
     ("test/error", "test error", 100.0, "points"),
     ("ema/test/error", "test error of the EMA", 100.0, "points"),
@@ -45,12 +47,22 @@ def best_strengths(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     Chosen on the seeds from PILOT on, or on all seeds if there are none.
     """
+    runs = runs.assign(strength=_strengths(runs))
     pilot = runs[runs["seed"] >= PILOT]
     chosen = (pilot if len(pilot) else runs).copy()
     chosen.loc[chosen["status"] != "completed", metric] = np.inf
-    means = chosen[chosen[DECAY] > 0].groupby(["decay", DECAY])[metric].mean().reset_index()
+    means = chosen[chosen[DECAY] > 0].groupby(["decay", "strength"])[metric].mean().reset_index()
     best = means.loc[means.groupby("decay")[metric].idxmin()]
-    return best[["decay", DECAY]].rename(columns={DECAY: "strength"}).reset_index(drop=True)
+    return best[["decay", "strength"]].reset_index(drop=True)
+
+
+def _strengths(runs: pd.DataFrame) -> pd.Series:
+    """Of each run the value of the setting in which its kind's strengths differ."""
+    strengths = runs[DECAY].copy()
+    for kind, setting in STRENGTH.items():
+        if setting in runs:
+            strengths = strengths.where(runs["decay"] != kind, runs[setting])
+    return strengths
 
 
 def differences(runs: pd.DataFrame, metric: str, factor: float) -> pd.DataFrame:
@@ -60,16 +72,17 @@ def differences(runs: pd.DataFrame, metric: str, factor: float) -> pd.DataFrame:
     paired difference, times `factor`, negative if the kind has the lower value; the interval is NaN with one seed.
     """
     best = best_strengths(runs, metric)
+    runs = runs.assign(strength=_strengths(runs))
     judged = runs[(runs["seed"] < PILOT) & (runs["status"] == "completed")]
     judged = judged if len(judged) else runs[runs["status"] == "completed"]
     references = {"none": judged[judged[DECAY] == 0]}
     plain = best[best["decay"].isin(PLAIN)]
     if len(plain):
         kind, strength = plain.iloc[0]
-        references["decoupled"] = judged[(judged["decay"] == kind) & (judged[DECAY] == strength)]
+        references["decoupled"] = judged[(judged["decay"] == kind) & (judged["strength"] == strength)]
     rows = []
     for kind, strength in best.itertuples(index=False):
-        own = judged[(judged["decay"] == kind) & (judged[DECAY] == strength)].set_index("seed")[metric]
+        own = judged[(judged["decay"] == kind) & (judged["strength"] == strength)].set_index("seed")[metric]
         for name, reference in references.items():
             gaps = (own - reference.set_index("seed")[metric]).dropna() * factor
             if (name == "decoupled" and kind in PLAIN) or not len(gaps):
@@ -113,10 +126,11 @@ def _rows(axis: Axes, effects: pd.DataFrame, order: list[str], theme: Theme) -> 
 def _effective(axis: Axes, runs: pd.DataFrame, order: list[str], strengths: pd.Series, theme: Theme) -> None:
     """η/‖w‖ at the end of each kind over that of the same seed without decay, as dots."""
     metric = "effective_lr/adamw"
+    runs = runs.assign(strength=_strengths(runs))
     none = runs[runs[DECAY] == 0].set_index("seed")[metric]
     axis.axvline(1, color=theme.muted, linewidth=1.0)
     for height, kind in enumerate(order):
-        own = runs[(runs["decay"] == kind) & (runs[DECAY] == strengths[kind])].set_index("seed")[metric]
+        own = runs[(runs["decay"] == kind) & (runs["strength"] == strengths[kind])].set_index("seed")[metric]
         values = (own / none).dropna()
         axis.plot(values, [height] * len(values), color=theme.series[1], marker="o", markersize=4, linestyle="")
     plain_log(axis, "x")
