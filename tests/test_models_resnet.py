@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weight_decay.errors import UserError
+from weight_decay.models.layout import channels_last
 from weight_decay.models.resnet import PreActResNet
 
 
@@ -182,6 +183,27 @@ def test_channels_last_and_eval_mode_change_nothing_they_should_not() -> None:
         together = model(images)
         alone = torch.cat([model(image[None]) for image in images])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_narrow_strided_shortcuts_stay_out_of_channels_last() -> None:
+    """oneDNN's gradient of their weights corrupts the heap there, on CPUs with AVX2 alone."""
+    model = PreActResNet(width=4)
+    model.initialise(seeded())
+    exact = copy.deepcopy(model).double()
+    seen = {}
+    for name, module in channels_last(model).named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(
+                lambda module, inputs, name=name: seen.update({name: (*inputs, module.weight)})
+            )
+    images, labels = torch.randn(4, 3, 16, 16, generator=seeded(1)), torch.arange(4)
+    nn.functional.cross_entropy(model(images.contiguous(memory_format=torch.channels_last)), labels).backward()
+    nn.functional.cross_entropy(exact(images.double()), labels).backward()
+    default = {name for name, tensors in seen.items() if all(tensor.stride(1) != 1 for tensor in tensors[:1])}
+    assert default == {name for name in seen if "shortcut" in name and model.get_submodule(name).in_channels < 8}
+    assert all(seen[name][1].stride(3) == 1 for name in default)
+    for ours, reference in zip(model.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.double(), reference.grad, rtol=1e-3, atol=1e-5)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("arguments", [{"depth": 50}, {"width": 0}, {"classes": 0}, {"initialisation": "he"}])

@@ -20,6 +20,7 @@ from weight_decay.device.compiling import compiled
 from weight_decay.device.distributed import current
 from weight_decay.device.memory import try_large_pieces_again
 from weight_decay.errors import UserError
+from weight_decay.models.layout import channels_last
 from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
 from weight_decay.optim.schedules import Constant
@@ -60,7 +61,7 @@ def build_training(
     strength = config.decay.strength if branch is None else branch.strength
     model = build_model(config).to(device, weight_dtype(config.precision))
     if config.data.regime == "over_training":
-        model = model.to(memory_format=torch.channels_last)
+        channels_last(model)
     if trunk is not None:
         # Before the optimizer, whose decay may remember where the weights began.
         model.load_state_dict(trunk.model.state_dict())
