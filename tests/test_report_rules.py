@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from weight_decay.report.figures.rules import (
     rate_exponent,
 )
 from weight_decay.report.figures.style import LIGHT, rc
+from weight_decay.report.page.rules import rules_markdown
 from weight_decay.report.tables.read import Tables
 
 
@@ -70,6 +73,21 @@ def test_the_forest_names_every_kind_best_first() -> None:
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["l1 (0.2)", "decoupled (0.1)"]
     with pytest.raises(UserError, match="no pair"):
         _forest(tables(ROWS[ROWS["decay.strength"] > 0]), LIGHT)
+
+
+def test_the_table_has_the_figures_numbers(tmp_path: Path) -> None:
+    assert rules_markdown(tmp_path) == "Not run yet."
+    (tmp_path / "tables").mkdir()
+    rows = ROWS.assign(experiment="decay_rules_under_training", scale="micro", step=1)
+    rows["run_id"] = [f"r{number}" for number in range(len(rows))]
+    rows["stability/max_attention_logit"] = np.where(rows["decay.strength"] > 0, 3.0, 6.0)
+    for kind in ("summary", "curves"):
+        rows.to_csv(tmp_path / "tables" / f"decay_rules_under_training-micro.{kind}.csv", index=False)
+    lines = rules_markdown(tmp_path).splitlines()
+    assert "over 3 seeds, strengths chosen on pilots (seeds: 1)" in lines[0]
+    # -0.2 and +-0.01 between seeds; without decay the attention logits are twice as large.
+    interval = "−0.2000 [−0.2248, −0.1752]"
+    assert f"| l1 | 0.2 | {interval} | {interval} | −0.1000 [−0.1248, −0.0752] | 1 | 0.5 |" in lines
 
 
 def test_passes_and_tuned_rates_are_drawn() -> None:

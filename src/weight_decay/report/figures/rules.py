@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from weight_decay.errors import UserError
 from weight_decay.report.figures.demo import DrawnFigure, drawn
@@ -35,8 +36,8 @@ def forest(results: Path, tables: Tables) -> DrawnFigure:
         results, tables, "Kinds of weight decay",
         "Each kind at its best strength (in brackets), chosen by the average's outcome on pilot seeds where there are "
         "any and otherwise, too kindly, on these seeds. Differences are paired by seed, with 95 % intervals (Student's "
-        "t) where there are two seeds or more; left is better. Right: η/‖w‖ at the end"
-        ", in units of the same seed's without decay.",
+        "t) where there are two seeds or more; left is better. Right: the effective learning rate at the end, in units "
+        "of the same seed's without decay.",
         "For each kind of weight decay, its difference in outcome to no decay and to decoupled decay with intervals.",
         lambda theme: _forest(tables, theme),
     )  # fmt: skip
@@ -65,13 +66,14 @@ def _strengths(runs: pd.DataFrame) -> pd.Series:
     return strengths
 
 
-def differences(runs: pd.DataFrame, metric: str, factor: float) -> pd.DataFrame:
+def differences(runs: pd.DataFrame, metric: str, factor: float, best: pd.DataFrame | None = None) -> pd.DataFrame:
     """Per kind at its best strength: `decay`, `strength`, `against`, `effect`, `low`, `high`, `seeds`.
 
+    best: the strengths, where not `best_strengths` of `metric`.
     against: "none" (λ = 0) or "decoupled" (decoupled decay at its own best strength). effect: mean over seeds of the
     paired difference, times `factor`, negative if the kind has the lower value; the interval is NaN with one seed.
     """
-    best = best_strengths(runs, metric)
+    best = best_strengths(runs, metric) if best is None else best
     runs = runs.assign(strength=_strengths(runs))
     judged = runs[(runs["seed"] < PILOT) & (runs["status"] == "completed")]
     judged = judged if len(judged) else runs[runs["status"] == "completed"]
@@ -123,20 +125,35 @@ def _rows(axis: Axes, effects: pd.DataFrame, order: list[str], theme: Theme) -> 
     axis.set_ylim(len(order) - 0.5, -0.5)
 
 
-def _effective(axis: Axes, runs: pd.DataFrame, order: list[str], strengths: pd.Series, theme: Theme) -> None:
-    """η/‖w‖ at the end of each kind over that of the same seed without decay, as dots."""
-    metric = "effective_lr/adamw"
-    runs = runs.assign(strength=_strengths(runs))
+def effective_rate(runs: pd.DataFrame) -> tuple[str, str]:
+    """The effective learning rate of the runs' optimizer, its metric and its symbol: SGD's where errors are counted."""
+    return ("effective_lr/sgd", "η/‖w‖²") if "test/error" in runs else ("effective_lr/adamw", "η/‖w‖")
+
+
+def ratios(runs: pd.DataFrame, metric: str, kind: str, strength: float) -> pd.Series:
+    """`metric` at the end of a kind's runs over that of the same seed without decay, by seed, pilots left out."""
+    runs = runs[runs["seed"] < PILOT] if (runs["seed"] < PILOT).any() else runs
     none = runs[runs[DECAY] == 0].set_index("seed")[metric]
+    own = runs[(runs["decay"] == kind) & (_strengths(runs) == strength) & (runs[DECAY] > 0)].set_index("seed")[metric]
+    return (own / none).dropna()
+
+
+def _effective(axis: Axes, runs: pd.DataFrame, order: list[str], strengths: pd.Series, theme: Theme) -> None:
+    """The effective learning rate at the end of each kind over that of the same seed without decay, as dots."""
+    metric, symbol = effective_rate(runs)
     axis.axvline(1, color=theme.muted, linewidth=1.0)
     for height, kind in enumerate(order):
-        own = runs[(runs["decay"] == kind) & (runs["strength"] == strengths[kind])].set_index("seed")[metric]
-        values = (own / none).dropna()
+        values = ratios(runs, metric, kind, strengths[kind])
         axis.plot(values, [height] * len(values), color=theme.series[1], marker="o", markersize=4, linestyle="")
     plain_log(axis, "x")
+    low, high = axis.get_xlim()
+    if high / low < 4:  # with ticks at 1, 2 and 5 it could not be read
+        axis.xaxis.set_major_locator(FixedLocator([0.6, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3]))
+        axis.minorticks_off()
+        axis.set_xlim(low, high)
     axis.set_yticks(range(len(order)), [""] * len(order))
     axis.set_ylim(len(order) - 0.5, -0.5)
-    axis.set(title="effective learning rate", xlabel="final η/‖w‖, times that without decay")
+    axis.set(title="effective learning rate", xlabel=f"final {symbol}, times that without decay")
 
 
 def passes(results: Path, tables: Tables) -> DrawnFigure:
