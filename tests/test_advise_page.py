@@ -15,10 +15,12 @@ import pytest
 from html_page import HtmlPage
 from weight_decay.report.advise import page
 from weight_decay.report.advise.dynamics import Schedule, norms, rounded_away
+from weight_decay.report.page import templates
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no node on this machine")
-SCRIPT = Path(page.__file__).with_name("advise.js")
+SCRIPT = Path(templates.__file__).with_name("templates") / "advise.js"
+SOURCE = SCRIPT.read_text(encoding="utf-8")
 
 
 def in_node(code: str, path: Path) -> Any:
@@ -109,11 +111,11 @@ def test_the_section_is_whole_and_asks_for_nothing_from_outside() -> None:
     read.feed(page.body())
     assert read.open == []
     names = {tag["name"] for kind in ("input", "select") for tag in read.named(kind)}
-    wanted = set(re.findall(r'(?:value|power)\("(\w+)"\)', page.script()))
+    wanted = set(re.findall(r'(?:value|power)\("(\w+)"\)', SOURCE))
     assert names == wanted
     ids = {attributes["id"] for _, attributes in read.tags if "id" in attributes}
-    named = set(re.findall(r'"(advise-[\w-]+)"', page.script())) | {
+    named = set(re.findall(r'"(advise-[\w-]+)"', SOURCE)) | {
         f"advise-{chart}-{line}" for chart in ("norm", "rate") for line in ("own", "none")
     }
     assert named == ids
-    assert "http" not in page.script() + page.body() and "</script" not in page.script()
+    assert "http" not in SOURCE + page.body() and "</script" not in SCRIPT.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from synthetic_runs import OVER_TRAINING, SEED_SHIFT, over_training_run, under_training_run, write_experiment, write_run
 from weight_decay.report.figures import demo
 from weight_decay.report.figures.own import any_figures, coordinates_of, differences, label_of
-from weight_decay.report.figures.paper import figures_of, own_experiments
+from weight_decay.report.figures.paper import draw_experiments, figures_of, own_experiments
 from weight_decay.report.figures.style import LIGHT, Draw, rc, undrawn
 from weight_decay.report.tables.collect import collect
 from weight_decay.report.tables.read import DECAY, tables_of
@@ -46,6 +47,26 @@ def drawn(results: Path, experiment: str, monkeypatch: pytest.MonkeyPatch) -> di
     assert [figure.path.stem for figure in found] == list(figures)
     assert all(figure.caption and figure.alternative and figure.experiment == experiment for figure in found)
     return figures
+
+
+def test_only_what_changed_is_drawn_again(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(results / "tables", tmp_path / "tables")
+    key, saved, save = (UNDER, "micro"), [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *given, **named: saved.append(save(self, *given, **named)))
+
+    def drawings() -> tuple[int, list[demo.DrawnFigure]]:
+        before, found = len(saved), draw_experiments(tmp_path, [key], dark=False)[key]
+        assert isinstance(found, list)
+        return len(saved) - before, found
+
+    number, first = drawings()
+    assert number == 2 * len(first) > 0  # PNG and PDF
+    assert drawings() == (0, first)
+    first[0].path.write_bytes(b"")
+    assert drawings()[0] == number and first[0].path.stat().st_size
+    table = tmp_path / "tables" / f"{UNDER}-micro.summary.csv"
+    table.write_text(table.read_text().replace(",1.", ",1.0"))
+    assert drawings()[0] == number
 
 
 def labels(figure: Figure) -> list[str]:

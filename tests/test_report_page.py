@@ -11,9 +11,9 @@ from html_page import HtmlPage
 from synthetic_runs import write_demo
 from weight_decay.report.commands import COMMANDS
 from weight_decay.report.figures.demo import demo_figures, paired_difference
-from weight_decay.report.figures.gallery import duration
 from weight_decay.report.figures.style import DARK, LIGHT
 from weight_decay.report.tables.collect import collect
+from weight_decay.report.tables.numbers import duration
 from weight_decay.report.tables.read import DECAY, tables_of
 
 

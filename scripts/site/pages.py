@@ -18,10 +18,10 @@ from weight_decay.report.claims.paper import CLAIMS, judged_claims
 from weight_decay.report.claims.table import claims_markdown
 from weight_decay.report.claims.verdict import Result, Verdict
 from weight_decay.report.figures.demo import DrawnFigure, demo_figures
-from weight_decay.report.figures.gallery import duration
 from weight_decay.report.figures.own import coordinates_of, label_of
 from weight_decay.report.figures.paper import DEMO, figures_of
 from weight_decay.report.figures.style import undrawn
+from weight_decay.report.tables.numbers import duration
 from weight_decay.report.tables.read import Tables, missing_metrics, scales_of, tables_of
 from weight_decay.report.tables.text_table import markdown_table
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from weight_decay.errors import UserError
 from weight_decay.report.figures.curvature import ensemble, similarity, spectra
 from weight_decay.report.figures.demo import DrawnFigure
+from weight_decay.report.figures.drawn import made_of, remember, up_to_date
 from weight_decay.report.figures.grid import against_product, heatmaps, sphere
 from weight_decay.report.figures.language import (
     FIGURE_6,
@@ -29,7 +30,7 @@ from weight_decay.report.figures.language import Panel as LanguagePanel
 from weight_decay.report.figures.own import any_figures
 from weight_decay.report.figures.precision import decay_kept, divergence, replay
 from weight_decay.report.figures.rules import forest, passes, timescale, tuned
-from weight_decay.report.figures.style import light_only
+from weight_decay.report.figures.style import light_only, undrawn
 from weight_decay.report.figures.vision import (
     ERROR,
     FIGURE_2,
@@ -158,8 +159,8 @@ def draw_experiments(
 ) -> dict[Key, list[DrawnFigure] | UserError]:
     """The figures of each experiment and scale of `wanted`, in its order, or why its tables cannot be drawn.
 
-    With more than one job, as many processes draw, each one experiment at a time. `dark`: in both themes, not only
-    the light one.
+    Those whose tables, code and files have not changed since they were drawn are not drawn again. With more than one
+    job, as many processes draw, each one experiment at a time. `dark`: in both themes, not only the light one.
     """
     draw = partial(_drawn, results, dark)
     bar = partial(tqdm, total=len(wanted), desc="figures", unit="experiment", leave=False, disable=None)
@@ -171,8 +172,14 @@ def draw_experiments(
 
 def _drawn(results: Path, dark: bool, key: Key) -> list[DrawnFigure] | UserError:
     name, scale = key
+    made = made_of(results, name, scale, dark)
     try:
+        if up_to_date(results, name, scale, made):
+            with undrawn():
+                return figures_of(results, tables_of(results, name, scale))
         with nullcontext() if dark else light_only("png", "pdf"):
-            return figures_of(results, tables_of(results, name, scale))
+            figures = figures_of(results, tables_of(results, name, scale))
+        remember(results, name, scale, made, figures, dark)
+        return figures
     except UserError as error:
         return error

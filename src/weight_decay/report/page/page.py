@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 
 from PIL import Image
@@ -20,7 +19,7 @@ from weight_decay.report.figures.forest import forest
 from weight_decay.report.figures.gallery import Extras, Section, write_page
 from weight_decay.report.figures.paper import DEMO, FIGURES, draw_experiments, own_experiments
 from weight_decay.report.page.claims import claims_html, count_line, paper_order, scale_order
-from weight_decay.report.page.style import CLAIMS_CSS, SORT_SCRIPT
+from weight_decay.report.page.templates import render
 from weight_decay.report.tables.read import Tables, scales_of, tables_of
 
 TITLE = "What does weight decay do? Claims and figures"
@@ -95,7 +94,7 @@ def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
     ]
     if missing or refused or report.without_figure:
         sections.append(_absent(report))
-    extras = Extras(CLAIMS_CSS + advise.CSS, SORT_SCRIPT + advise.script(), _CLOSING)
+    extras = Extras(("claims", "advise"), _CLOSING)
     write_page(results, target, TITLE, sections, embedded=embedded_webp, extras=extras)
     return report
 
@@ -163,16 +162,6 @@ def _section(name: str, chapter: _Chapter) -> Section:
 
 
 def _absent(report: Report) -> Section:
-    lines = []
-    for words, experiments in (
-        ("Not run yet", report.without_tables),
-        ("Run, but shown by no figure here", report.without_figure),
-    ):
-        if experiments:
-            names = ", ".join(f"<code>{escape(name)}</code>" for name in experiments)
-            lines.append(f'<p class="caution">{words}: {names}.</p>\n')
-    lines += [
-        f'<p class="caution"><code>{escape(what)}</code>: {escape(why)}</p>\n' for what, why in report.refused.items()
-    ]
-    introduction = "Experiments without a figure here."
-    return Section("Not on this page", introduction, None, [], "".join(lines), "Not run", "absent")
+    left_out = {"Not run yet": report.without_tables, "Run, but shown by no figure here": report.without_figure}
+    body = render("absent.html", left_out=left_out, refused=report.refused)
+    return Section("Not on this page", "Experiments without a figure here.", None, [], body, "Not run", "absent")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from weight_decay.report.claims.verdict import Result, Verdict
-from weight_decay.report.figures.gallery import duration
 from weight_decay.report.figures.paper import FIGURES
+from weight_decay.report.tables.numbers import duration
 from weight_decay.report.tables.read import Tables, scales_of, tables_of
 from weight_decay.report.tables.text_table import markdown_table
 

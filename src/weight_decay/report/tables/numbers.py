@@ -21,3 +21,13 @@ def three_digits(value: float) -> str:
 def scientific(value: float) -> str:
     """Three significant digits with an exponent."""
     return f"{value:.2e}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them: 42 s, 3 min 20 s, 5 h 4 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

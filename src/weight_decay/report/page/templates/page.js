@@ -1,0 +1,4 @@
+addEventListener('keydown', event => {
+  if (event.key !== 'Escape') return;
+  document.querySelectorAll('.enlarge:checked').forEach(box => { box.checked = false; });
+});
