@@ -12,9 +12,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-NEEDED = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "pyyaml", "packaging", "tqdm", "numpy", "pydantic",
-          "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection", "filelock", "submitit",
-          "cloudpickle", "pillow", "regex")  # fmt: skip
+NEEDED = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "pyyaml", "packaging", "tqdm", "numpy",
+          "typing-extensions", "filelock", "submitit", "cloudpickle", "pillow", "regex")  # fmt: skip
 """What training imports beside torch, with what that needs itself: no plots, no tables, no W&B, no test runner."""
 
 LARGEST = 60 * 2**20
