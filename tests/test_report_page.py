@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 import struct
 from pathlib import Path
 
 import pytest
 
 from html_page import HtmlPage
-from synthetic_runs import write_demo
+from synthetic_runs import replay_run, write_demo, write_experiment, write_run
 from weight_decay.report.commands import COMMANDS
 from weight_decay.report.figures.demo import demo_figures, paired_difference
 from weight_decay.report.figures.style import DARK, LIGHT
@@ -131,3 +132,18 @@ def test_commands_refuse_what_they_do_not_know(tmp_path: Path) -> None:
         COMMANDS["status"](["a", "b", f"results={tmp_path}"])
     with pytest.raises(UserError, match="scale=micro is not known"):
         COMMANDS["demo-report"](["scale=micro"])
+
+
+def test_only_the_seed_that_the_demo_trains_can_be_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_demo(tmp_path)
+    replays = [write_run(tmp_path, replay_run(0))]
+    replays += [{"run_id": f"{seed}" * 12, "folder": f"never-{seed}", "coordinates": {"seed": seed}} for seed in (1, 2)]
+    write_experiment(tmp_path, "bfloat16_replay", replays, "under_training", data="synthetic_text")
+    monkeypatch.setattr("weight_decay.report.figures.gallery.demo_page", lambda results, target: target)
+    assert COMMANDS["demo-report"]([f"results={tmp_path}"]) == 0
+    assert "from 7 finished runs; 0 not finished" in capsys.readouterr().out
+    assert collect(tmp_path).unfinished == 2
+    shutil.rmtree(tmp_path / "runs" / replays[0]["folder"])
+    assert collect(tmp_path, seeds=[0]).unfinished == 1

@@ -103,7 +103,8 @@ def demo_report(words: Sequence[str]) -> int:
     results, names = _arguments("demo-report", words, "results/demo")
     if names:
         raise UserError(f"demo-report: takes no experiment, got {' '.join(names)}.")
-    collected = collect(results, list(EFFECTS), drop=True)  # the demo's own folder
+    # The folder is the demo's own, and it trains the first seed alone.
+    collected = collect(results, list(EFFECTS), drop=True, seeds=[0])
     page = demo_page(results, results / "report.html")
     print(effects_text(demo_effects(results)))
     print(f"\n{collected.describe()}\nFigures: {results / 'figures'}\nPage:    {page.resolve().as_uri()}")

@@ -42,12 +42,14 @@ def collect(
     *,
     drop: bool = False,
     others: Sequence[Path] = (),
+    seeds: Sequence[int] | None = None,
 ) -> Collected:
     """Merge the run folders under `results` into the tables of all experiments, or of those named.
 
     They go to `tables`, or to `results`/tables where none is given; without `empty`, a table that would have no row
     is not written. `others` are tables folders of other machines, merged in too, whether or not an experiment of
-    theirs was started here.
+    theirs was started here. `seeds` are those that were meant to run, where not all were: only their cells count as
+    not finished.
 
     Two tables for each experiment and scale: `.summary.csv`, one row per run and branch with its
     final metrics; `.curves.csv.gz`, one row per run, branch and recorded step, empty where a metric was
@@ -74,7 +76,7 @@ def collect(
     collected = Collected()
     target = tables or results / "tables"
     for experiment in started:
-        _collect_one(experiment, _Target(target, others, drop, empty), collected)
+        _collect_one(experiment, _Target(target, others, drop, empty), collected, seeds)
     done = {f"{experiment.name}-{experiment.scale}" for experiment in started}
     for stem in [stem for stem in foreign if stem not in done]:
         # Without a run folder there is nothing to drop in favour of.
@@ -92,23 +94,24 @@ class _Target:
     empty: bool
 
 
-def _collect_one(experiment: Experiment, target: _Target, collected: Collected) -> None:
+def _collect_one(experiment: Experiment, target: _Target, collected: Collected, seeds: Sequence[int] | None) -> None:
     before = collected.finished
     coordinates = sorted({name for cell in experiment.cells for name in cell.coordinates} - {"seed"})
     identity = [*_IDENTITY, *coordinates, "branch"]
     stem, data = f"{experiment.name}-{experiment.scale}", dict[str, Any]()
     with _Table([*identity, *_SUMMARY]) as summary, _Table([*identity, "git_commit", *_AXES]) as curves:
         for cell in experiment.cells:
+            meant = seeds is None or cell.coordinates.get("seed") in seeds
             try:
                 if not cell.folder.is_dir():
-                    collected.unfinished += 1
+                    collected.unfinished += meant
                     continue
                 run, records = read_run(cell)
             except DamagedRunError as error:
                 collected.damaged.append(Damaged(experiment.name, cell.folder, str(error)))
                 continue
             if not records:
-                collected.unfinished += 1
+                collected.unfinished += meant
                 continue
             collected.finished += 1
             collected.unsealed += not is_sealed(run)
