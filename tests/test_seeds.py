@@ -24,6 +24,11 @@ def test_more_seeds_are_more_runs_of_the_same_experiment() -> None:
     assert {run_id(cell.config) for cell in declared.cells} < {run_id(cell.config) for cell in more.all_cells}
 
 
+def test_a_single_run_has_seeds_too() -> None:
+    """Its default seed is one of those asked for, and no second cell."""
+    assert [cell.config.seed for cell in make_plan(["seeds=0..2"])[0].all_cells] == [0, 1, 2]
+
+
 def test_every_seed_has_its_own_draw_of_the_data_in_every_cell() -> None:
     for experiment in ("fig13_similarity", "fig02_real_images", "fig06_language_model"):
         for cell in plan("seeds=[7,11]", experiment=experiment).cells:

@@ -49,12 +49,17 @@ def make_plan(words: Sequence[str]) -> tuple[Plan, Steering]:
     points = expand(with_seeds(file.grid, seeds), {**typed, **values})
     # Other seeds than the experiment's own add to it: its record, and so its tables, keep all of them.
     others = [] if seeds is None else expand(file.grid, {**typed, **values})
-    cells = []
-    for index, point in enumerate([*points, *(point for point in others if point not in points)]):
+    cells: list[Cell] = []
+    asked: set[str] = set()
+    for point in [*points, *others]:
         run = _run(chosen, file, point, typed, values)
         _check_regime(file, run)
-        cells.append(Cell(index, run, {key: value for key, value in point.items() if is_coordinate(key, value)}))
-    asked = {run_id(cell.config) for cell in cells[: len(points)]}
+        identity = run_id(run)
+        if len(cells) < len(points):
+            asked.add(identity)
+        elif identity in asked:  # one of the experiment's own seeds was asked for
+            continue
+        cells.append(Cell(len(cells), run, {key: value for key, value in point.items() if is_coordinate(key, value)}))
     everything = _distinct(cells, collapsing=any(not is_execution_setting(key) for key in (*typed, *values)))
     now = tuple(cell for cell in everything if run_id(cell.config) in asked)
     own = os.environ.get(OWN_CONFIGS) or None
