@@ -42,6 +42,7 @@ from weight_decay.config.text import MatchedSchedule
 from weight_decay.data.images.image_set import ImageSet, content_fingerprint
 from weight_decay.data.text.files import TokenSet
 from weight_decay.experiments.catalog import experiments
+from weight_decay.models.layout import channels_last
 from weight_decay.tasks.choose import build_regime
 from weight_decay.training import assemble, matched
 
@@ -191,7 +192,8 @@ def test_number_formats_are_those_of_torch(
 
     def distance(format: torch.dtype | None) -> float:
         """How far from ours plain torch ends in a number format, in units of the way."""
-        model = plain.with_state_of(network(experiment, cell), start).float()
+        # In our layout, without which narrow networks are not safe on every CPU.
+        model = channels_last(plain.with_state_of(network(experiment, cell), start).float())
         plain.train(model, batches, first, dataclasses.replace(how, autocast=format))
         ours, theirs = (torch.cat([w.detach().flatten() for w in m.parameters()]) for m in (training.model, model))
         began = torch.cat([start[name].flatten() for name, _ in training.model.named_parameters()])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import re
 import shutil
 import struct
@@ -141,7 +142,8 @@ def test_only_the_seed_that_the_demo_trains_can_be_unfinished(
     replays = [write_run(tmp_path, replay_run(0))]
     replays += [{"run_id": f"{seed}" * 12, "folder": f"never-{seed}", "coordinates": {"seed": seed}} for seed in (1, 2)]
     write_experiment(tmp_path, "bfloat16_replay", replays, "under_training", data="synthetic_text")
-    monkeypatch.setattr("weight_decay.report.figures.gallery.demo_page", lambda results, target: target)
+    gallery = importlib.import_module("weight_decay.report.figures.gallery")
+    monkeypatch.setattr(gallery, "demo_page", lambda results, target: target)
     assert COMMANDS["demo-report"]([f"results={tmp_path}"]) == 0
     assert "from 7 finished runs; 0 not finished" in capsys.readouterr().out
     assert collect(tmp_path).unfinished == 2
