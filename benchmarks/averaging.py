@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from _timed import timed
+from weight_decay.config.plain import build_dataclass
 from weight_decay.config.registry import OPTIMIZERS
-from weight_decay.config.schema import build_dataclass
 from weight_decay.experiments.catalog import read_option
 from weight_decay.models.resnet import PreActResNet
 from weight_decay.optim.averaging import Averages

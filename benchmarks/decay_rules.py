@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from _timed import timed
+from weight_decay.config.plain import build_dataclass
 from weight_decay.config.registry import OPTIMIZERS
-from weight_decay.config.schema import build_dataclass
 from weight_decay.experiments.catalog import read_option
 from weight_decay.models.gpt import GPT, Sizes
 from weight_decay.models.resnet import PreActResNet

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import folder_name
+from weight_decay.config.run import folder_name
 from weight_decay.errors import UserError
 from weight_decay.experiments.critical import at_rate, critical_lr
 from weight_decay.experiments.plan import Cell

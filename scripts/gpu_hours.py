@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import run_id
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, run_id
 from weight_decay.experiments.cost import Cost, estimate
 from weight_decay.experiments.throughput import COMPILED_GPU, GPU, Assumptions
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from weight_decay.config.groups import OptimizerConfig
+from weight_decay.config.plain import build_dataclass
 from weight_decay.config.registry import OPTIMIZERS
-from weight_decay.config.schema import build_dataclass
 from weight_decay.optim.optimizers import Method
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import plain_torch as plain
 from declared import plan
 from weight_decay.config.groups import ImageData
-from weight_decay.config.identity import to_dict
+from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import MatchedSchedule
 from weight_decay.experiments.plan import Cell

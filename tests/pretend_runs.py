@@ -23,8 +23,8 @@ import yaml
 import pretend_device
 from tiny_runs import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary, write_fashion_mnist
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import folder_name, to_dict
-from weight_decay.config.run import RunConfig, build
+from weight_decay.config.plain import to_dict
+from weight_decay.config.run import RunConfig, build, folder_name
 from weight_decay.device import traits
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels

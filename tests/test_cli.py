@@ -15,8 +15,8 @@ from conftest import QUIET, read_metrics
 from vision_files import write_fashion_mnist
 from weight_decay.cli import main, make_plan
 from weight_decay.config.groups import ImageData
-from weight_decay.config.identity import folder_name, run_id, to_dict
-from weight_decay.config.run import RunConfig
+from weight_decay.config.plain import to_dict
+from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import groups
 from weight_decay.experiments.plan import expand

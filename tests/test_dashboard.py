@@ -12,8 +12,8 @@ import pytest
 
 from conftest import read_summary
 from weight_decay.cli import main
-from weight_decay.config.identity import folder_name, run_id, to_dict
-from weight_decay.config.run import RunConfig
+from weight_decay.config.plain import to_dict
+from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.errors import UserError
 from weight_decay.report.wandb.dashboard import build_workspace
 from weight_decay.report.wandb.offline import offline_runs, sync, sync_commands

@@ -14,9 +14,9 @@ import pytest
 from text_helpers import load_tokens
 from weight_decay import cli
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import run_id, to_dict
+from weight_decay.config.plain import to_dict
 from weight_decay.config.registry import DATA
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, run_id
 from weight_decay.data.where import how_to_make, is_there, require_data
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import groups

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import run_id
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, run_id
 from weight_decay.device import choose, compiling, memory, workers
 from weight_decay.device.traits import KNOWN, traits
 from weight_decay.errors import UserError

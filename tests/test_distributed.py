@@ -15,7 +15,7 @@ import pytest
 
 from conftest import read_metrics, read_summary
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import folder_name
+from weight_decay.config.run import folder_name
 from weight_decay.runs.folder import Labels
 from weight_decay.training.assemble import micro_batches
 from weight_decay.training.run import run

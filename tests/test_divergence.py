@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import run_id
+from weight_decay.config.run import run_id
 from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
 from weight_decay.probes.divergence import DivergenceMonitor

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import folder_name
+from weight_decay.config.run import folder_name
 from weight_decay.experiments.as_words import in_hydras_grammar
 from weight_decay.experiments.cost import _counted, forward_operations
 from weight_decay.experiments.dry_run import describe

@@ -19,8 +19,8 @@ from torch import nn
 
 from weight_decay.cli import main
 from weight_decay.config.own import OWN_CONFIGS
+from weight_decay.config.plain import build_dataclass
 from weight_decay.config.registry import OPTIMIZERS
-from weight_decay.config.schema import build_dataclass
 from weight_decay.optim.decay import ParameterGroup
 from weight_decay.optim.optimizers import DecayedOptimizer, Method
 

@@ -16,8 +16,8 @@ import yaml
 from conftest import read_metrics, read_summary
 from declared import plan
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import folder_name, run_id, to_dict
-from weight_decay.config.run import RunConfig
+from weight_decay.config.plain import to_dict
+from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments.sweep import run_cells
 from weight_decay.optim.schedules import WarmupCosine

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import read_metrics, read_summary
-from weight_decay.config.identity import folder_name
 from weight_decay.config.measurements import CurvatureConfig
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.config.span import Span
 from weight_decay.data.images.image_set import ImageSet
 from weight_decay.errors import UserError

@@ -79,8 +79,8 @@ def test_an_entry_point_of_a_package_does_the_same(folder: Path) -> None:
 def test_it_is_its_formula_beside_a_plain_optimizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHT_DECAY_OWN_CONFIGS", str(folder / "my_rules"))
     from weight_decay.config.groups import DecayRuleConfig
+    from weight_decay.config.plain import build_dataclass
     from weight_decay.config.registry import DECAY_KINDS
-    from weight_decay.config.schema import build_dataclass
     from weight_decay.optim.decay_kinds.rule import Group, join
 
     all_of_it = build_dataclass(DecayRuleConfig, {"match": ".*", "scale": 1.0})

@@ -36,7 +36,7 @@ from parity import (
     recipe,
     small,
 )
-from weight_decay.config.identity import to_dict
+from weight_decay.config.plain import to_dict
 from weight_decay.config.run import build
 from weight_decay.config.text import MatchedSchedule
 from weight_decay.data.images.image_set import ImageSet, content_fingerprint

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from conftest import read_metrics, read_summary
-from weight_decay.config.identity import folder_name
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.runs.folder import Labels
 from weight_decay.training.record import Recorder, to_host
 from weight_decay.training.run import run

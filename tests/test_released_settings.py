@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conftest import read_metrics
-from weight_decay.config.identity import folder_name, to_dict
-from weight_decay.config.run import RunConfig
+from weight_decay.config.plain import to_dict
+from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.data.images.augment import crop_and_flip
 from weight_decay.data.images.image_set import ImageSet
 from weight_decay.data.images.stream import ImageStream, Reading

@@ -12,8 +12,7 @@ import torch
 
 from tiny_runs import read_summary
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import folder_name
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.device.choose import choose_device
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels

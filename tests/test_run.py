@@ -21,8 +21,7 @@ import torch
 import weight_decay.training.run
 from conftest import read_metrics, read_summary
 from weight_decay.cli import main
-from weight_decay.config.identity import folder_name
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels
 from weight_decay.runs.lock import claimed

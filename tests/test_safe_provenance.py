@@ -15,8 +15,7 @@ import weight_decay.training.provenance
 from conftest import read_summary
 from test_run import folder_of, stop_after
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import run_id
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import write_plan
 from weight_decay.report.tables.collect import collect

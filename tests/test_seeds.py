@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import run_id
+from weight_decay.config.run import run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import Plan
 from weight_decay.experiments.seeds import read_seeds, with_seeds

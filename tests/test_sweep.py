@@ -18,8 +18,7 @@ import pytest
 
 from conftest import read_metrics, read_summary
 from weight_decay.cli import main, make_plan
-from weight_decay.config.identity import folder_name
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels, code_of, put_aside
 from weight_decay.runs.lock import claimed

@@ -10,7 +10,7 @@ import pytest
 
 from declared import plan
 from parity import VISION
-from weight_decay.config.identity import run_id
+from weight_decay.config.run import run_id
 from weight_decay.config.span import Clock
 from weight_decay.data.images.image_set import ImageSet
 from weight_decay.data.images.stream import epoch_samples

@@ -8,7 +8,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from weight_decay import cli
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import run_id
+from weight_decay.config.run import run_id
 from weight_decay.experiments.launch.wandb_sweep import sweep_yaml
 
 WORDS = ["experiment=demo_over_training", "scale=micro"]

@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import QUIET, TINY_TEXT
 from weight_decay.cli import make_plan
-from weight_decay.config.identity import folder_name
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import write_plan
 from weight_decay.report.live.status import cell_state

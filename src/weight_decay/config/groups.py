@@ -1,6 +1,6 @@
-"""The groups a run's config is made of, one dataclass for each choice; `config.py` puts them together.
+"""The groups a run's config is made of, one dataclass for each choice; `run.py` puts them together.
 
-Each checks its own values: the ValueError starts with the name of the field, and `schema.py` adds where it is.
+Each checks its own values: the ValueError starts with the name of the field, and `plain.py` adds where it is.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ Nothing in this module knows where the mapping came from, and nothing below `cli
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -28,9 +31,10 @@ from weight_decay.config.groups import (
     WarmupCosineSchedule,
 )
 from weight_decay.config.measurements import AveragingConfig, ProbeConfig
+from weight_decay.config.plain import build_dataclass, to_dict
 from weight_decay.config.precision import PrecisionConfig
 from weight_decay.config.registry import DATA, DECAY_KINDS, MODELS, OPTIMIZERS
-from weight_decay.config.schema import EXECUTION, build_dataclass, check_seed, check_size, require
+from weight_decay.config.schema import EXECUTION, check_seed, check_size, require
 from weight_decay.config.span import Span
 from weight_decay.config.text import MatchedSchedule, TokenData
 
@@ -169,3 +173,26 @@ class RunConfig:
 def build(values: Mapping[str, Any]) -> RunConfig:
     """Validate a nested mapping and return the typed run; UserError names the setting and what it must be."""
     return build_dataclass(RunConfig, values)
+
+
+def is_execution_setting(key: str) -> bool:
+    """Whether the dotted setting (or group) says where or how to compute, and cannot change a run's identity."""
+    top, *rest = key.split(".")
+    fields = {f.name: f for f in dataclasses.fields(RunConfig)}
+    if top in fields and fields[top].metadata.get("execution"):
+        return True
+    return top == "data" and rest == ["root"]
+
+
+def run_id(config: RunConfig) -> str:
+    """Twelve hexadecimal digits that name every value able to change the run's numbers."""
+    canonical = json.dumps(to_dict(config, identity_only=True), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def folder_name(config: RunConfig) -> str:
+    """A readable prefix and the identity: `procedural-resnet-lr0.3-wd0.015-seed0-<id>`."""
+    return (
+        f"{config.data.kind}-{config.model.kind}-lr{config.optimizer.lr:g}-wd{config.decay.strength:g}"
+        f"-seed{config.seed}-{run_id(config)}"
+    )

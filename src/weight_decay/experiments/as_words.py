@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weight_decay.config.identity import to_dict
+from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Span
 from weight_decay.errors import UserError

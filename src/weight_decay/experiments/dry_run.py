@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from weight_decay.config.groups import BranchConfig
-from weight_decay.config.identity import folder_name
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.config.text import TokenData
 from weight_decay.data.where import folder_of, how_to_make, is_there
 from weight_decay.experiments.as_words import quoted, settings

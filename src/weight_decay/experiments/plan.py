@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_decay.config.identity import folder_name, is_execution_setting, run_id
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, folder_name, is_execution_setting, run_id
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_json
 from weight_decay.runs.seal import sealed

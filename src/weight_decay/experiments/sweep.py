@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from weight_decay.config.identity import folder_name, run_id
+from weight_decay.config.run import folder_name, run_id
 from weight_decay.data.where import require_data
 from weight_decay.device.distributed import current, join
 from weight_decay.errors import UserError

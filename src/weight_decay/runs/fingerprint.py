@@ -28,7 +28,7 @@ SILENT = ("runs", "errors", "extras", "places")
 def code_fingerprint(settings: Mapping[str, Any], regime: str) -> str | None:
     """Twelve hexadecimal digits of the sources behind a run's numbers; comments do not count.
 
-    settings: the run's identity as plain values (`config.identity.to_dict`); regime: "over_training" or
+    settings: the run's identity as plain values (`config.plain.to_dict`); regime: "over_training" or
     "under_training". None if a kind that it names is not known here, so that nobody here can tell.
     """
     kinds = frozenset(name for registry in REGISTRIES for name in registry.named_in(settings))

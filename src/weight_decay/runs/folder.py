@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_decay.config.identity import folder_name, run_id, to_dict
-from weight_decay.config.run import RunConfig
+from weight_decay.config.plain import to_dict
+from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.errors import UserError
 from weight_decay.runs.files import read_bounded
 from weight_decay.runs.fingerprint import code_fingerprint, other_code

@@ -156,7 +156,7 @@ def _check_finished(summary: Mapping[str, Any], run_id: str, coordinates: Mappin
     if not is_sealed(summary):
         return
     settings = summary.get("identity")
-    # As config/identity.py makes a run's id; the report side does not know that module.
+    # As config/run.py makes a run's id; the report side does not know that module.
     if hashlib.sha256(canonical(settings)).hexdigest()[:12] != run_id:
         raise DamagedRunError("the settings in summary.json are not those of the run's id")
     for key, value in coordinates.items():

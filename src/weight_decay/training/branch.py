@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable
 
 from weight_decay.config.groups import BranchConfig
-from weight_decay.config.identity import run_id
-from weight_decay.config.run import RunConfig
+from weight_decay.config.run import RunConfig, run_id
 from weight_decay.config.span import Clock
 from weight_decay.device.distributed import current
 from weight_decay.errors import UserError

@@ -10,8 +10,7 @@ import torch
 import yaml
 
 from weight_decay.config.groups import WarmupCosineSchedule
-from weight_decay.config.identity import folder_name, run_id
-from weight_decay.config.run import RunConfig, build
+from weight_decay.config.run import RunConfig, build, folder_name, run_id
 from weight_decay.config.text import MatchedSchedule
 from weight_decay.errors import UserError
 from weight_decay.optim.schedules import MatchedEffectiveLR

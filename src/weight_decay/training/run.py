@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from weight_decay.config.identity import folder_name, run_id, to_dict
-from weight_decay.config.run import RunConfig
+from weight_decay.config.plain import to_dict
+from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.config.text import MatchedSchedule
 from weight_decay.device.choose import apply_precision, choose_device
 from weight_decay.device.compiling import is_compiled

@@ -11,9 +11,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from weight_decay.config.identity import is_execution_setting, run_id
 from weight_decay.config.registry import DATA
-from weight_decay.config.run import RunConfig, build
+from weight_decay.config.run import RunConfig, build, is_execution_setting, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import OWN_CONFIGS, groups, option_file, read_option
 from weight_decay.experiments.launch.compose import assign, composed

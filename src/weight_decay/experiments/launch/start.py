@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import yaml
 from hydra import main as hydra_main
 
-from weight_decay.config.identity import to_dict
+from weight_decay.config.plain import to_dict
 from weight_decay.errors import UserError
 from weight_decay.experiments.launch.compose import has, one_sentence
 from weight_decay.experiments.launch.multirun import job, multirun

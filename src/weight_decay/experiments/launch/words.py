@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from weight_decay.config.identity import is_execution_setting
+from weight_decay.config.run import is_execution_setting
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import groups
 from weight_decay.experiments.plan import COMMAND_KEYS, MOST_CELLS
