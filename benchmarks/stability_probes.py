@@ -46,7 +46,7 @@ def main() -> None:
         words += [f"batch_size={arguments.batch}", f"precision={arguments.precision}"]
         words = [word for word in words if not word.startswith("data.evaluation_windows")]
         config = make_plan([*words, "data.evaluation_windows=16"])[0].cells[0].config
-        device = choose_device(config)
+        device = choose_device(config.execution, config.precision)
         regime = build_regime(config, device)
         training = build_training(config, regime, device)
         probe = functools.partial(Measurements(training, config.probes).probe, *regime.probes)

@@ -76,7 +76,7 @@ def main() -> None:
 def compare(size: str, folder: Path, arguments: argparse.Namespace) -> None:
     config = {ema: make_config(size, folder, ema, arguments) for ema in ("[]", "[0.99]")}
     plainest = config["[]"]
-    device = choose_device(plainest)
+    device = choose_device(plainest.execution, plainest.precision)
     apply_precision(plainest.precision)
     if size == "micro":
         (folder / "nanogpt").mkdir()

@@ -157,7 +157,7 @@ def main() -> None:
             make_plan([*settings, "optimizer.lr=0.1", "decay.strength=0.01", "tracking=disabled"])[0].cells[0].config
         )
         torch.set_num_threads(config.execution.threads)
-        device = choose_device(config)
+        device = choose_device(config.execution, config.precision)
         regime = build_regime(config, device)
         training = build_training(config, regime, device)
         loops = {

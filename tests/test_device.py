@@ -47,15 +47,19 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(tiny: Tiny, wante
         check(tiny("text", f"execution.device={wanted}"))
 
 
+def chosen(config: RunConfig) -> torch.device:
+    return choose.choose_device(config.execution, config.precision)
+
+
 def test_auto_takes_the_accelerator_and_cpu_is_obeyed(tiny: Tiny, gpu: None) -> None:
-    assert choose.choose_device(tiny("text", "execution.device=auto")) == torch.device("cuda")
-    assert choose.choose_device(tiny("text", "execution.device=cpu")) == CPU
+    assert chosen(tiny("text", "execution.device=auto")) == torch.device("cuda")
+    assert chosen(tiny("text", "execution.device=cpu")) == CPU
 
 
 def test_auto_leaves_out_an_accelerator_without_double_precision(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("mps"))
-    assert choose.choose_device(tiny("text", "execution.device=auto")) == CPU
-    assert choose.choose_device(tiny("text", "execution.device=mps")) == torch.device("mps")
+    assert chosen(tiny("text", "execution.device=auto")) == CPU
+    assert chosen(tiny("text", "execution.device=mps")) == torch.device("mps")
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32"])

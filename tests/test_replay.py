@@ -24,7 +24,7 @@ from weight_decay.training.run import run
 def metrics(tmp_path: Path, *settings: str) -> dict[str, float]:
     small = ["duration=40 steps", "data.evaluation_windows=16", "data.train_tokens=40000", f"data.root={tmp_path}"]
     config = make_plan(["experiment=bfloat16_replay", "scale=micro", "cell=0", *small, *settings])[0].cells[0].config
-    device = choose_device(config)
+    device = choose_device(config.execution, config.precision)
     found = replayed(config, build_regime(config, device), device, lambda: False)
     assert found is not None
     return found

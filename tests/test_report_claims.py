@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from weight_decay.report.claims import language, slopes, vision
-from weight_decay.report.claims.pairs import difference
+from weight_decay.report.claims.pairs import Measured, difference
 from weight_decay.report.claims.paper import CLAIMS, MEASURES, SCALES, judged_claims
 from weight_decay.report.claims.protocol import FILES, protocol
 from weight_decay.report.claims.table import claims_markdown, claims_text, write_claims
-from weight_decay.report.claims.verdict import NATS, Claim, Measured, Result, Verdict, judged, with_false_discoveries
+from weight_decay.report.claims.verdict import NATS, Claim, Result, Verdict, judged, with_false_discoveries
 from weight_decay.report.tables.read import Tables, scales_of, tables_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,8 @@ from synthetic_runs import OVER_TRAINING, over_training_run, write_experiment, w
 from weight_decay.errors import UserError
 from weight_decay.report.claims import declared
 from weight_decay.report.claims import paper as claims_paper
-from weight_decay.report.claims.verdict import NATS, POINTS, Claim, Measure, Measured, Result, judged, not_run
+from weight_decay.report.claims.pairs import Measured
+from weight_decay.report.claims.verdict import NATS, POINTS, Claim, Measure, Result, judged, not_run
 from weight_decay.report.commands import COMMANDS
 from weight_decay.report.figures.paper import FIGURES
 from weight_decay.report.page.claims import claims_html, count_line, paper_order

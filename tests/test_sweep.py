@@ -20,9 +20,10 @@ from conftest import read_metrics, read_summary
 from weight_decay.cli import main, make_plan
 from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.errors import UserError
-from weight_decay.runs.folder import Labels, code_of, put_aside
+from weight_decay.runs.folder import Labels, put_aside
 from weight_decay.runs.lock import claimed
 from weight_decay.runs.seal import sealed
+from weight_decay.runs.summary import code_of
 from weight_decay.training.loop import Training
 from weight_decay.training.run import run
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from weight_decay.config.execution import ExecutionConfig
 from weight_decay.config.precision import PrecisionConfig
-from weight_decay.config.run import RunConfig
 from weight_decay.device.distributed import device_of_rank, launched_together
 from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
@@ -24,12 +24,12 @@ def accelerator() -> str | None:
     return None if found is None else found.type
 
 
-def choose_device(config: RunConfig) -> torch.device:
+def choose_device(execution: ExecutionConfig, precision: PrecisionConfig) -> torch.device:
     """The device of a run: `auto` is the accelerator of this machine if it computes in double precision.
 
     Raises UserError if a device is asked for that is not there, or that cannot compute in the precision asked for.
     """
-    wanted, here = config.execution.device, accelerator()
+    wanted, here = execution.device, accelerator()
     if wanted not in ("auto", "cpu", here):
         there = "no accelerator" if here is None else f"only {here}"
         raise UserError(
@@ -39,10 +39,10 @@ def choose_device(config: RunConfig) -> torch.device:
     if kind is None or (wanted == "auto" and not traits(torch.device(kind)).float64):
         kind = "cpu"
     device = torch.device(kind)
-    half = _autocast_type(config.precision) or weight_dtype(config.precision)
+    half = multiplied_in(precision)
     if half.itemsize == 2 and half not in traits(device).half:
         raise UserError(
-            f"precision: {kind} does not compute in {config.precision.kind}; choose precision=float32, or another "
+            f"precision: {kind} does not compute in {precision.kind}; choose precision=float32, or another "
             "execution.device."
         )
     if launched_together() and kind != "cpu":

@@ -15,18 +15,10 @@ from weight_decay.errors import UserError
 from weight_decay.experiments.parallel import WORDS, in_parallel
 from weight_decay.experiments.plan import Cell, Plan, write_plan
 from weight_decay.experiments.ranks import meet_tasks_of_job
-from weight_decay.runs.folder import (
-    Labels,
-    Standing,
-    code_of,
-    put_aside,
-    read_status,
-    read_summary,
-    stale_fingerprint,
-    standing,
-)
+from weight_decay.runs.folder import Labels, Standing, put_aside, read_status, read_summary, stale_fingerprint, standing
 from weight_decay.runs.lock import claimed
 from weight_decay.runs.progress import tell
+from weight_decay.runs.summary import code_of
 from weight_decay.tasks.choose import check_data, data_fingerprint
 from weight_decay.training.build import check
 from weight_decay.training.matched import ReferenceMissingError

@@ -14,6 +14,7 @@ from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
 from weight_decay.optim.decay_kinds.rule import Decayed, Group, Rule, RuleFactory, Step
+from weight_decay.optim.norm import total_norm
 
 DecayKind = Literal["decoupled", "torch", "penalty", "l2"]
 _PENALTY_GRADIENT = {"l2": 1.0, "penalty": 2.0}
@@ -280,12 +281,6 @@ def torch_groups(
             names, parameters = zip(*part, strict=True) if part else ((), ())
             made.append({"params": list(parameters), "names": names, "weight_decay": strength})
     return made
-
-
-def total_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the 2-norm of all tensors seen as one vector: 0-d, float32 (float64 of such tensors), on their device."""
-    norms = torch._foreach_norm(list(tensors), 2, dtype=traits(tensors[0].device).sums)
-    return torch.linalg.vector_norm(torch.stack(norms)).to(torch.promote_types(tensors[0].dtype, torch.float32))
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from weight_decay.errors import UserError
-from weight_decay.optim.optimizers import total_norm
+from weight_decay.optim.norm import total_norm
 
 
 @torch.no_grad()

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_decay.config.plain import to_dict
-from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.errors import UserError
 from weight_decay.runs.files import read_bounded
-from weight_decay.runs.fingerprint import code_fingerprint, other_code
+from weight_decay.runs.fingerprint import other_code
 from weight_decay.runs.judge import ForeignRunError, judge, judge_branch
 from weight_decay.runs.lock import claimed
 from weight_decay.runs.read import FINISHED, MAIN_BRANCH, UNREADABLE, DamagedRunError
@@ -24,29 +22,6 @@ class Labels:
     experiment: str
     scale: str
     title: str
-
-
-def code_of(config: RunConfig) -> str | None:
-    """The fingerprint of the present code behind the run's numbers."""
-    return code_fingerprint(to_dict(config, identity_only=True), config.data.regime)
-
-
-def identity(config: RunConfig, labels: Labels) -> dict[str, Any]:
-    """What summary.json says in every state of a run."""
-    return {
-        "run_id": run_id(config),
-        "folder": folder_name(config),
-        "branch": MAIN_BRANCH,
-        "identity": to_dict(config, identity_only=True),
-        "experiment": labels.experiment,
-        "scale": labels.scale,
-        "regime": config.data.regime,
-        "seed": config.seed,
-        "code_fingerprint": code_of(config),
-        "error": None,
-        "divergence_step": None,
-        "final": {},
-    }
 
 
 class ForeignFolderError(UserError):

@@ -217,9 +217,8 @@ def build(config: RunConfig, device: torch.device) -> Regime:
         "train_samples": len(train),
         "test_samples": len(test),
     }
-    return Regime(
-        task, stream, make_clock(config, epoch_samples(len(train), config.batch_size, data.drop_last), 1), described
-    )
+    epoch = epoch_samples(len(train), config.batch_size, data.drop_last)
+    return Regime(task, stream, make_clock(config.duration, config.batch_size, epoch, 1), described)
 
 
 def _shuffled(rows: np.ndarray | None, size: int, seed: int) -> np.ndarray:

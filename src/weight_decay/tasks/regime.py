@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from weight_decay.config.measurements import ProbeKind
-from weight_decay.config.run import RunConfig
-from weight_decay.config.span import Clock
+from weight_decay.config.span import Clock, Span
 from weight_decay.errors import UserError
 from weight_decay.tasks.protocol import Stream, Task
 
@@ -34,12 +33,10 @@ class Regime:
     probes: tuple[Probe, ...] = ()
 
 
-def make_clock(config: RunConfig, epoch_samples: int, tokens_per_sample: int) -> Clock:
+def make_clock(duration: Span, batch_size: int, epoch_samples: int, tokens_per_sample: int) -> Clock:
     """The clock of a run whose training set has `epoch_samples`; UserError if the run is shorter than a step."""
-    without_total = Clock(config.batch_size, epoch_samples, tokens_per_sample)
-    steps = config.duration.steps(without_total)
+    without_total = Clock(batch_size, epoch_samples, tokens_per_sample)
+    steps = duration.steps(without_total)
     if steps < 1:
-        raise UserError(
-            f'duration: "{config.duration}" is less than one step of {config.batch_size} samples; make it longer.'
-        )
-    return Clock(config.batch_size, epoch_samples, tokens_per_sample, steps)
+        raise UserError(f'duration: "{duration}" is less than one step of {batch_size} samples; make it longer.')
+    return Clock(batch_size, epoch_samples, tokens_per_sample, steps)

@@ -155,7 +155,7 @@ def build(config: RunConfig, device: torch.device) -> Regime:
         )
     seed = stream_seed(config.seed, "data")
     stream = TokenStream(pool, data.context, config.batch_size, seed, device, data.sampling, ranks)
-    clock = make_clock(config, stream.windows, data.context)
+    clock = make_clock(config.duration, config.batch_size, stream.windows, data.context)
     # Branches go on with fresh data: the longest may begin at the run's last step.
     stream.check(clock.total_steps + max((branch.duration.steps(clock) for branch in config.branches), default=0))
 

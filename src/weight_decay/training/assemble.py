@@ -150,6 +150,21 @@ def build_segment(config: RunConfig, regime: Regime, training: Training, course:
     return Segment(config, training, course, cadence(config, regime, course), monitor, telling, penalty)
 
 
+def build_branch(
+    config: RunConfig,
+    regime: Regime,
+    scale: str,
+    trunk: Training,
+    branch: BranchConfig,
+    course: Course,
+    telling: Telling,
+) -> Segment:
+    """The stretch of a branch along its course, from its trunk at its present step."""
+    branching = Branching(trunk, branch)
+    training = build_training(config, regime, trunk.history.device, scale, telling.say, branching)
+    return build_segment(config, regime, training, course, telling)
+
+
 def divergence_monitor(config: RunConfig, clock: Clock, first: int, last: int) -> DivergenceMonitor:
     """The monitor of the stretch from step `first` to `last`."""
     divergence = config.divergence

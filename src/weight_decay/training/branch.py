@@ -11,15 +11,17 @@ from weight_decay.config.run import RunConfig, run_id
 from weight_decay.config.span import Clock
 from weight_decay.device.distributed import current
 from weight_decay.errors import UserError
-from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, identity, standing
+from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, standing
 from weight_decay.runs.progress import Progress
-from weight_decay.tasks.regime import Regime
-from weight_decay.training.assemble import Branching, build_segment, build_training
+from weight_decay.runs.summary import identity, write_summary
 from weight_decay.training.checkpoint import Owner
 from weight_decay.training.course import Course, Telling
 from weight_decay.training.loop import Event
-from weight_decay.training.record import recorder, speaker, write_summary
+from weight_decay.training.record import recorder, speaker
 from weight_decay.training.stretch import BranchInterruptedError, Segment, Status
+
+BuildBranch = Callable[[BranchConfig, Course, Telling], Segment]
+"""What makes the stretch of a branch along a course, from the trunk where it stands."""
 
 
 def check_branches(config: RunConfig, clock: Clock) -> None:
@@ -39,18 +41,20 @@ def branch_event(
     config: RunConfig,
     branch: BranchConfig,
     trunk: Segment,
-    regime: Regime,
+    clock: Clock,
     labels: Labels,
+    build: BuildBranch,
     stop: Callable[[], bool],
 ) -> Event:
-    """The event that runs `branch` from the trunk's weights at every step it is due."""
+    """The event that runs `branch`, made by `build`, from the trunk's weights at every step it is due."""
+    duration = branch.duration.steps(clock)
 
     def run_branch() -> None:
         trunk.save()
-        _run_branch(config, branch, trunk, regime, labels, stop)
+        _run_branch(config, branch, trunk, duration, labels, build, stop)
 
-    start = branch.start.steps(regime.clock)
-    every = branch.every.every(regime.clock) if branch.every is not None else sys.maxsize
+    start = branch.start.steps(clock)
+    every = branch.every.every(clock) if branch.every is not None else sys.maxsize
     return Event(trunk.timed(run_branch), every, start, also_last=False)
 
 
@@ -58,12 +62,12 @@ def _run_branch(
     config: RunConfig,
     branch: BranchConfig,
     trunk: Segment,
-    regime: Regime,
+    duration: int,
     labels: Labels,
+    build: BuildBranch,
     stop: Callable[[], bool],
 ) -> None:
-    parent = trunk.training
-    first = parent.step
+    first = trunk.training.step
     folder = trunk.course.folder / "branches" / f"{branch.name}-{first:09d}"
     ranks = current()
     stands = standing(folder, run_id(config), branch=True) if ranks.writes else Standing("unfinished")
@@ -78,14 +82,12 @@ def _run_branch(
     folder.mkdir(parents=True, exist_ok=True)
     origin = dataclasses.replace(trunk.course.origin, owner=Owner(run_id(config), folder.name))
     title = f"{labels.title} {branch.name}@{first}"
-    last = first + branch.duration.steps(regime.clock)
     say = speaker(title)
-    training = build_training(config, regime, parent.history.device, labels.scale, say, Branching(parent, branch))
-    progress = Progress(last - first, title, config.execution.progress and ranks.writes)
+    progress = Progress(duration, title, config.execution.progress and ranks.writes)
     if status_there == "damaged":
         say(f"is damaged ({stands.reason}) and is made again")
-    course = Course(folder, first, last, origin, branched=True)
-    segment = build_segment(config, regime, training, course, Telling(recorder(folder), progress, say))
+    course = Course(folder, first, first + duration, origin, branched=True)
+    segment = build(branch, course, Telling(recorder(folder), progress, say))
     segment.resume()
     status, divergence_step = segment.train(stop)
     progress.close()

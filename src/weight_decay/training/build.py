@@ -111,7 +111,8 @@ def check(config: RunConfig) -> None:
     what is asked of it, an attention kernel that cannot exist on it.
     """
     _check_groups(shapes_of(config), tuple(decay_rules(config)), config.decay.strength)
-    if problem := config.model.impossible_on(choose_device(config).type, config.precision):
+    device = choose_device(config.execution, config.precision)
+    if problem := config.model.impossible_on(device.type, config.precision):
         raise UserError(f"model: {problem}.")
 
 

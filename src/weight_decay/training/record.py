@@ -18,12 +18,11 @@ from weight_decay.config.groups import TrackingConfig
 from weight_decay.device.distributed import current
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
-from weight_decay.runs.files import read_bounded, write_json
+from weight_decay.runs.files import read_bounded
 from weight_decay.runs.folder import read_summary
-from weight_decay.runs.lock import confirm
 from weight_decay.runs.progress import tell
 from weight_decay.runs.read import UNREADABLE
-from weight_decay.runs.seal import sealed, without_seal
+from weight_decay.runs.seal import without_seal
 
 
 def to_host(metrics: Mapping[str, Any]) -> dict[str, float | int]:
@@ -225,12 +224,6 @@ class Mirror:
         self._run = None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         tell(f"W&B: {reason}; the run goes on without it, its own files are complete.")
-
-
-def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write summary.json, sealed, atomically. Raises LostFolderError if the folder has another owner by now."""
-    confirm(folder)
-    write_json(folder / "summary.json", sealed(summary))
 
 
 def speaker(title: str) -> Callable[[str], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import sys
@@ -21,19 +22,20 @@ from weight_decay.device.compiling import is_compiled
 from weight_decay.device.distributed import current, lost_contact
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_text
-from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, code_of, identity, standing
+from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, standing
 from weight_decay.runs.judge import branches
 from weight_decay.runs.lock import LostFolderError, claimed
 from weight_decay.runs.progress import Progress
 from weight_decay.runs.read import MAIN_BRANCH
+from weight_decay.runs.summary import code_of, identity, write_summary
 from weight_decay.tasks.choose import build_regime
-from weight_decay.training.assemble import build_segment, build_training
+from weight_decay.training.assemble import build_branch, build_segment, build_training
 from weight_decay.training.branch import branch_event, check_branches
 from weight_decay.training.checkpoint import Owner
 from weight_decay.training.course import Course, Telling
 from weight_decay.training.matched import ReferenceMissingError, find_reference, reference_of
 from weight_decay.training.provenance import Origin, environment, provenance, stretch_provenance
-from weight_decay.training.record import Mirror, recorder, speaker, write_summary
+from weight_decay.training.record import Mirror, recorder, speaker
 from weight_decay.training.replay import replay_event
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
 from weight_decay.training.stretch import Outcome
@@ -108,7 +110,7 @@ def _reason(error: Exception, folder: Path) -> str:
 def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
     if config.execution.threads:
         torch.set_num_threads(config.execution.threads)
-    device = choose_device(config)
+    device = choose_device(config.execution, config.precision)
     apply_precision(config.precision)
     with stopping_at_once():
         regime = build_regime(config, device)
@@ -155,7 +157,10 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         def stop() -> bool:
             return ranks.any(requested())
 
-        segment.branches = [branch_event(config, branch, segment, regime, labels, stop) for branch in config.branches]
+        build = functools.partial(build_branch, config, regime, labels.scale, training)
+        segment.branches = [
+            branch_event(config, branch, segment, regime.clock, labels, build, stop) for branch in config.branches
+        ]
         if config.probes.replay:
             segment.branches.append(replay_event(config, regime, device, segment, stop))
         status, divergence_step = segment.train(stop)

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from weight_decay.report.claims.pairs import by_seed, chosen_on_others, difference, measured, nothing, pick
-from weight_decay.report.claims.verdict import Measured
+from weight_decay.report.claims.pairs import Measured, by_seed, chosen_on_others, difference, measured, nothing, pick
 from weight_decay.report.tables.numbers import loss, three_digits
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, mean_between, missing_metrics
 

@@ -1,13 +1,29 @@
-"""What every claim is measured with: cells of a table picked out and paired by seed."""
+"""What every claim is measured with, and what it measures: cells of a table picked out and paired by seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from weight_decay.report.claims.verdict import Measured
+
+@dataclass(frozen=True)
+class Measured:
+    """The effect of a claim, one value per seed in the order of `seeds`, and the runs it was computed from.
+
+    `words` puts the numbers behind the effect in a short clause. `unless` names a reason why the runs cannot
+    answer although they were made (a run diverged, say); the verdict is then inconclusive.
+    """
+
+    seeds: tuple[int, ...]
+    effects: tuple[float, ...]
+    runs: tuple[str, ...]
+    words: str
+    unless: str = ""
+    binary: bool = False
+    """Each effect is 1 (it happened) or 0."""
 
 
 def pick(rows: pd.DataFrame, **coordinates: Any) -> pd.DataFrame:

@@ -10,8 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from weight_decay.report.claims.pairs import measured, nothing
-from weight_decay.report.claims.verdict import Measured
+from weight_decay.report.claims.pairs import Measured, measured, nothing
 from weight_decay.report.tables.cells import EMA_ERROR, EMA_JACOBIAN, branch_ends
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Literal
 
 from weight_decay.report import statistics
+from weight_decay.report.claims.pairs import Measured
 from weight_decay.report.claims.protocol import Stage, protocol
 from weight_decay.report.statistics import Interval
 from weight_decay.report.tables.read import Tables
@@ -49,23 +50,6 @@ class Unit:
 
 POINTS = Unit("points", 100.0, 1)
 NATS = Unit("nats", 1.0, 3)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The effect of a claim, one value per seed in the order of `seeds`, and the runs it was computed from.
-
-    `words` puts the numbers behind the effect in a short clause. `unless` names a reason why the runs cannot
-    answer although they were made (a run diverged, say); the verdict is then inconclusive.
-    """
-
-    seeds: tuple[int, ...]
-    effects: tuple[float, ...]
-    runs: tuple[str, ...]
-    words: str
-    unless: str = ""
-    binary: bool = False
-    """Each effect is 1 (it happened) or 0."""
 
 
 Measure = Callable[[Tables], Measured]

@@ -9,6 +9,7 @@ from weight_decay.errors import UserError
 from weight_decay.report.claims.demo import Effect, demo_effects
 from weight_decay.report.claims.paper import judged_claims
 from weight_decay.report.claims.table import claims_markdown
+from weight_decay.report.figures.paper import FIGURES
 from weight_decay.report.page.rules import rules_markdown
 from weight_decay.report.tables.experiments_table import experiments_markdown
 from weight_decay.report.tables.text_table import markdown_table
@@ -33,7 +34,7 @@ def sections(results: Path) -> dict[str, str]:
     return {
         "demo": "\n\n".join(effect_markdown(effect) for effect in demo_effects(results)),
         "claims": claims_markdown(claims),
-        "experiments": experiments_markdown(results, claims),
+        "experiments": experiments_markdown(results, FIGURES, claims),
         "rules": rules_markdown(results),
     }
 

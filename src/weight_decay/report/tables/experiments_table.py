@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from weight_decay.report.claims.verdict import Result, Verdict
-from weight_decay.report.figures.paper import FIGURES
 from weight_decay.report.tables.numbers import duration
 from weight_decay.report.tables.read import Tables, scales_of, tables_of
 from weight_decay.report.tables.text_table import markdown_table
@@ -13,11 +13,11 @@ from weight_decay.report.tables.text_table import markdown_table
 HEADER = ["experiment", "figure", "run at", "what came out"]
 
 
-def experiments_markdown(results: Path, claims: list[Result]) -> str:
-    """A row for every experiment of FIGURES, in their order; an experiment without tables is "not run"."""
+def experiments_markdown(results: Path, names: Iterable[str], claims: list[Result]) -> str:
+    """A row for every experiment named, in their order; an experiment without tables is "not run"."""
     rows = [HEADER]
     seen: dict[tuple[str, frozenset[str]], str] = {}
-    for name in FIGURES:
+    for name in names:
         scales = [tables_of(results, name, scale) for scale in scales_of(results, name)]
         figure = str(scales[0].runs["figure"].iloc[0]) if scales else "–"
         ran = "; ".join(_cost(tables) for tables in scales) or "not run"
