@@ -41,10 +41,9 @@ from weight_decay.training.assemble import build_training, divergence_monitor
 from weight_decay.training.build import build_model
 from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.checkpoint import Owner
-from weight_decay.training.course import Course, Telling
+from weight_decay.training.course import Course, Origin
 from weight_decay.training.loop import Training
-from weight_decay.training.provenance import Origin
-from weight_decay.training.record import Progress, Recorder
+from weight_decay.training.record import Progress, Recorder, Telling
 from weight_decay.training.stretch import Segment
 
 SPEED_GOAL, OVERHEAD_GOAL = 1.3, 0.03

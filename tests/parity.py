@@ -20,7 +20,7 @@ from declared import plan
 from weight_decay.config.groups import ImageData
 from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig
-from weight_decay.config.text import MatchedSchedule
+from weight_decay.config.schedules import MatchedSchedule
 from weight_decay.experiments.plan import Cell
 from weight_decay.tasks.choose import build_regime
 from weight_decay.training import assemble

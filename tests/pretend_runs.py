@@ -29,8 +29,8 @@ from weight_decay.device import traits
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels
 from weight_decay.training.loop import Training
-from weight_decay.training.matched import ReferenceMissingError
 from weight_decay.training.run import run
+from weight_decay.training.schedule import ReferenceMissingError
 from weight_decay.training.stretch import Segment
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -187,7 +187,7 @@ def finish(config: RunConfig) -> Path:
     try:
         outcome = run(config, labels)
     except ReferenceMissingError:
-        from weight_decay.training.matched import reference_config
+        from weight_decay.training.schedule import reference_config
 
         finish(reference_config(config, config.schedule))
         outcome = run(config, labels)

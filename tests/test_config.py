@@ -17,12 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weight_decay.cli import main, make_plan
-from weight_decay.config.groups import BranchConfig
+from weight_decay.config.groups import BranchConfig, OnlyEarly, OnlyLate, Window
 from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig, build, folder_name, run_id
 from weight_decay.config.schema import off
 from weight_decay.config.span import Clock, Span
-from weight_decay.config.window import OnlyEarly, OnlyLate, Window
 from weight_decay.errors import UserError
 from weight_decay.training.branch import check_branches
 

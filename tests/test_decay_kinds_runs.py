@@ -10,11 +10,11 @@ import pytest
 
 from conftest import read_metrics, read_summary
 from test_run import LABELS, folder_of, stop_after
+from weight_decay.config.groups import OnlyEarly, OnlyLate, Points
 from weight_decay.config.plain import build_dataclass, to_dict
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.run import RunConfig, build, run_id
 from weight_decay.config.span import Clock
-from weight_decay.config.window import OnlyEarly, OnlyLate, Points
 from weight_decay.errors import UserError
 from weight_decay.experiments.help import information
 from weight_decay.training.run import run

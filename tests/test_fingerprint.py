@@ -97,7 +97,7 @@ def test_an_edited_file_makes_those_runs_stale_whose_numbers_come_from_it(
 
 def test_the_files_behind_a_run_are_those_that_it_uses() -> None:
     of_text, of_images = files_of("under_training"), files_of("over_training")
-    for file in ("models/initialise", "optim/optimizers", "training/loop", "probes/weights", "config/window"):
+    for file in ("models/initialise", "optim/optimizers", "training/loop", "probes/weights", "config/groups"):
         assert PACKAGE / f"{file}.py" in of_text & of_images
     for file in (
         "models/gpt",

@@ -15,7 +15,7 @@ import pytest
 
 from synthetic_runs import over_training_run, under_training_run, write_experiment, write_run
 from weight_decay.cli import main, make_plan
-from weight_decay.config.groups import TrackingConfig
+from weight_decay.config.execution import TrackingConfig
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import write_plan
 from weight_decay.report.tables.collect import collect

@@ -26,8 +26,8 @@ from weight_decay.runs.folder import Labels
 from weight_decay.runs.judge import NEEDED
 from weight_decay.tasks.choose import build_regime
 from weight_decay.training.assemble import build_training
-from weight_decay.training.matched import find_reference
 from weight_decay.training.run import run
+from weight_decay.training.schedule import find_reference
 
 Tiny = Callable[..., RunConfig]
 Words = Callable[..., list[str]]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import read_metrics, read_summary
-from weight_decay.config.measurements import CurvatureConfig
+from weight_decay.config.probes import CurvatureConfig
 from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.config.span import Span
 from weight_decay.data.images.image_set import ImageSet

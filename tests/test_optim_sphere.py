@@ -9,8 +9,8 @@ from torch import nn
 from methods import method
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
+from weight_decay.optim.norm import project_
 from weight_decay.optim.optimizers import DecayedOptimizer
-from weight_decay.optim.sphere import project_
 
 
 def whole(parameters: list[nn.Parameter]) -> torch.Tensor:

@@ -38,13 +38,14 @@ from parity import (
 )
 from weight_decay.config.plain import to_dict
 from weight_decay.config.run import build
-from weight_decay.config.text import MatchedSchedule
+from weight_decay.config.schedules import MatchedSchedule
 from weight_decay.data.images.image_set import ImageSet, content_fingerprint
 from weight_decay.data.text.files import TokenSet
 from weight_decay.experiments.catalog import experiments
 from weight_decay.models.layout import channels_last
 from weight_decay.tasks.choose import build_regime
-from weight_decay.training import assemble, matched
+from weight_decay.training import assemble
+from weight_decay.training.schedule import _Matched
 
 CLOSE = 1e-12
 OURS = {
@@ -89,8 +90,8 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     # At the paper's vocabulary the loss is computed in pieces.
     monkeypatch.setattr("weight_decay.models.gpt.chunk_rows", lambda rows, vocabulary, device: 5)
     monkeypatch.setattr(
-        "weight_decay.training.build.matched_schedule",
-        lambda config, schedule, optimizer, steps: matched._Matched(
+        "weight_decay.training.schedule.matched_schedule",
+        lambda config, schedule, optimizer, steps: _Matched(
             schedule, optimizer, *(list(column) for column in zip(*((s, r, [n]) for s, r, n in RECORDED), strict=True))
         ),
     )

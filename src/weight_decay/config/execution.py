@@ -1,4 +1,4 @@
-"""The group that says where a run is computed, and that no number of it depends on."""
+"""The groups that no number of a run depends on: where it is computed, what is kept of it, who is told."""
 
 from __future__ import annotations
 
@@ -29,3 +29,28 @@ class ExecutionConfig:
             0 <= self.threads <= 4096,
             f"threads: must be from 1 to 4096, or 0 for torch's own choice, got {self.threads}",
         )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How often to save the full state, and how many to keep; `final`: keep the weights of a finished run.
+
+    Never changes a number of the run.
+    """
+
+    every_seconds: float
+    keep: int
+    final: bool
+
+    def __post_init__(self) -> None:
+        require(self.every_seconds >= 0, f"every_seconds: must not be negative, got {self.every_seconds:g}")
+        require(self.keep >= 1, f"keep: at least one checkpoint must be kept, got {self.keep}")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """W&B as a mirror of the run's own files. `offline` needs no account and no network."""
+
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None

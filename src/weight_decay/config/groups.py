@@ -5,13 +5,13 @@ Each checks its own values: the ValueError starts with the name of the field, an
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from weight_decay.config.precision import PrecisionConfig
 from weight_decay.config.schema import EXECUTION, check_name, check_seed, check_size, off, require
 from weight_decay.config.span import Clock, Span
-from weight_decay.config.window import Window
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,24 @@ class ImageData:
     def load(self, split: str) -> Any:
         """The whole split "train" or "test" as an `ImageSet`; UserError if it is missing or damaged."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """Number formats. "Autocast" keeps float32 weights; `bfloat16` stores the weights themselves in bfloat16.
+
+    rounding, of bfloat16 weights only: `kernel` leaves it to torch's own kernel, whose moments are bfloat16 too;
+    the others keep float32 moments and round once per step, to nearest, stochastically or Kahan-compensated.
+    """
+
+    kind: Literal["float32", "tf32", "bfloat16_autocast", "float16_autocast", "bfloat16"]
+    rounding: Literal["kernel", "nearest", "stochastic", "kahan"] = field(metadata=off("kernel"))
+
+    def __post_init__(self) -> None:
+        require(
+            self.rounding == "kernel" or self.kind == "bfloat16",
+            f"rounding: {self.rounding} is for bfloat16 weights; with {self.kind} it must be kernel",
+        )
 
 
 @dataclass(frozen=True)
@@ -130,6 +148,73 @@ class OptimizerConfig:
         """Put into the built optimizer's state what must be there before its first step."""
 
 
+Factor = Callable[[int], float]
+"""What the strength is multiplied with at a step, counted from 0."""
+
+
+@dataclass(frozen=True)
+class OnlyEarly:
+    """Decay at the steps before `until`, none from then on (Golatkar et al., 1905.13277)."""
+
+    kind: Literal["only_early"]
+    until: Span
+
+    def factor(self, clock: Clock) -> Factor:
+        """1, then 0; ValueError if it never falls to 0."""
+        until = self.until.steps(clock)
+        require(until < clock.total_steps, f"until: {self.until} is step {until} of {clock.total_steps}, so no end")
+        return lambda step: 1.0 if step < until else 0.0
+
+
+@dataclass(frozen=True)
+class OnlyLate:
+    """No decay before step `start` (Golatkar et al., 1905.13277)."""
+
+    kind: Literal["only_late"]
+    start: Span
+
+    def factor(self, clock: Clock) -> Factor:
+        """0, then 1; ValueError if it never rises to 1."""
+        start = self.start.steps(clock)
+        require(start < clock.total_steps, f"start: {self.start} is step {start} of {clock.total_steps}, so never")
+        return lambda step: 0.0 if step < start else 1.0
+
+
+@dataclass(frozen=True)
+class Points:
+    """The factor goes straight from one of `factors` to the next at the steps `at`; before and after it is held.
+
+    A ramp up over the first tenth: `{kind: points, at: [0%, 10%], factors: [0, 1]}`. Two points at one step are a jump.
+    """
+
+    kind: Literal["points"]
+    at: tuple[Span, ...]
+    factors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.at) == len(self.factors), f"at: {len(self.at)} lengths for {len(self.factors)} factors")
+        require(len(self.at) > 0, "at: needs at least one point")
+        for factor in self.factors:
+            check_size("factors", factor, zero=True)
+
+    def factor(self, clock: Clock) -> Factor:
+        """Linear between the points; ValueError if they are out of order."""
+        steps, factors = [span.steps(clock) for span in self.at], self.factors
+        require(steps == sorted(steps), f"at: must be in order, got steps {steps}")
+
+        def value(step: int) -> float:
+            right = bisect_right(steps, step)
+            if right in (0, len(steps)):
+                return factors[0] if right == 0 else factors[-1]
+            share = (step - steps[right - 1]) / (steps[right] - steps[right - 1])
+            return factors[right - 1] + share * (factors[right] - factors[right - 1])
+
+        return value
+
+
+Window = OnlyEarly | OnlyLate | Points
+
+
 @dataclass(frozen=True)
 class DecayRuleConfig:
     """One line of the ordered list: parameters whose name matches the regex decay with `scale` × strength.
@@ -181,38 +266,6 @@ class DecayConfig:
 
 
 @dataclass(frozen=True)
-class ConstantSchedule:
-    """The same learning rate throughout."""
-
-    kind: Literal["constant"]
-
-
-@dataclass(frozen=True)
-class TwoPhaseSchedule:
-    """The paper's vision schedule: η until `drop_at`, then `final_lr` (Fig 2)."""
-
-    kind: Literal["two_phase"]
-    drop_at: Span
-    final_lr: float
-
-    def __post_init__(self) -> None:
-        check_size("final_lr", self.final_lr)
-
-
-@dataclass(frozen=True)
-class WarmupCosineSchedule:
-    """Linear warm-up, then a cosine to `final_fraction` × η at `decay_until` (Fig 6)."""
-
-    kind: Literal["warmup_cosine"]
-    warmup: Span
-    decay_until: Span
-    final_fraction: float
-
-    def __post_init__(self) -> None:
-        require(0 <= self.final_fraction <= 1, f"final_fraction: must be in [0, 1], got {self.final_fraction:g}")
-
-
-@dataclass(frozen=True)
 class DivergenceConfig:
     """A run has diverged on NaN/Inf, or when its loss has gone over a bar and not come back (DivergenceMonitor).
 
@@ -260,28 +313,3 @@ class BranchConfig:
         require(self.every is None or self.every.value > 0, f'every: must be a positive length, got "{self.every}"')
         check_size("lr", self.lr)
         check_size("strength", self.strength, zero=True)
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """How often to save the full state, and how many to keep; `final`: keep the weights of a finished run.
-
-    Never changes a number of the run.
-    """
-
-    every_seconds: float
-    keep: int
-    final: bool
-
-    def __post_init__(self) -> None:
-        require(self.every_seconds >= 0, f"every_seconds: must not be negative, got {self.every_seconds:g}")
-        require(self.keep >= 1, f"keep: at least one checkpoint must be kept, got {self.keep}")
-
-
-@dataclass(frozen=True)
-class TrackingConfig:
-    """W&B as a mirror of the run's own files. `offline` needs no account and no network."""
-
-    mode: Literal["offline", "online", "disabled"]
-    project: str
-    entity: str | None

@@ -16,27 +16,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from weight_decay.config.execution import ExecutionConfig
+from weight_decay.config.execution import CheckpointConfig, ExecutionConfig, TrackingConfig
 from weight_decay.config.groups import (
     BranchConfig,
-    CheckpointConfig,
-    ConstantSchedule,
     DecayConfig,
     DivergenceConfig,
     ImageData,
     ModelConfig,
     OptimizerConfig,
-    TrackingConfig,
-    TwoPhaseSchedule,
-    WarmupCosineSchedule,
+    PrecisionConfig,
 )
-from weight_decay.config.measurements import AveragingConfig, ProbeConfig
+from weight_decay.config.measurements import AveragingConfig
 from weight_decay.config.plain import build_dataclass, to_dict
-from weight_decay.config.precision import PrecisionConfig
+from weight_decay.config.probes import ProbeConfig
 from weight_decay.config.registry import DATA, DECAY_KINDS, MODELS, OPTIMIZERS
+from weight_decay.config.schedules import ConstantSchedule, MatchedSchedule, TwoPhaseSchedule, WarmupCosineSchedule
 from weight_decay.config.schema import EXECUTION, check_seed, check_size, require
 from weight_decay.config.span import Span
-from weight_decay.config.text import MatchedSchedule, TokenData
+from weight_decay.config.text import TokenData
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
-"""The groups that only the under-training regime has: text, GPT, and the schedule that matches a reference run."""
+"""The data of the under-training regime: text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from weight_decay.config.precision import PrecisionConfig
-from weight_decay.config.schema import EXECUTION, check_name, check_seed, check_size, off, require
-from weight_decay.config.span import Span
+from weight_decay.config.schema import EXECUTION, check_name, check_seed, off, require
 
 BYTES_VOCABULARY = 257
 """Ids of a text kept as bytes: the 256 bytes, then end-of-text."""
@@ -76,31 +74,3 @@ class TokenData:
     def load(self, split: str) -> Any:
         """The split "train" or "val" as a `TokenSet`; UserError if it is missing, unfinished or damaged."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class MatchedSchedule:
-    """The learning rate that gives this run the effective learning rate of a reference run (Fig 7).
-
-    The reference is the run that differs from this one only in its decay, `reference_strength`, in its precision (null:
-    the same), and in its schedule, warm-up and cosine with the three settings below; or, if `reference` is given, the
-    finished run of that id in the same results, or of that folder.
-    norm, power: match η/‖w‖^power with one norm of all weights or one for each.
-    """
-
-    kind: Literal["matched_effective_lr"]
-    reference: str | None
-    reference_strength: float | None
-    reference_precision: PrecisionConfig | None
-    warmup: Span
-    decay_until: Span
-    final_fraction: float
-    norm: Literal["whole", "per_matrix"]
-    power: Literal[1, 2]
-
-    def __post_init__(self) -> None:
-        require(
-            (self.reference is None) != (self.reference_strength is None),
-            "reference: give either the id or folder of a finished run, or the reference_strength of one like this",
-        )
-        check_size("reference_strength", self.reference_strength, zero=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from weight_decay.config.execution import ExecutionConfig
-from weight_decay.config.precision import PrecisionConfig
+from weight_decay.config.groups import PrecisionConfig
 from weight_decay.device.distributed import device_of_rank, launched_together
 from weight_decay.device.traits import traits
 from weight_decay.errors import UserError

@@ -15,14 +15,15 @@ from weight_decay.errors import UserError
 from weight_decay.experiments.parallel import WORDS, in_parallel
 from weight_decay.experiments.plan import Cell, Plan, write_plan
 from weight_decay.experiments.ranks import meet_tasks_of_job
-from weight_decay.runs.folder import Labels, Standing, put_aside, read_status, read_summary, stale_fingerprint, standing
+from weight_decay.runs.folder import Labels, Standing, put_aside, stale_fingerprint, standing
 from weight_decay.runs.lock import claimed
 from weight_decay.runs.progress import tell
+from weight_decay.runs.read import read_status, readable_summary
 from weight_decay.runs.summary import code_of
 from weight_decay.tasks.choose import check_data, data_fingerprint
 from weight_decay.training.build import check
-from weight_decay.training.matched import ReferenceMissingError
 from weight_decay.training.run import run
+from weight_decay.training.schedule import ReferenceMissingError
 from weight_decay.training.stopping import stop_requests
 from weight_decay.training.stretch import Outcome
 
@@ -107,7 +108,7 @@ def _refuse_other_data(cell: Cell) -> None:
 
     Where the data lie is no part of a run's identity, so that a data set may move; what they are must not change.
     """
-    summary = read_summary(run_folder(cell))
+    summary = readable_summary(run_folder(cell))
     made_on = summary.get("data")
     if summary.get("status") not in FINISHED or not isinstance(made_on, dict):
         return

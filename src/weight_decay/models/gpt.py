@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weight_decay.config.groups import ModelConfig
-from weight_decay.config.precision import PrecisionConfig
+from weight_decay.config.groups import ModelConfig, PrecisionConfig
 from weight_decay.config.registry import MODELS
 from weight_decay.config.schema import off, require
 from weight_decay.config.text import TokenData

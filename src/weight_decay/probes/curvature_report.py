@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from weight_decay.config.measurements import CurvatureConfig, ProbeKind
+from weight_decay.config.measurements import ProbeKind
+from weight_decay.config.probes import CurvatureConfig
 from weight_decay.config.registry import PROBES
 from weight_decay.probes.curvature import Curvature
 from weight_decay.probes.lanczos import Estimate, cosine_similarity, spectrum, top_eigenvalue, trace

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from weight_decay.errors import UserError
 from weight_decay.runs.files import read_bounded
 from weight_decay.runs.fingerprint import other_code
 from weight_decay.runs.judge import ForeignRunError, judge, judge_branch
 from weight_decay.runs.lock import claimed
-from weight_decay.runs.read import FINISHED, MAIN_BRANCH, UNREADABLE, DamagedRunError
+from weight_decay.runs.read import FINISHED, MAIN_BRANCH, UNREADABLE, DamagedRunError, readable_summary
 
 
 @dataclass(frozen=True)
@@ -76,23 +75,9 @@ def _other_owner(folder: Path, run_id: str) -> str | None:
     return None
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The content of summary.json; empty if there is no readable one."""
-    try:
-        found = json.loads(read_bounded(folder / "summary.json"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def read_status(folder: Path) -> str | None:
-    """The status in summary.json; None if there is no readable one."""
-    return read_summary(folder).get("status")
-
-
 def stale_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the code that computed what is in `folder`, if it is not the present code's."""
-    summary = read_summary(folder)
+    summary = readable_summary(folder)
     # A run that failed before it saved anything holds no numbers of the other code.
     held = summary.get("status") in ("completed", "diverged") or any((folder / "checkpoints").glob("step-*.json"))
     return other_code(summary) if held else None

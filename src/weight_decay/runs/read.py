@@ -157,6 +157,20 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
+def readable_summary(folder: Path) -> dict[str, Any]:
+    """The content of summary.json as it stands, unchecked; empty if there is no readable one."""
+    try:
+        found = json.loads(read_bounded(folder / "summary.json"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_status(folder: Path) -> str | None:
+    """The status in summary.json; None if there is no readable one."""
+    return readable_summary(folder).get("status")
+
+
 def read_metrics(path: Path) -> list[Row]:
     """Rows of metrics.jsonl in step order, one per step; lines of the same step are merged.
 

@@ -11,25 +11,26 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from weight_decay.config.groups import BranchConfig
+from weight_decay.config.groups import BranchConfig, Factor, Window
 from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Clock, Span
-from weight_decay.config.window import Factor, Window
 from weight_decay.device.choose import autocast, weight_dtype
 from weight_decay.device.compiling import compiled
 from weight_decay.device.distributed import current
 from weight_decay.device.memory import try_large_pieces_again
 from weight_decay.errors import UserError
 from weight_decay.models.layout import channels_last
-from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
+from weight_decay.optim.norm import project_
 from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.tasks.regime import Regime
-from weight_decay.training.build import build_model, build_optimizer, build_schedule, decayed_parameters, penalty_of
+from weight_decay.training.build import build_model, build_optimizer, decayed_parameters, penalty_of
 from weight_decay.training.cadence import Cadence, Every
-from weight_decay.training.course import Course, Telling
+from weight_decay.training.course import Course
 from weight_decay.training.loop import Training
+from weight_decay.training.record import Telling
+from weight_decay.training.schedule import build_schedule
 from weight_decay.training.stretch import Segment
 
 
@@ -67,7 +68,7 @@ def build_training(
         model.load_state_dict(trunk.model.state_dict())
     optimizer = build_optimizer(config, model, strength, clock)
     if trunk is None and config.sphere_radius is not None:
-        sphere.project_(optimizer.parameters, config.sphere_radius)
+        project_(optimizer.parameters, config.sphere_radius)
     if trunk is not None and branch is not None and branch.keep_optimizer_state:
         # Through a copy: the branch must not write into the trunk's moments.
         optimizer.load_state_dict(_cloned(trunk.optimizer.state_dict()))

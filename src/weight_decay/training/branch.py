@@ -15,9 +15,9 @@ from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, stand
 from weight_decay.runs.progress import Progress
 from weight_decay.runs.summary import identity, write_summary
 from weight_decay.training.checkpoint import Owner
-from weight_decay.training.course import Course, Telling
+from weight_decay.training.course import Course
 from weight_decay.training.loop import Event
-from weight_decay.training.record import recorder, speaker
+from weight_decay.training.record import Telling, recorder, speaker
 from weight_decay.training.stretch import BranchInterruptedError, Segment, Status
 
 BuildBranch = Callable[[BranchConfig, Course, Telling], Segment]

@@ -1,4 +1,4 @@
-"""From a config to its parts: device and precision, data, model, task, optimizer, schedule."""
+"""From a config to its parts: model, which of its parameters decay, optimizer; and what is refused before any work."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from weight_decay.config.groups import (
-    ConstantSchedule,
-    ImageData,
-    ModelConfig,
-    TwoPhaseSchedule,
-)
+from weight_decay.config.groups import ImageData, ModelConfig
 from weight_decay.config.run import RunConfig
+from weight_decay.config.schedules import MatchedSchedule
 from weight_decay.config.span import Clock
-from weight_decay.config.text import MatchedSchedule, TokenData
+from weight_decay.config.text import TokenData
 from weight_decay.device.choose import choose_device
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups, holders
 from weight_decay.optim.low_precision import RoundedOptimizer
 from weight_decay.optim.optimizers import DecayedOptimizer, Method
-from weight_decay.optim.schedules import Constant, TwoPhase, WarmupCosine
 from weight_decay.seeds import generator, stream_seed
-from weight_decay.training.loop import Optimizer, Schedule
-from weight_decay.training.matched import matched_schedule
+from weight_decay.training.loop import Optimizer
 
 
 def build_model(config: RunConfig) -> nn.Module:
@@ -124,22 +118,3 @@ def build_optimizer(config: RunConfig, model: nn.Module, strength: float, clock:
     if rounding == "kernel":
         return DecayedOptimizer(groups, method)
     return RoundedOptimizer(groups, rounding, stream_seed(config.seed, "rounding"), method)
-
-
-def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Schedule:
-    """The learning rate of every step."""
-    schedule, lr = config.schedule, config.optimizer.lr
-    if isinstance(schedule, MatchedSchedule):
-        return matched_schedule(config, schedule, optimizer, clock.total_steps)
-    if isinstance(schedule, ConstantSchedule):
-        return Constant(lr)
-    if isinstance(schedule, TwoPhaseSchedule):
-        drop = schedule.drop_at.steps(clock)
-        if drop > clock.total_steps:
-            raise UserError(
-                f"schedule.drop_at: {schedule.drop_at} is step {drop}, beyond the run's {clock.total_steps}; "
-                "make it shorter, or choose schedule=constant."
-            )
-        return TwoPhase(lr, drop, schedule.final_lr)
-    warmup, until = schedule.warmup.steps(clock), schedule.decay_until.steps(clock)
-    return WarmupCosine(lr, warmup, until, lr * schedule.final_fraction)

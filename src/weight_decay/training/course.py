@@ -1,16 +1,28 @@
-"""What a stretch of training is told from outside: where it goes, and who hears of it."""
+"""What a stretch of training is told from outside: where it goes, and where its numbers come from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from weight_decay.runs.progress import Progress
-    from weight_decay.training.provenance import Origin
-    from weight_decay.training.record import Recorder
+from weight_decay.training.checkpoint import Owner
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the numbers of a stretch come from.
+
+    Whose they are, the fingerprints of the data trained and evaluated on, what is computing now (see
+    `provenance.stretch_provenance`), and the SHA-256 of what a matched schedule follows.
+    """
+
+    owner: Owner
+    data: str
+    evaluated: str
+    now: Mapping[str, Any]
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -25,12 +37,3 @@ class Course:
     last: int
     origin: Origin
     branched: bool = False
-
-
-@dataclass(frozen=True)
-class Telling:
-    """Who hears how a stretch goes: the record, the progress bar, and whoever reads the lines that are said."""
-
-    recorder: Recorder
-    progress: Progress
-    say: Callable[[str], None]

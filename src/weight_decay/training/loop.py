@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from weight_decay.device.distributed import current
-from weight_decay.optim import sphere
 from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
+from weight_decay.optim.norm import project_
 from weight_decay.probes import weights
 from weight_decay.tasks.protocol import Batch, Stream, Task
 
@@ -136,7 +136,7 @@ class Training:
         norm = self.optimizer.step(self.scaler, return_norm=observe)
         self.optimizer.zero_grad()
         if self.sphere_radius is not None:
-            sphere.project_(self.parameters, self.sphere_radius)
+            project_(self.parameters, self.sphere_radius)
         self.averages.update()
         if self.tail is not None:
             self.tail.update(self.step)

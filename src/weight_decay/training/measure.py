@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weight_decay.config.measurements import ProbeConfig
+from weight_decay.config.probes import ProbeConfig
 from weight_decay.optim.averaging import restored_buffers
 from weight_decay.probes import weights
 from weight_decay.probes.ensemble import SnapshotEnsemble, scores, total_variation

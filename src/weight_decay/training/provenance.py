@@ -9,7 +9,6 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,22 +17,6 @@ import torch
 from weight_decay.device.choose import device_description
 from weight_decay.device.distributed import current
 from weight_decay.places import CHECKOUT
-from weight_decay.training.checkpoint import Owner
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the numbers of a stretch come from.
-
-    Whose they are, the fingerprints of the data trained and evaluated on, what is computing now (see
-    `stretch_provenance`), and the SHA-256 of what a matched schedule follows.
-    """
-
-    owner: Owner
-    data: str
-    evaluated: str
-    now: Mapping[str, Any]
-    reference: str | None = None
 
 
 @functools.cache

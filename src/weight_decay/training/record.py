@@ -9,19 +9,19 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from weight_decay.config.groups import TrackingConfig
+from weight_decay.config.execution import TrackingConfig
 from weight_decay.device.distributed import current
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.runs.files import read_bounded
-from weight_decay.runs.folder import read_summary
-from weight_decay.runs.progress import tell
-from weight_decay.runs.read import UNREADABLE
+from weight_decay.runs.progress import Progress, tell
+from weight_decay.runs.read import UNREADABLE, readable_summary
 from weight_decay.runs.seal import without_seal
 
 
@@ -206,8 +206,8 @@ class Mirror:
 
     def _facts(self) -> dict[str, Any]:
         """summary.json without the final metrics, which the history has; those of the branches whole."""
-        branches = {path.name: read_summary(path) for path in sorted((self._folder / "branches").glob("*"))}
-        facts = {name: value for name, value in read_summary(self._folder).items() if name != "final"}
+        branches = {path.name: readable_summary(path) for path in sorted((self._folder / "branches").glob("*"))}
+        facts = {name: value for name, value in readable_summary(self._folder).items() if name != "final"}
         return {**facts, "branches": branches} if branches else facts
 
     def _experiments(self) -> list[Any]:
@@ -224,6 +224,15 @@ class Mirror:
         self._run = None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         tell(f"W&B: {reason}; the run goes on without it, its own files are complete.")
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Who hears how a stretch goes: the record, the progress bar, and whoever reads the lines that are said."""
+
+    recorder: Recorder
+    progress: Progress
+    say: Callable[[str], None]
 
 
 def speaker(title: str) -> Callable[[str], None]:

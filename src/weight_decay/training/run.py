@@ -16,7 +16,7 @@ import yaml
 
 from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig, folder_name, run_id
-from weight_decay.config.text import MatchedSchedule
+from weight_decay.config.schedules import MatchedSchedule
 from weight_decay.device.choose import apply_precision, choose_device
 from weight_decay.device.compiling import is_compiled
 from weight_decay.device.distributed import current, lost_contact
@@ -32,11 +32,11 @@ from weight_decay.tasks.choose import build_regime
 from weight_decay.training.assemble import build_branch, build_segment, build_training
 from weight_decay.training.branch import branch_event, check_branches
 from weight_decay.training.checkpoint import Owner
-from weight_decay.training.course import Course, Telling
-from weight_decay.training.matched import ReferenceMissingError, find_reference, reference_of
-from weight_decay.training.provenance import Origin, environment, provenance, stretch_provenance
-from weight_decay.training.record import Mirror, recorder, speaker
+from weight_decay.training.course import Course, Origin
+from weight_decay.training.provenance import environment, provenance, stretch_provenance
+from weight_decay.training.record import Mirror, Telling, recorder, speaker
 from weight_decay.training.replay import replay_event
+from weight_decay.training.schedule import ReferenceMissingError, find_reference, reference_of
 from weight_decay.training.stopping import StopAtOnceError, stop_requests, stopping_at_once
 from weight_decay.training.stretch import Outcome
 

@@ -18,10 +18,11 @@ from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.runs.folder import ForeignFolderError
 from weight_decay.training import checkpoint
 from weight_decay.training.cadence import Cadence, Every
-from weight_decay.training.course import Course, Telling
+from weight_decay.training.course import Course
 from weight_decay.training.loop import Event, Training, train
 from weight_decay.training.measure import Measurements
 from weight_decay.training.provenance import stretches_after
+from weight_decay.training.record import Telling
 from weight_decay.training.saving import Saver
 
 Status = Literal["completed", "diverged", "interrupted"]

@@ -163,11 +163,11 @@ def job(_: Any) -> int | float:
 def _loss(plan: Plan) -> float:
     """What a searching sweeper minimises: the mean final test error, or validation loss; infinite if one diverged."""
     from weight_decay.experiments.sweep import run_folder
-    from weight_decay.runs.folder import read_summary
+    from weight_decay.runs.read import readable_summary
 
     losses = []
     for cell in plan.cells:
-        summary = read_summary(run_folder(cell))
+        summary = readable_summary(run_folder(cell))
         name = "test/error" if cell.config.data.regime == "over_training" else "val/loss"
         value = summary.get("final", {}).get(name)
         losses.append(float("inf") if summary.get("status") == "diverged" or value is None else float(value))

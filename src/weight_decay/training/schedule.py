@@ -1,4 +1,4 @@
-"""The reference run of `schedule=matched_effective_lr`: where it is, and what is read from it (Fig 7)."""
+"""The learning rate of every step, and the reference run that `schedule=matched_effective_lr` reads it from (Fig 7)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,35 @@ from typing import Any
 import torch
 import yaml
 
-from weight_decay.config.groups import WarmupCosineSchedule
 from weight_decay.config.run import RunConfig, build, folder_name, run_id
-from weight_decay.config.text import MatchedSchedule
+from weight_decay.config.schedules import ConstantSchedule, MatchedSchedule, TwoPhaseSchedule, WarmupCosineSchedule
+from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
-from weight_decay.optim.schedules import MatchedEffectiveLR
+from weight_decay.optim.schedules import Constant, MatchedEffectiveLR, TwoPhase, WarmupCosine
 from weight_decay.runs.files import read_bounded
-from weight_decay.runs.folder import read_status, read_summary, standing
+from weight_decay.runs.folder import standing
 from weight_decay.runs.judge import NORM, read_run, reference_digest
-from weight_decay.runs.read import Cell, DamagedRunError, Row
+from weight_decay.runs.read import Cell, DamagedRunError, Row, read_status, readable_summary
 from weight_decay.training.loop import Optimizer, Schedule
+
+
+def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Schedule:
+    """The learning rate of every step."""
+    schedule, lr = config.schedule, config.optimizer.lr
+    if isinstance(schedule, MatchedSchedule):
+        return matched_schedule(config, schedule, optimizer, clock.total_steps)
+    if isinstance(schedule, ConstantSchedule):
+        return Constant(lr)
+    if isinstance(schedule, TwoPhaseSchedule):
+        drop = schedule.drop_at.steps(clock)
+        if drop > clock.total_steps:
+            raise UserError(
+                f"schedule.drop_at: {schedule.drop_at} is step {drop}, beyond the run's {clock.total_steps}; "
+                "make it shorter, or choose schedule=constant."
+            )
+        return TwoPhase(lr, drop, schedule.final_lr)
+    warmup, until = schedule.warmup.steps(clock), schedule.decay_until.steps(clock)
+    return WarmupCosine(lr, warmup, until, lr * schedule.final_fraction)
 
 
 class ReferenceMissingError(UserError):
@@ -103,7 +122,7 @@ def reference_of(config: RunConfig, data: str) -> dict[str, Any] | None:
     if not isinstance(config.schedule, MatchedSchedule):
         return None
     folder, found = find_reference(config, config.schedule)
-    summary = read_summary(folder)
+    summary = readable_summary(folder)
     made_on = (summary.get("data") or {}).get("fingerprint")
     if made_on != data:
         raise UserError(
