@@ -27,6 +27,7 @@ from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig, build, folder_name
 from weight_decay.device import traits
 from weight_decay.errors import UserError
+from weight_decay.experiments.catalog import experiments as declared_experiments
 from weight_decay.runs.folder import Labels
 from weight_decay.training.loop import Training
 from weight_decay.training.run import run
@@ -107,17 +108,15 @@ def changed(config: RunConfig, **groups: dict[str, Any]) -> RunConfig:
 def experiments() -> Iterator[tuple[str, RunConfig]]:
     """Of every experiment at micro the first cell, and those of a kind that no other has; a few steps of a tiny net."""
     kinds = set()
-    for file in sorted((CONFIGS / "experiment").glob("*.yaml")):
-        if file.stem == "none":
-            continue
-        plan, _ = make_plan([f"experiment={file.stem}", *shlex.split(QUIET)])[:2]
+    for name in declared_experiments():
+        plan, _ = make_plan([f"experiment={name}", *shlex.split(QUIET)])[:2]
         for cell in plan.cells:
             config = cell.config
             # Precisions, optimizers and kinds of decay are the matter of `numerics`.
             kind = (config.schedule.kind, getattr(config.schedule, "norm", None), config.model.kind, config.data.kind)
             if cell.index == 0 or kind not in kinds:
                 kinds.add(kind)
-                yield f"{file.stem}:{cell.index}", cut(config)
+                yield f"{name}:{cell.index}", cut(config)
 
 
 STEPS = 4

@@ -113,12 +113,9 @@ def test_nonsense_is_refused_wherever_it_is_written(
     monkeypatch.setenv("WEIGHT_DECAY_OWN_CONFIGS", str(tmp_path))
     (tmp_path / "experiment").mkdir()
     file = tmp_path / "experiment" / "mine.yaml"
-    content = {
-        "name": "mine", "title": "Mine", "figure": None, "regime": "over_training", "choose": {"data": "procedural"},
-    }  # fmt: skip
+    about = {"title": "Mine", "figure": None, "regime": "over_training"}
     for value in NONSENSE[key]:
-        block = {"choose": {}, "set": {}, "grid": [{key: [value]}]}
-        file.write_text(yaml.safe_dump({**content, "scales": {"micro": block}}))
+        file.write_text("# @package _global_\n" + yaml.safe_dump({"about": about, "grid": [{key: [value]}]}))
         with pytest.raises(UserError, match=f"^{re.escape(key)}|mine.yaml: .*{re.escape(key)} says where"):
             make_plan(["experiment=mine", "scale=micro"])
     typed = yaml.safe_dump(NONSENSE[key][0], default_flow_style=True).splitlines()[0]

@@ -86,7 +86,7 @@ def test_the_example_runs_from_the_file_to_the_table(
     (table,) = (tmp_path / "results" / "tables").glob("*.summary.csv")
     with table.open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["branch"] == "main"]
-    axes = yaml.safe_load(example())["scales"]["micro"]["grid"][0]
+    axes = yaml.safe_load(example())["grid"][0]
     assert len(rows) == 8
     for name, values in axes.items():
         assert {float(row[name]) for row in rows} == set(values), name
@@ -143,42 +143,52 @@ def test_mistakes_are_one_sentence(
     assert re.search(told, message)
 
 
-GRID = "grid: [{batch_size: [32, 128], decay.strength: [0.0, 0.015], seed: [0, 1]}]"
+GRID = "grid: # 2 · 2 · 2 cells\n  - {batch_size: [32, 128], decay.strength: [0.0, 0.015], seed: [0, 1]}"
+DATA = "  - override /data: procedural"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("choose: {data:", "choose: {data: [", r", line \d+: this is not YAML"),
-        ("figure: own", "figure:\town", "line 3: this is not YAML"),
-        ("figure: own", "figure: own\nfigure: own", "line 4: this is not YAML .figure stands there twice"),
-        ("  micro:", "  micro:\n    choose:", "scales.micro: choose is empty"),
-        ("set: {duration: 960 steps, averaging.ema: [0.98]}", "set:", "scales.micro: set is empty"),
-        ("  micro:", "  micro:\n    choose: {data: }", "choose.data must be the name of an option, got None"),
-        ("  micro:", "  micro:\n    choose: {data: [procedural]}", "choose.data must be the name of an option"),
-        ("  micro:", "  micro:\n    choose: data", "choose must be `key: value` pairs, got 'data'"),
-        ("  micro:", "  micro:\n    choose: {no_such: group}", "no_such"),
-        ("  micro:", "  micro:\n    choose: {data: no_such}", "no_such"),
-        ("  micro:", f"  micro:\n    choose: {{data: {'a' * 300}}}", "aaa"),  # no file can be called so
-        ("set: {duration: 960 steps", "set: {3: 4", "the key 3 is not text"),
-        (GRID, "", "grid must be there too"),
+        ("averaging: {ema", "averaging: {ema: [", r", line \d+: this is not YAML"),
+        ("figure: own", "figure:\town", "line 10: this is not YAML"),
+        ("figure: own", "figure: own\n  figure: own", "line 11: this is not YAML .figure stands there twice"),
+        ("averaging: {ema: [0.98]}", "averaging:", "averaging is empty"),
+        ("optimizer: {lr: 0.3}", "optimizer.lr: 0.3", "optimizer.lr must be written as optimizer: {lr: ...}"),
+        ("optimizer: {lr: 0.3}", "optimizer: {rl: 0.3}", "optimizer.rl: there is no such setting"),
+        ("optimizer: {lr: 0.3}", "optimiser: {lr: 0.3}", "optimiser"),
+        ("optimizer: {lr: 0.3}", "optimizer: 3", "optimizer"),
+        ("optimizer: {lr: 0.3}", "jobs: 3", "jobs says where or how to compute"),
+        ("optimizer: {lr: 0.3}", "execution: {device: cpu}", "execution.* says where or how to compute"),
+        ("optimizer: {lr: 0.3}", "optimizer: {lr: '${no.such}'}", "no.such"),
+        (DATA, "  - override /data: ", "data"),
+        (DATA, "  - override /data: {procedural: 1}", "in defaults : dict"),
+        (DATA, "  - override /no_such: group", "no_such"),
+        (DATA, "  - override /data: no_such", "no_such"),
+        (DATA, f"  - override /data: {'a' * 300}", "aaa"),  # no file can be called so
+        (DATA, "  - /experiment/batch_size", "cannot be composed"),  # itself
+        ("defaults: # options of the groups", "x: # options of the groups", "x"),
+        ("duration: 960 steps", "3: 4", "the key 3 is not text"),
         (GRID, "grid:", "grid must be a list such as .*got None"),
         (GRID, "grid: []", "grid must be a list such as"),
         (GRID, "grid: {seed: [0, 1]}", "grid must be a list such as"),
         (GRID, "grid: [seed]", "grid: an entry must be `key: value` pairs"),
         (GRID, "grid: [{batch_size: 32}]", r"batch_size must be a list of values such as \[1, 2\], got 32"),
         (GRID, "grid: [{batch_size: []}]", r"batch_size must be a list of values such as \[1, 2\], got \[\]"),
-        ("name: batch_size\n", "", "name must be there too"),
-        ("name: batch_size", "name: ", "name is None; it must be 'batch_size', as the file is called"),
-        ("name: batch_size", "name: ../../evil", "name is '../../evil'; it must be 'batch_size'"),
-        ("regime: over_training", "regime: overtraining", "regime must be over_training or under_training, got 'over"),
-        ("regime: over_training", "regime: []", "regime must be"),
+        (GRID, "grid: [{jobs: [1]}]", "jobs says where or how to compute"),
+        (GRID, "grid: [{about.figure: [1]}]", "about.figure says where or how"),
+        (GRID, "grid: [{branches: ['${shared.no_such}']}]", "no_such"),
+        ("# @package _global_", "# our own", "the line `# @package _global_` must stand at its top"),
+        ("about:", "abaut:", "about is empty"),
+        ("  title: ", "  titel: ", "about: title must be there too"),
+        ("  regime: over_training", "  regime: overtraining", "regime must be over_training or under_training, got"),
+        ("  regime: over_training", "  regime: []", "regime must be"),
+        ("  regime: over_training", "  regime: under_training", "is declared for under_training"),
         ("figure: own", "figure: [1]", "figure must be text"),
-        ("figure: own", "figure: own\nfigures: own", "there is no section figures"),
-        ("scales:", "scales: {}\nx:", "there is no section x"),
+        ("figure: own", "figure: own\n  figures: own", "there is no figures"),
         (r"(?s).*", "", "is empty"),
         (r"(?s).*", "- name", "is not made of"),
-        (r"(?s).*", "# @package _global_\nname: batch_size", "batch_size.yaml"),
+        (r"(?s).*", "# @package _global_\nname: batch_size", "about is empty"),
         (r"(?s).*", "[" * 100_000, "this is not YAML"),
     ],
 )
@@ -206,7 +216,7 @@ def test_a_grid_of_thousands_is_not_copied_for_each_of_its_cells(
     with pytest.raises(SystemExit) as left:
         main(["--config-dir", str(ideas), "--dry-run", "experiment=batch_size", "scale=micro", "tracking=disabled"])
     assert left.value.code == 0 and "50 cell(s)" in capsys.readouterr().out
-    assert len(copied) > 50 and sum(str(seeds) in str(made) for made in copied) == 1
+    assert len(copied) > 50 and not any(str(seeds) in str(made) for made in copied)
 
 
 def test_a_file_in_another_encoding_or_of_another_name_is_refused(
@@ -222,11 +232,31 @@ def test_a_file_in_another_encoding_or_of_another_name_is_refused(
     other = ideas.parent / "other"
     (other / "experiment").mkdir(parents=True)
     (other / "decay").mkdir()
-    (other / "experiment" / "single.yaml").write_text(example().replace("name: batch_size", "name: single"))
+    (other / "experiment" / "single.yaml").write_text(example())
     (other / "decay" / "mine.yaml").write_text("kind: [")
     words = ["--config-dir", str(other)]
     refused([*words, "experiment=single"], "cannot be called 'single'; rename the file", capsys)
     refused([*words, "decay=mine"], "mine.yaml, line 1: this is not YAML", capsys)
+
+
+def test_an_experiment_at_several_scales_is_a_folder(ideas: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its scales share a file, and Hydra's own name for one of them does as well as the two words."""
+    folder = ideas / "experiment" / "several"
+    folder.mkdir()
+    about, rest = example().partition("duration:")[0], "duration: 960 steps\ngrid: [{seed: [0, 1, 2]}]\n"
+    (folder / "about.yaml").write_text(about)
+    for scale in ("micro", "small"):
+        head = f"# @package _global_\ndefaults: [/experiment/several/about, _self_, override /scale: {scale}]\n"
+        (folder / f"{scale}.yaml").write_text(head + rest)
+    words = ["--config-dir", str(ideas), "--dry-run"]
+    told = []
+    for more in (["experiment=several", "scale=small"], ["experiment=several/small"]):
+        here([*words, *more])
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] and "at scale small" in told[0] and "3 cell(s)" in told[0]
+    refused([*words, "experiment=several", "scale=paper"], "is declared at micro, small, not at paper", capsys)
+    (folder / "tiny.yaml").write_text("a: 1\n")
+    refused([*words, "experiment=several"], "must be called like scales", capsys)
 
 
 def refused(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 
 from weight_decay.errors import UserError
-from weight_decay.experiments.catalog import experiments, option_file
-from weight_decay.experiments.plan import ExperimentFile, expand
+from weight_decay.experiments.catalog import experiments
+from weight_decay.experiments.declared import Declared
+from weight_decay.experiments.launch.compose import grid_of, options_of
+from weight_decay.experiments.plan import expand
 from weight_decay.report.claims.paper import CLAIMS, judged_claims
 from weight_decay.report.claims.table import claims_markdown
 from weight_decay.report.claims.verdict import Result, Verdict
@@ -77,9 +79,9 @@ class Site:
         for regime, words in REGIMES.items():
             rows = [["experiment", "figure", "what it asks", "run at"]]
             for name, content in self.declared.items():
-                if content["regime"] == regime:
+                if content.regime == regime:
                     ran = ", ".join(scales_of(self.results, name)) or "not run"
-                    rows.append([f"[{name}]({name}.md)", str(content["figure"]), content["title"], ran])
+                    rows.append([f"[{name}]({name}.md)", str(content.figure), content.title, ran])
             lines += [f"## {words.capitalize()}", "", *markdown_table(rows), ""]
         return "\n".join(lines)
 
@@ -87,16 +89,18 @@ class Site:
         """The page of one experiment."""
         content = self.declared[name]
         tables = [tables_of(self.results, name, scale) for scale in scales_of(self.results, name)]
-        where = f"figure {content['figure']}" if str(content["figure"])[:1].isdigit() else str(content["figure"])
-        lines = [f"# {name}", "", f"**{content['title']}**", "", f"{where} · {REGIMES[content['regime']]}", ""]
+        where = f"figure {content.figure}" if str(content.figure)[:1].isdigit() else str(content.figure)
+        lines = [f"# {name}", "", f"**{content.title}**", "", f"{where} · {REGIMES[content.regime]}", ""]
         lines += ["```bash", f"weight-decay experiment={name} scale=micro jobs=2", "```", ""]
         lines += ["## What came out", "", self.claims_of(name) or "No claim rests on it.", ""]
         for table in tables:
             lines += [f"## Ends at {table.scale}", "", *_ends(table), "", _cost(table), ""]
         lines += self._figures(tables)
-        lines += ["## What is run", "", *self._scales(name, content), ""]
-        file = option_file("experiment", name)
-        lines += [f"`configs/experiment/{name}.yaml`:", "", "```yaml", file.read_text(encoding="utf-8").strip(), "```"]
+        lines += ["## What is run", "", *self._scales(content), ""]
+        for file in (content.shared, *content.files.values()):
+            if file is not None:
+                text = file.read_text(encoding="utf-8").strip()
+                lines += [f"`configs/experiment/{name}/{file.name}`:", "", "```yaml", text, "```", ""]
         return "\n".join(lines) + "\n"
 
     def claims_of(self, name: str) -> str:
@@ -117,12 +121,12 @@ class Site:
             lines += [f"*{figure.title}, {figure.scale}.* {figure.caption}", ""]
         return lines
 
-    def _scales(self, name: str, content: Mapping[str, Any]) -> list[str]:
+    def _scales(self, content: Declared) -> list[str]:
         rows = [["scale", "cells", "data", "model"]]
-        for scale in content["scales"]:
-            file = ExperimentFile.read(content, scale, option_file("experiment", name))
-            chosen = [file.choose.get(group, "several") for group in ("data", "model")]
-            rows.append([scale, str(len(expand(file.grid, {}))), *chosen])
+        for scale in content.files:
+            choices = {"experiment": content.option(scale)}
+            options = options_of(choices)
+            rows.append([scale, str(len(expand(grid_of(choices), {}))), options["data"], options["model"]])
         return markdown_table(rows)
 
 

@@ -18,44 +18,33 @@ def declare(folder: Path, cells: int, steps: int) -> dict[str, str]:
     """Copy the config groups to `folder`, add the experiment `dozen` to them; returns the environment for a command."""
     configs = folder / "configs"
     shutil.copytree(REPOSITORY / "configs", configs)
-    experiment = {
-        "name": "dozen",
-        "title": "Many tiny cells",
-        "figure": None,
-        "regime": "under_training",
-        "choose": {
-            "data": "python_text",
-            "model": "gpt_micro",
-            "optimizer": "adamw",
-            "decay": "decoupled_except_norms",
-            "schedule": "warmup_cosine",
-            "averaging": "language",
-            "probes": "language",
-            "precision": "float32",
-        },
-        "set": {
-            "schedule.warmup": "3%",
-            "data.context": 16,
-            "data.evaluation_windows": 32,
-            "model.layers": 2,
-            "model.width": 16,
-            "model.heads": 2,
-            "batch_size": 4,
-            "duration": f"{steps} steps",
-            "probes.log_every": "20 steps",
-            "probes.evaluate_every": "200 steps",
-            "probes.evaluation_batch": 16,
-            "probes.evaluation_train_samples": 32,
-        },
-        "scales": {
-            "micro": {
-                "choose": {},
-                "set": {},
-                "grid": [{"decay.strength": [0.0, 0.1], "seed": list(range(cells // 2))}],
-            }
-        },
+    chosen = {
+        "data": "python_text",
+        "model": "gpt_micro",
+        "optimizer": "adamw",
+        "decay": "decoupled_except_norms",
+        "schedule": "warmup_cosine",
+        "averaging": "language",
+        "probes": "language",
+        "precision": "float32",
     }
-    (configs / "experiment" / "dozen.yaml").write_text(yaml.safe_dump(experiment))
+    experiment = {
+        "defaults": [*({f"override /{group}": option} for group, option in chosen.items()), "_self_"],
+        "about": {"title": "Many tiny cells", "figure": None, "regime": "under_training"},
+        "schedule": {"warmup": "3%"},
+        "data": {"context": 16, "evaluation_windows": 32},
+        "model": {"layers": 2, "width": 16, "heads": 2},
+        "batch_size": 4,
+        "duration": f"{steps} steps",
+        "probes": {
+            "log_every": "20 steps",
+            "evaluate_every": "200 steps",
+            "evaluation_batch": 16,
+            "evaluation_train_samples": 32,
+        },
+        "grid": [{"decay.strength": [0.0, 0.1], "seed": list(range(cells // 2))}],
+    }
+    (configs / "experiment" / "dozen.yaml").write_text("# @package _global_\n" + yaml.safe_dump(experiment))
     return {
         **os.environ,
         "WEIGHT_DECAY_CONFIGS": str(configs),

@@ -35,7 +35,7 @@ def keys() -> tuple[str, ...]:
     for path in CONFIGS.rglob("*.yaml"):
         content = yaml.safe_load(path.read_text())
         group = "" if path.parent == CONFIGS else f"{path.parent.name}."
-        if path.parent.name == "experiment" or not isinstance(content, dict):
+        if "experiment" in path.parts or "setting" in path.parts or not isinstance(content, dict):
             continue
         found |= set(_flat(content, group))
         if group:
@@ -171,9 +171,11 @@ def _warm_up() -> None:
 
 
 TEMPLATE = {
-    "name": "mine", "title": "Mine", "figure": "2", "regime": "over_training", "choose": {"data": "procedural", "model": "resnet18"},
-    "set": {"decay.strength": 0.01},
-    "scales": {"micro": {"choose": {}, "set": {"duration": "10 steps"}, "grid": [{"seed": [0, 1], "optimizer.lr": [0.1, 0.2]}]}},
+    "defaults": [{"override /data": "procedural"}, {"override /model": "resnet18"}, "_self_"],
+    "about": {"title": "Mine", "figure": "2", "regime": "over_training"},
+    "decay": {"strength": 0.01},
+    "duration": "10 steps",
+    "grid": [{"seed": [0, 1], "optimizer.lr": [0.1, 0.2]}],
 }  # fmt: skip
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
@@ -196,24 +198,18 @@ def ruined(draw: random.Random) -> bytes:
         elif kind == 1:
             node[draw.choice(["x", "", "grid", draw.choice(keys()), "2"])] = wild
         elif kind == 2:
-            content["scales"]["micro"] = (
-                {"choose": {}, "set": {}, "grid": [{draw.choice(keys()): [wild, wild]}]}
-                if draw.random() < 0.7
-                else wild
-            )
+            content["grid"] = [{draw.choice(keys()): [wild, wild]}] if draw.random() < 0.7 else wild
         elif kind == 3:
-            content["scales"] = {
-                "micro": {
-                    "choose": {},
-                    "set": {},
-                    "grid": [{f"seed{i}" if i else "seed": list(range(3000)) for i in range(draw.randrange(1, 4))}],
-                }
-            }
+            axes = {f"seed{i}" if i else "seed": list(range(3000)) for i in range(draw.randrange(1, 4))}
+            content["grid"] = [axes]
+        elif kind == 4:
+            content["defaults"] = [
+                draw.choice(["_self_", "x", {"override /data": wild}, {draw.choice(keys()): wild}, wild])
+            ]
         else:
             node[key] = wild
-        if not isinstance(content.get("scales"), dict) or not isinstance(content["scales"].get("micro"), dict):
-            break
-    text = yaml.safe_dump(content, allow_unicode=True).encode("utf-8", "surrogatepass")
+    head = "# @package _global_\n" if draw.random() < 0.95 else ""
+    text = (head + yaml.safe_dump(content, allow_unicode=True)).encode("utf-8", "surrogatepass")
     kind = draw.randrange(12)
     at = draw.randrange(len(text)) if text else 0
     if kind == 0:
@@ -223,7 +219,7 @@ def ruined(draw: random.Random) -> bytes:
     elif kind == 2:
         text += BOMB.encode()
     elif kind == 3:
-        text = text + b"\nset: " + b"[" * 5000
+        text = text + b"\nmodel: " + b"[" * 5000
     elif kind == 4:
         text = b"!!python/object/apply:os.system ['true']\n" + text
     return text

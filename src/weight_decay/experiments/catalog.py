@@ -6,14 +6,14 @@ import functools
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from weight_decay.config.own import OWN_CONFIGS
 from weight_decay.errors import UserError
+from weight_decay.experiments.declared import REGIMES, Declared
 from weight_decay.experiments.demo import OWN as DEMO
-from weight_decay.experiments.plan import REGIMES, check_experiment
 from weight_decay.experiments.yaml_file import read_yaml
 from weight_decay.places import CONFIGS
 
@@ -58,26 +58,32 @@ def _groups(own: Path | None) -> dict[str, list[str]]:
             f"configs: there is no config.yaml in {CONFIGS}; correct WEIGHT_DECAY_CONFIGS, or install again."
         )
     found = {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        folder.name: _options(folder)
         for folder in sorted(CONFIGS.iterdir())
         if folder.is_dir() and folder.name not in ("hydra", "claims")  # Hydra's own groups; how claims are decided
     }
     if own is None:
         return found
-    files = [(name, file) for name in found for file in sorted((own / name).glob("*.yaml"))]
+    files = [(name, own / name / option) for name in found for option in _options(own / name)]
     if not files:
         raise UserError(f"--config-dir: nothing is in {own} that could be used; put NAME.yaml in {own}/experiment.")
     for name, file in files:
-        if not _NAME.fullmatch(file.stem):
+        if not _NAME.fullmatch(file.name):
             raise UserError(
-                f"--config-dir: {file} has a name that would be read as a number or a list when it is typed; "
+                f"--config-dir: {file}.yaml has a name that would be read as a number or a list when it is typed; "
                 "rename it, with a letter first, then letters, digits, _, . and -."
             )
-        if file.stem in found[name]:
-            raise UserError(f"--config-dir: there is a {name} {file.stem} already; give {file} another name.")
+        if file.name in found[name]:
+            raise UserError(f"--config-dir: there is a {name} {file.name} already; give {file}.yaml another name.")
     return {
-        name: sorted([*options, *(file.stem for at, file in files if at == name)]) for name, options in found.items()
+        name: sorted([*options, *(file.name for at, file in files if at == name)]) for name, options in found.items()
     }
+
+
+def _options(folder: Path) -> list[str]:
+    """The options of a group: its files, and for experiments the folders with a file for each scale."""
+    folders = folder.iterdir() if folder.name == "experiment" and folder.is_dir() else ()
+    return sorted({file.stem for file in folder.glob("*.yaml")} | {inner.name for inner in folders if inner.is_dir()})
 
 
 def option_file(group: str, option: str) -> Path:
@@ -89,9 +95,8 @@ def option_file(group: str, option: str) -> Path:
 
 
 def check_own_option(group: str, option: str) -> None:
-    """UserError if a file that a user has written, of an experiment or in a folder of their own, cannot be read."""
-    own = group == "experiment" or option_file(group, option).parent.parent != CONFIGS
-    if own and option in groups().get(group, ()):
+    """UserError if a file that a user has written, in a folder of their own, cannot be read."""
+    if option_file(group, option).parent.parent != CONFIGS and option in groups().get(group, ()):
         read_option(group, option)
 
 
@@ -100,19 +105,20 @@ def read_option(group: str, option: str) -> dict[str, Any]:
     return read_yaml(option_file(group, option))
 
 
-def experiments(regime: str | None = None) -> dict[str, Mapping[str, Any]]:
-    """Every declared experiment, or those of one regime, with what its file says, by name."""
+def declared(name: str) -> Declared:
+    """The experiment of this name, in the user's own folder or in ours; UserError if its files are wrong."""
+    own = own_configs()
+    mine = own is not None and any(os.path.exists(own / "experiment" / file) for file in (name, f"{name}.yaml"))  # noqa: PTH110
+    place = own if own is not None and mine else CONFIGS
+    return Declared.read(place / "experiment", name)
+
+
+def experiments(regime: str | None = None) -> dict[str, Declared]:
+    """Every declared experiment, or those of one regime, by name."""
     if regime is not None and regime not in REGIMES:
         raise UserError(f"experiments: the regimes are {' and '.join(REGIMES)}, got {regime}.")
-    declared: dict[str, Mapping[str, Any]] = {}
-    for name in groups()["experiment"]:
-        if name == "none":
-            continue
-        content = read_option("experiment", name)
-        check_experiment(content, option_file("experiment", name))
-        if regime in (None, content["regime"]):
-            declared[name] = content
-    return declared
+    everything = {name: declared(name) for name in groups()["experiment"] if name != "none"}
+    return {name: what for name, what in everything.items() if regime in (None, what.regime)}
 
 
 def reproduction(regime: str) -> list[str]:
@@ -120,10 +126,10 @@ def reproduction(regime: str) -> list[str]:
 
     Without the demos, which show two figures in minutes: their scales are no steps towards the paper's.
     """
-    declared = {name: str(what["figure"]) for name, what in experiments(regime).items() if what["figure"] is not None}
+    figures = {name: str(what.figure) for name, what in experiments(regime).items() if what.figure is not None}
 
     def order(name: str) -> tuple[float, str]:
-        number = re.match(r"\d+", declared[name])
-        return (float(number[0]) if number else math.inf), declared[name]
+        number = re.match(r"\d+", figures[name])
+        return (float(number[0]) if number else math.inf), figures[name]
 
-    return sorted(declared.keys() - set(DEMO), key=lambda name: (*order(name), name))
+    return sorted(figures.keys() - set(DEMO), key=lambda name: (*order(name), name))

@@ -9,9 +9,13 @@ import yaml
 
 from weight_decay.config.registry import DECAY_KINDS, OPTIMIZERS
 from weight_decay.errors import UserError
-from weight_decay.experiments.catalog import experiments, groups, read_option, reproduction
+from weight_decay.experiments.catalog import declared, experiments, groups, read_option, reproduction
+from weight_decay.experiments.declared import SCALES
+from weight_decay.experiments.plan import DECLARED_KEYS
 from weight_decay.places import CONFIGS
 
+CHOOSING = ("regime", "setting")
+"""Groups without settings of their own: they choose options of others."""
 HELP = """\
 weight-decay: what does weight decay do to a training run, and do you need it?
 
@@ -69,10 +73,10 @@ def information(names: Sequence[str]) -> str:
     if names:
         return "\n".join(_one_experiment(name) for name in names)
     lines = ["Experiments (experiment=...)"]
-    for name, content in experiments().items():
-        lines.append(f"  {name:34s} figure {content['figure']}, {', '.join(content['scales'])}: {content['title']}")
+    for name, what in experiments().items():
+        lines.append(f"  {name:34s} figure {what.figure}, {', '.join(what.files)}: {what.title}")
     lines += ["", "Scales (scale=...)"]
-    lines += [f"  {name:34s} {read_option('scale', name)['hardware']}" for name in ("micro", "small", "paper")]
+    lines += [f"  {name:34s} {read_option('scale', name)['hardware']}" for name in SCALES]
     lines += ["", "Config groups (group=option)"]
     lines += [
         f"  {group:14s} {', '.join(options)}"
@@ -88,18 +92,19 @@ def information(names: Sequence[str]) -> str:
     for entry in root["defaults"]:
         if isinstance(entry, dict):
             group, option = next(iter(entry.items()))
-            if group in groups() and group not in ("experiment", "scale", "regime"):  # a regime only chooses others
+            if group in groups() and group not in ("experiment", "scale", *CHOOSING):
                 lines += [f"  {key} = {value}" for key, value in _dotted(group, read_option(group, option))]
-    lines += [
-        f"  {key} = {value}" for k, v in root.items() if k not in ("defaults", "hydra") for key, value in _dotted(k, v)
-    ]
+    rest = {key: value for key, value in root.items() if key not in ("defaults", "hydra", *DECLARED_KEYS)}
+    lines += [f"  {name} = {inner}" for key, value in rest.items() for name, inner in _dotted(key, value)]
     return "\n".join(lines)
 
 
 def _one_experiment(name: str) -> str:
     if name not in groups()["experiment"] or name == "none":
         raise UserError(f"experiment: there is no {name}; `weight-decay --info` lists them.")
-    return yaml.safe_dump(read_option("experiment", name), sort_keys=False, allow_unicode=True, width=110)
+    what = declared(name)
+    files = [file for file in (what.shared, *what.files.values()) if file is not None]
+    return "\n".join(f"# {file}\n{file.read_text(encoding='utf-8')}" for file in files)
 
 
 def _dotted(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -1,17 +1,11 @@
-"""An experiment is a list of cells; a cell is one run's config and its coordinates in the grid.
-
-Experiment files (configs/experiment/*.yaml) declare for each scale which config groups to `choose`, which values to
-`set`, and a `grid`: a list of mappings from a setting to the values it takes, each expanded to its Cartesian product.
-"""
+"""An experiment is a list of cells; a cell is one run's config and its coordinates in the grid."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import itertools
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +17,10 @@ from weight_decay.runs.seal import sealed
 
 COMMAND_KEYS = {"cell", "seeds", "jobs", "cells_per_job", "stale", "scale", "experiment"}
 """Keys of config.yaml that steer the command and are no part of a run."""
+DECLARED_KEYS = {"about", "grid", "shared"}
+"""Keys of config.yaml that only an experiment's files fill: what it is, and which cells it has."""
 MOST_CELLS = 10_000
 """The most that one command makes; our largest experiment has 180."""
-REGIMES = ("over_training", "under_training")
-SEED = "seed"
-"""In an experiment file the value of a setting that follows the run's seed, such as the draw of the data."""
-_SECTIONS = {"name", "title", "figure", "regime", "choose", "set", "scales"}
-_MAY_BE_LEFT_OUT = {"choose", "set"}
-"""Sections of a file and of a scale in it: without them the scale, or config.yaml, says everything."""
 
 
 @dataclass(frozen=True)
@@ -83,119 +73,6 @@ class Plan:
                     f"cell: {self.experiment} at scale {self.scale} has cells 0 to {len(self.cells) - 1}, got {index}."
                 )
         return dataclasses.replace(self, cells=tuple(self.cells[index] for index in indices))
-
-
-@dataclass(frozen=True)
-class ExperimentFile:
-    """The part of an experiment file that holds at one scale."""
-
-    name: str
-    title: str
-    figure: str | None
-    regime: str | None
-    choose: dict[str, str]
-    set: dict[str, Any]
-    grid: list[dict[str, list[Any]]]
-
-    @classmethod
-    def read(cls, content: Any, scale: str, file: Path) -> ExperimentFile:
-        """Take the section of `scale`; UserError, which names `file`, if there is none or no runs could be made of it.
-
-        Whether the names and values in it exist is left to those who look them up.
-        """
-        check_experiment(content, file)
-        if scale not in content["scales"]:
-            scales = ", ".join(content["scales"])
-            raise UserError(f"scale: experiment {content['name']} is declared at {scales}, not at {scale}.")
-        at_scale = content["scales"][scale]
-        where = f"{file}: scales.{scale}"
-        _keys(at_scale, where)
-        _known(at_scale, {"choose", "set", "grid"}, where)
-        chosen, laid = {}, {}
-        for section, within in ((content, str(file)), (at_scale, where)):
-            for name in sorted(_MAY_BE_LEFT_OUT & set(section)):
-                _keys(section[name], f"{within}: {name}")
-                _check_keys(section[name], f"{within}: {name}")
-            chosen.update(section.get("choose", {}))
-            laid.update(section.get("set", {}))
-            for group, option in section.get("choose", {}).items():
-                if not isinstance(option, str):
-                    raise UserError(f"{within}: choose.{group} must be the name of an option, got {option!r}.")
-        _check_grid(at_scale["grid"], f"{where}: grid")
-        return cls(
-            name=content["name"],
-            title=content["title"],
-            figure=content["figure"],
-            regime=content["regime"],
-            choose=chosen,
-            set=laid,
-            grid=at_scale["grid"],
-        )
-
-
-def check_experiment(content: Any, file: Path) -> None:
-    """UserError, with one sentence that names `file`, unless its sections are there and its first lines make sense."""
-    _keys(content, str(file))
-    _known(content, _SECTIONS, str(file))
-    name, figure = content["name"], content["figure"]
-    if not re.fullmatch(r"\w[\w.-]*", file.stem) or file.stem == "single":
-        raise UserError(
-            f"{file}: an experiment cannot be called {file.stem!r}; rename the file, with letters, digits, _, . and -."
-        )
-    if name != file.stem:
-        raise UserError(f"{file}: name is {name!r}; it must be {file.stem!r}, as the file is called.")
-    if not isinstance(content["title"], str):
-        raise UserError(f"{file}: title must be text, got {content['title']!r}; put it in quotes.")
-    if figure is not None and not isinstance(figure, str | int):
-        raise UserError(f"{file}: figure must be text or null, got {figure!r}; put it in quotes.")
-    if content["regime"] not in REGIMES:
-        raise UserError(f"{file}: regime must be {' or '.join(REGIMES)}, got {content['regime']!r}.")
-    _keys(content["scales"], f"{file}: scales")
-
-
-def _keys(content: Any, where: str) -> None:
-    """A mapping whose keys are text, or UserError."""
-    if content is None:
-        raise UserError(
-            f"{where} is empty; write `key: value` in it, or {{}} in a section where there is nothing to say."
-        )
-    if not isinstance(content, Mapping):
-        raise UserError(f"{where} must be `key: value` pairs, got {content!r}.")
-    for key in content:
-        if not isinstance(key, str):
-            raise UserError(f"{where}: the key {key!r} is not text; put it in quotes if it is meant.")
-
-
-def _check_grid(grid: Any, where: str) -> None:
-    if not isinstance(grid, Sequence) or isinstance(grid, str) or not grid:
-        raise UserError(f"{where} must be a list such as [{{seed: [0, 1]}}], got {grid!r}.")
-    for block in grid:
-        _keys(block, f"{where}: an entry")
-        _check_keys(block, where)
-        for key, values in block.items():
-            if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-                raise UserError(f"{where}: {key} must be a list of values such as [1, 2], got {values!r}.")
-    count = sum(math.prod(len(values) for values in block.values()) for block in grid)
-    if count > MOST_CELLS:
-        raise UserError(f"{where}: these are {count:,} cells; {MOST_CELLS:,} are the most of one experiment.")
-
-
-def _check_keys(keys: Iterable[str], where: str) -> None:
-    """UserError on a key that makes no other run: its values would give one number to several rows."""
-    for key in keys:
-        if key.partition(".")[0] in COMMAND_KEYS or key.startswith(("hydra.", "hydra/")) or is_execution_setting(key):
-            raise UserError(
-                f"{where}: {key} says where or how to compute, not what; give it on the command line instead."
-            )
-
-
-def _known(mapping: Mapping[str, Any], allowed: set[str], where: str) -> None:
-    if missing := sorted(allowed - _MAY_BE_LEFT_OUT - set(mapping)):
-        raise UserError(
-            f"{where}: {', '.join(missing)} must be there too; its sections are {', '.join(sorted(allowed))}."
-        )
-    if unknown := sorted(set(mapping) - allowed):
-        raise UserError(f"{where}: there is no section {', '.join(unknown)}; it has {', '.join(sorted(allowed))}.")
 
 
 def expand(grid: Sequence[Mapping[str, Sequence[Any]]], overridden: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from weight_decay.errors import UserError
@@ -40,22 +40,49 @@ def search_path() -> list[str]:
 
 
 def composed(choices: Mapping[str, str]) -> dict[str, Any]:
-    """The composed groups as a nested dict of the caller's own; UserError if they do not fit together."""
-    return copy.deepcopy(_composed(tuple(sorted(choices.items())), own_configs()))
+    """The composed groups as a nested dict of the caller's own, interpolations as they are written.
+
+    choices: an option for each group; `experiment` as Hydra knows it, NAME or NAME/SCALE. Without what an experiment
+    declares, which `grid_of` gives. UserError if they do not fit together.
+    """
+    values, _ = _composed(tuple(sorted(choices.items())), own_configs())
+    return copy.deepcopy({key: value for key, value in values.items() if key != "grid"})
+
+
+def grid_of(choices: Mapping[str, str]) -> list[dict[str, list[Any]]]:
+    """The grid of the composed experiment, not to be changed; one cell without an experiment."""
+    return _composed(tuple(sorted(choices.items())), own_configs())[0]["grid"]
+
+
+def options_of(choices: Mapping[str, str]) -> Mapping[str, str]:
+    """The option that each group is composed with, those that an experiment or a setting chooses among them."""
+    return _composed(tuple(sorted(choices.items())), own_configs())[1]
 
 
 @functools.cache
-def _composed(choices: tuple[tuple[str, str], ...], own: Path | None) -> dict[str, Any]:
+def _composed(choices: tuple[tuple[str, str], ...], own: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
     for group, option in choices:
         check_own_option(group, option)
     words = [f"{group}={option}" for group, option in choices]
     try:
         with hydra_at_our_configs():
-            return OmegaConf.to_container(compose("config", overrides=[*search_path(), *words]), resolve=True)  # type: ignore[return-value]
+            config = compose("config", overrides=[*search_path(), *words], return_hydra_config=True)
+            options = OmegaConf.to_container(config.hydra.runtime.choices)
+            with open_dict(config):
+                del config["hydra"]
+            return OmegaConf.to_container(config), options  # type: ignore[return-value]
     except Exception as error:
         if not is_about_words(error):
             raise
         raise UserError(f"configs: cannot be composed with {' '.join(words)}: {first_line(error)}.") from None
+
+
+def resolved(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the values that its interpolations, such as ${seed}, refer to."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(config), resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UserError(f"configs: {first_line(error)}.") from None
 
 
 def assign(config: dict[str, Any], key: str, value: Any) -> None:

@@ -26,7 +26,7 @@ from weight_decay.experiments.launch.compose import (
     one_sentence,
     search_path,
 )
-from weight_decay.experiments.launch.plans import WHICH, experiment_file, make_plan, plans_of, unions
+from weight_decay.experiments.launch.plans import WHICH, experiment_of, make_plan, plans_of, unions
 from weight_decay.experiments.launch.stops import stop_children, stopping_by_exception
 from weight_decay.experiments.launch.words import choices_and_values, first_line, is_hydras, parse, settings_of
 from weight_decay.experiments.plan import Plan
@@ -78,19 +78,21 @@ def for_hydra(words: Sequence[str], first: Sequence[str]) -> list[str]:
     words: what it is told, sweeps included; first: the same for one of its jobs, without sweeps.
     """
     choices, _ = choices_and_values(first)
-    head = composed({key: choices[key] for key in WHICH if key in choices})
-    file = experiment_file(choices, head, head["scale"]["name"])
-    told_already = {setting.key for setting in settings_of(words)}
-    added = [f"{group}={option}" for group, option in file.choose.items() if group not in told_already]
-    config = composed({**file.choose, **{key: value for key, value in choices.items() if key not in WHICH}})
-    # A setting that only some cells have, such as one of another schedule, is unknown to what Hydra composes.
-    known = [
-        setting.plain
-        if setting.key in groups() or has(config, setting.key) or setting.override.is_sweep_override()
-        else f"++{setting.plain}"
-        for setting in settings_of(words)
-    ]
-    return [*added, *known]
+    what, base = experiment_of(choices)
+    typed = {key: value for key, value in choices.items() if key not in WHICH}
+    config = composed({**base, **typed})
+    known = []
+    for setting in settings_of(words):
+        swept = setting.override.is_sweep_override()
+        if what is not None and setting.key == "experiment" and not swept:
+            known.append(f"experiment={base['experiment']}")
+        # A setting that only some cells have, such as one of another schedule, is unknown to what Hydra composes.
+        elif setting.key in groups() or has(config, setting.key) or swept:
+            known.append(setting.plain)
+        else:
+            known.append(f"++{setting.plain}")
+    brought = [f"regime={base['regime']}"] if "regime" in base and "regime" not in choices else []
+    return [*brought, *known]
 
 
 def sweep(arguments: Sequence[str], launch: Callable[..., Sequence[JobReturn]], logs: Path) -> int:

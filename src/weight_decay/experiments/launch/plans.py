@@ -1,7 +1,7 @@
 """From settings to a plan: the cells of an experiment, each a validated run.
 
-Values are laid over the composed groups in this order: the groups' own values, the experiment's, its scale's, the grid
-point's, and last what the user typed, which always wins.
+Hydra composes the groups, the setting and the experiment; over that the values of the grid's point are laid, and last
+what the user typed, which always wins.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 from weight_decay.config.registry import DATA
 from weight_decay.config.run import RunConfig, build, is_execution_setting, run_id
 from weight_decay.errors import UserError
-from weight_decay.experiments.catalog import OWN_CONFIGS, groups, option_file, read_option
-from weight_decay.experiments.launch.compose import assign, composed
+from weight_decay.experiments.catalog import OWN_CONFIGS, declared, groups, read_option
+from weight_decay.experiments.declared import Declared
+from weight_decay.experiments.launch.compose import assign, composed, grid_of, options_of, resolved
 from weight_decay.experiments.launch.words import choices_and_values, combinations
-from weight_decay.experiments.plan import COMMAND_KEYS, SEED, Cell, ExperimentFile, Plan, expand, is_coordinate
+from weight_decay.experiments.plan import COMMAND_KEYS, DECLARED_KEYS, Cell, Plan, expand, is_coordinate
 from weight_decay.experiments.seeds import read_seeds, with_seeds
 from weight_decay.experiments.steering import Steering
 
@@ -31,28 +32,35 @@ def make_plan(words: Sequence[str]) -> tuple[Plan, Steering]:
     Raises UserError, with one sentence, on anything that no run could be made of.
     """
     chosen, values = choices_and_values(words)
-    head = composed({key: chosen[key] for key in WHICH if key in chosen})
-    scale = head["scale"]["name"]
-    steering = {key: values.pop(key) if key in values else head[key] for key in COMMAND_KEYS if key not in WHICH}
-    file = experiment_file(chosen, head, scale)
+    for key in values:
+        if key.partition(".")[0] in DECLARED_KEYS:
+            raise UserError(f"{key}: belongs into the file of an experiment; docs/own-experiment.md shows one.")
+    what, base = experiment_of(chosen)
     typed = {group: option for group, option in chosen.items() if group not in WHICH}
+    head = composed(base)
+    steering = {key: values.pop(key) if key in values else head[key] for key in COMMAND_KEYS if key not in WHICH}
+    # What the experiment would choose anyway changes nothing, also when it is typed.
+    own = options_of(base) if what is not None and typed else {}
     overrides = tuple(
         plain
         for word in words
         if (key := (plain := word.removeprefix("++")).partition("=")[0]) not in COMMAND_KEYS
-        and not (key in chosen and file.choose.get(key) == chosen[key])
+        and not (key in typed and own.get(key) == typed[key])
     )
     seeds = read_seeds(steering["seeds"])
     if seeds is not None and "seed" in values:
         raise UserError(f"seeds: seed={values['seed']} was typed too, which would win; give one of the two.")
-    points = expand(with_seeds(file.grid, seeds), {**typed, **values})
+    # The grid may refer to lists of a setting, which another setting would bring along.
+    grid = grid_of({**base, **typed} if "setting" in typed else base)
+    points = expand(with_seeds(grid, seeds), {**typed, **values})
     # Other seeds than the experiment's own add to it: its record, and so its tables, keep all of them.
-    others = [] if seeds is None else expand(file.grid, {**typed, **values})
+    others = [] if seeds is None else expand(grid, {**typed, **values})
     cells: list[Cell] = []
     asked: set[str] = set()
     for point in [*points, *others]:
-        run = _run(chosen, file, point, typed, values)
-        _check_regime(file, run)
+        run = _run(base, point, typed, values)
+        if what is not None:
+            _check_regime(what, run)
         identity = run_id(run)
         if len(cells) < len(points):
             asked.add(identity)
@@ -61,17 +69,27 @@ def make_plan(words: Sequence[str]) -> tuple[Plan, Steering]:
         cells.append(Cell(len(cells), run, {key: value for key, value in point.items() if is_coordinate(key, value)}))
     everything = _distinct(cells, collapsing=any(not is_execution_setting(key) for key in (*typed, *values)))
     now = tuple(cell for cell in everything if run_id(cell.config) in asked)
-    own = os.environ.get(OWN_CONFIGS) or None
-    plan = Plan(file.name, scale, file.title, file.figure, overrides, now, everything, own)
+    name, title, figure = (what.name, what.title, what.figure) if what else ("single", "A single run", None)
+    scale, mine = head["scale"]["name"], os.environ.get(OWN_CONFIGS) or None
+    plan = Plan(name, scale, title, figure, overrides, now, everything, mine)
     return _select(plan, steering["cell"]), Steering.read(steering)
 
 
-def experiment_file(chosen: Mapping[str, str], head: Mapping[str, Any], scale: str) -> ExperimentFile:
-    """The chosen experiment at a scale, from the composed groups `head`; one cell without an experiment."""
+def experiment_of(chosen: Mapping[str, str]) -> tuple[Declared | None, dict[str, str]]:
+    """The chosen experiment, if any, and the choices that Hydra composes before anything else was typed.
+
+    Without an experiment these are what was typed, and the regime of its data, which brings what was not chosen.
+    """
     name = chosen.get("experiment", "none")
     if name == "none":
-        return ExperimentFile("single", "A single run", None, None, {}, {}, [{}])
-    return ExperimentFile.read(head.get("experiment"), scale, option_file("experiment", name))
+        alone = {group: option for group, option in chosen.items() if group != "experiment"}
+        brought = {"regime": _regime(chosen["data"])} if "data" in chosen and "setting" not in chosen else {}
+        return None, {**brought, **alone}
+    what = declared(name)
+    scale = chosen.get("scale") or next(iter(what.files))
+    option = what.option(scale)
+    what.check(scale)
+    return what, {"experiment": option, "scale": scale}
 
 
 def plans_of(words: Sequence[str]) -> list[tuple[list[str], Plan, Steering]]:
@@ -114,22 +132,14 @@ def unions(plans: Sequence[Plan], words: Sequence[str]) -> list[Plan]:
 
 
 def _run(
-    chosen: Mapping[str, str],
-    file: ExperimentFile,
-    point: Mapping[str, Any],
-    typed: Mapping[str, str],
-    values: Mapping[str, Any],
+    base: Mapping[str, str], point: Mapping[str, Any], typed: Mapping[str, str], values: Mapping[str, Any]
 ) -> RunConfig:
     choices = {key: str(value) for key, value in point.items() if key in groups()}
-    # Without the experiment itself: its grid would be copied for every cell.
-    asked = {**{key: chosen[key] for key in ("scale",) if key in chosen}, **file.choose, **choices, **typed}
-    # An experiment says all that it needs; a run of its own takes from the regime of its data what is not chosen.
-    brought = {"regime": _regime(typed["data"])} if file.regime is None and "data" in typed else {}
-    config = composed({**brought, **asked})
-    laid = {**file.set, **{k: v for k, v in point.items() if k not in choices}, **values}
-    for key, value in laid.items():
-        assign(config, key, laid.get("seed", config["seed"]) if value == SEED else value)
-    return build({key: value for key, value in config.items() if key not in COMMAND_KEYS})
+    config = composed({**base, **choices, **typed})
+    for key, value in ({key: value for key, value in point.items() if key not in choices} | dict(values)).items():
+        assign(config, key, value)
+    config = resolved(config)
+    return build({key: value for key, value in config.items() if key not in COMMAND_KEYS | DECLARED_KEYS})
 
 
 def _regime(data: str) -> str:
@@ -143,8 +153,8 @@ def _swept(config: RunConfig, swept: Mapping[str, str], words: Sequence[str]) ->
     return {key: value for key, value in {**chosen, **values}.items() if is_coordinate(key, value)}
 
 
-def _check_regime(file: ExperimentFile, run: RunConfig) -> None:
-    if file.regime not in (None, run.data.regime):
+def _check_regime(file: Declared, run: RunConfig) -> None:
+    if file.regime != run.data.regime:
         raise UserError(
             f"experiment: {file.name} is declared for {file.regime}, but its {run.data.kind} data with the model "
             f"{run.model.kind} are of {run.data.regime}; choose data and model of its regime, or correct the file."

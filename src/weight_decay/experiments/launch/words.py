@@ -98,7 +98,11 @@ def choices_and_values(words: Sequence[str]) -> tuple[dict[str, str], dict[str, 
             raise UserError(f"{setting.word}: several values for one setting need the flag -m (one run for each).")
         value = setting.override.value()
         if setting.key in groups():
-            chosen[setting.key] = checked_option(setting.key, "none" if value is None else str(value))
+            option = "none" if value is None else str(value)
+            if setting.key == "experiment" and "/" in option:  # as Hydra knows it: NAME/SCALE
+                option, _, scale = option.partition("/")
+                chosen.setdefault("scale", checked_option("scale", scale))
+            chosen[setting.key] = checked_option(setting.key, option)
         else:
             values[setting.key] = OmegaConf.to_container(OmegaConf.create({"value": value}))["value"]  # type: ignore[index,call-overload]
     return chosen, values

@@ -37,10 +37,9 @@ def cells_missing(tables: Tables, seeds: Iterable[int]) -> str:
 @functools.cache
 def _declared(experiment: str, scale: str) -> frozenset[frozenset[tuple[str, str]]]:
     """The cells of an experiment at a scale, seeds aside. UserError for a file that cannot be read."""
-    path = CONFIGS / "experiment" / f"{experiment}.yaml"
+    path = CONFIGS / "experiment" / experiment / f"{scale}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        grid = content["scales"].get(scale, {}).get("grid", [])
+        grid = yaml.safe_load(path.read_text(encoding="utf-8")).get("grid", [])
         return frozenset(
             _cell(dict(zip(block, values, strict=True)))
             for block in grid
