@@ -17,7 +17,7 @@ import pytest
 import pretend_device
 
 HERE = Path(__file__).resolve().parent
-EXPERIMENTS = {file.stem for file in (HERE.parent / "configs" / "experiment").glob("*.yaml")} - {"none"}
+EXPERIMENTS = {folder.name for folder in (HERE.parent / "configs" / "experiment").iterdir() if folder.is_dir()}
 
 pytestmark = pytest.mark.skipif(pretend_device.MISSING is not None, reason=str(pretend_device.MISSING))
 

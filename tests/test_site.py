@@ -113,7 +113,8 @@ def test_an_experiments_page_says_what_its_tables_and_claims_say(site: Site, gen
     errors = cell["test/error"]
     assert f"{errors.mean():.4g} ± {errors.std(ddof=1):.2g}" in page and f"{len(runs)} runs" in page
     assert re.search(r"!\[[^\]]{20,}\]\(\.\./results/figures/fig02_cifar10-micro\.png\)", page)
-    assert (ROOT / "configs" / "experiment" / "fig02_cifar10.yaml").read_text().strip() in page
+    for scale in ("about", "micro", "small", "paper"):
+        assert (ROOT / "configs" / "experiment" / "fig02_cifar10" / f"{scale}.yaml").read_text().strip() in page
     assert "## Figures" not in generated["experiments/passes_text.md"]  # nothing of it was run
 
 
