@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import itertools
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,11 +80,29 @@ def _composed(choices: tuple[tuple[str, str], ...], own: Path | None) -> tuple[d
 
 
 def resolved(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the values that its interpolations, such as ${seed}, refer to."""
+    """The config with the values that its interpolations, such as ${seed}, refer to.
+
+    OmegaConf sees only the groups that have some and those they name: it would take most of the time of a large plan.
+    """
+    with_some = {key: told for key, value in config.items() if (told := list(_interpolations(value)))}
+    if not with_some:
+        return config
+    text = " ".join(itertools.chain.from_iterable(with_some.values()))
+    named = config if "${." in text else {*with_some, *re.findall(r"\$\{(\w+)", text)}
     try:
-        return OmegaConf.to_container(OmegaConf.create(config), resolve=True)  # type: ignore[return-value]
+        parts = OmegaConf.create({key: value for key, value in config.items() if key in named})
+        return {**config, **OmegaConf.to_container(parts, resolve=True)}  # type: ignore[dict-item]
     except OmegaConfBaseException as error:
         raise UserError(f"configs: {first_line(error)}.") from None
+
+
+def _interpolations(value: Any) -> Iterator[str]:
+    """Every text in it that refers to something."""
+    if isinstance(value, str):
+        yield from [value] if "${" in value else []
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _interpolations(inner)
 
 
 def assign(config: dict[str, Any], key: str, value: Any) -> None:
