@@ -28,8 +28,10 @@ $(VENV)/.installed: pyproject.toml
 demo: install ## train both regimes on embedded data, then show the effects (about 4 minutes on 2 cores)
 	@$(BIN)/weight-decay demo results=$(DEMO) jobs=$(JOBS)
 
+# A file stays with one worker, so that what its tests share is made once; in their order, since xdist would put those
+# with few tests last, which are the long ones.
 test: install ## run the tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -n $(JOBS) --durations=10
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import forked
 from conftest import QUIET, read_metrics
 from vision_files import write_fashion_mnist
 from weight_decay.cli import main, make_plan
@@ -29,9 +28,7 @@ SCALES = ["micro", "small", "paper"]
 
 def command(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run `weight-decay` in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "weight_decay", *words]
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return forked.run(["-m", "weight_decay", *words], cwd)
 
 
 def two_steps_of_the_demo(words: Words) -> list[str]:

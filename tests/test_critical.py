@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import forked
 from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
 from weight_decay.experiments.critical import at_rate, critical_lr
@@ -49,10 +48,10 @@ def test_another_rate_keeps_the_decay_per_step(tiny: Callable[..., RunConfig]) -
 
 def test_the_script_writes_a_table(words: Callable[[str], list[str]], tmp_path: Path) -> None:
     given = words("text", "duration='4 steps' divergence.patience='1 step' probes.evaluate_every='4 steps'")
-    done = subprocess.run([sys.executable, str(SCRIPT), *given], capture_output=True, text=True, check=False)
+    done = forked.run([str(SCRIPT), *given])
     assert done.returncode == 0, done.stderr
     (table,) = (tmp_path / "results" / "tables").glob("*.critical_lr.csv")
     (row,) = csv.DictReader(table.open())
     assert float(row["stable"]) > 0 and int(row["runs"]) >= 1
-    refused = subprocess.run([sys.executable, str(SCRIPT), "scale=none"], capture_output=True, text=True, check=False)
+    refused = forked.run([str(SCRIPT), "scale=none"])
     assert refused.returncode == 2 and refused.stderr.startswith("critical_lr: ")

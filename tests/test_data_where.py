@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import forked
 from text_helpers import load_tokens
 from weight_decay import cli
 from weight_decay.cli import make_plan
@@ -109,9 +107,9 @@ def test_a_byte_text_of_ones_own_trains_with_one_choice(words: Callable[[str, st
     source = tmp_path / "mine.txt"
     source.write_text("".join(f"line {number}: the quick brown fox\n" for number in range(60_000)))
     target = tmp_path / "data" / "fox"
-    command = [sys.executable, str(SCRIPT), "--from", str(source), "--target", str(target), "--encoding", "bytes"]
+    command = [str(SCRIPT), "--from", str(source), "--target", str(target), "--encoding", "bytes"]
     more = ["--workers", "1", "--validation-fraction", "0.3"]
-    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, env=dict(os.environ))
+    done = forked.run([*command, *more])
     assert done.returncode == 0, done.stderr
     # The script ends with the command that trains on what it made, complete.
     assert f"data=text_bytes data.root={tmp_path / 'data'} data.name=fox" in done.stdout

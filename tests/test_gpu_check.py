@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import forked
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 CHECK = REPOSITORY / "scripts" / "gpu_check"
 NONE = torch.accelerator.current_accelerator(check_available=True) is None
@@ -18,8 +20,7 @@ WHEEL = "demo-1.0-{}-none-any.whl"
 
 
 def check(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(CHECK), *words]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return forked.run([str(CHECK), *words], cwd=REPOSITORY)
 
 
 @pytest.mark.skipif(not NONE, reason="this machine has an accelerator")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import forked
 from conftest import QUIET, TINY_VISION
 from weight_decay.cli import main
 from weight_decay.config.own import OWN_CONFIGS
@@ -35,9 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def weight_decay(words: list[str], cwd: Path, path: str = "") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SOURCES}{os.pathsep}{path}"}
-    command = [sys.executable, "-m", "weight_decay", *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return forked.run(["-m", "weight_decay", *words], cwd, os.environ | {"PYTHONPATH": f"{SOURCES}{os.pathsep}{path}"})
 
 
 def test_the_documents_command_trains_with_it(

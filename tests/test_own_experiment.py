@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import forked
 from weight_decay.cli import main
 from weight_decay.experiments.catalog import OWN_CONFIGS, groups
 from weight_decay.experiments.launch import plans
@@ -41,9 +40,7 @@ def commands() -> list[list[str]]:
 
 
 def run(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "weight_decay", *words]
-    done = subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = forked.run(["-m", "weight_decay", *words], cwd)
     assert done.returncode == 0, done.stderr
     return done
 

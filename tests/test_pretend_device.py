@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 import pretend_device
 
 HERE = Path(__file__).resolve().parent
@@ -24,9 +25,7 @@ pytestmark = pytest.mark.skipif(pretend_device.MISSING is not None, reason=str(p
 
 def both_devices(folder: Path, *groups: str) -> dict[str, str | None]:
     """What `pretend_runs.py` finds wrong with each run of the groups; None where nothing is."""
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent / 'src'}:{HERE}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "pretend_runs.py"), str(folder), str(folder / "data"), *groups]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = forked.run([str(HERE / "pretend_runs.py"), str(folder), str(folder / "data"), *groups])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
 

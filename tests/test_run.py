@@ -7,8 +7,6 @@ import math
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 
 import weight_decay.training.run
 from conftest import read_metrics, read_summary
+from forked import Forked
 from weight_decay.cli import main
 from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.errors import UserError
@@ -227,14 +226,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_numbers(tiny: Tiny, regi
 def test_the_command_itself_killed_and_repeated(
     words: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "weight_decay",
-        *words("text", "duration='400 steps' checkpoint.every_seconds=0.05"),
-    ]
+    command = ["-m", "weight_decay", *words("text", "duration='400 steps' checkpoint.every_seconds=0.05")]
     results = tmp_path / "results" / "runs"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    process = Forked(command)
     deadline = time.monotonic() + 120
     while not list(results.glob("*/checkpoints/*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -242,7 +236,7 @@ def test_the_command_itself_killed_and_repeated(
     assert process.wait() == -signal.SIGKILL
     for said in ("goes on from step", "1 already done of 1 cell(s)"):
         with pytest.raises(SystemExit) as left:
-            main([word.replace("every_seconds=0.05", "every_seconds=300") for word in command[3:]])
+            main([word.replace("every_seconds=0.05", "every_seconds=300") for word in command[2:]])
         told = capsys.readouterr().err
         assert left.value.code == 0 and said in told, told
 

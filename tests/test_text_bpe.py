@@ -18,6 +18,7 @@ import pytest
 import tiktoken
 from transformers import GPT2TokenizerFast
 
+import forked
 from hunt.folders import damage
 from text_helpers import beside, load_tokens, write_jsonl
 from weight_decay.config.text import BYTES_VOCABULARY
@@ -125,7 +126,7 @@ def test_a_missing_or_other_bpe_file_is_named(files: Path, tmp_path: Path) -> No
 
 
 def script(source: Path, target: Path, *more: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), "--from", str(source), "--target", str(target), "--workers", "1", *more]
+    return [str(SCRIPT), "--from", str(source), "--target", str(target), "--workers", "1", *more]
 
 
 def test_kill_9_with_the_real_bpe_and_the_same_command_again(files: Path, tmp_path: Path) -> None:
@@ -133,14 +134,14 @@ def test_kill_9_with_the_real_bpe_and_the_same_command_again(files: Path, tmp_pa
     source = write_jsonl(tmp_path / "texts.jsonl", texts)
     target = tmp_path / "killed"
     command = script(source, target, "--bpe", str(files))
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = forked.Forked(command)
     deadline = time.monotonic() + 120
     while not list(target.glob(".parts/shard-*")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert list(target.glob(".parts/shard-*")) and not (target / "manifest.json").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run(command)
     assert done.returncode == 0, done.stderr
     encoding = gpt2_encoding(files)
     sets = [load_tokens("text", split, **beside(target), verify="sha256") for split in SPLITS]
@@ -187,7 +188,7 @@ def test_a_byte_text_is_prepared_without_any_bpe(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "texts.jsonl", [f"{number}: naïve <|endoftext|>" for number in range(60)])
     environment = os.environ | {"TIKTOKEN_CACHE_DIR": str(tmp_path / "none"), "HTTPS_PROXY": "http://127.0.0.1:9"}
     command = script(source, tmp_path / "text", "--encoding", "bytes")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = forked.run(command, env=environment)
     assert done.returncode == 0, done.stderr
     train = load_tokens("text", "train", **beside(tmp_path / "text"), verify="sha256")
     assert train.vocabulary == BYTES_VOCABULARY

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiktoken
 
+import forked
 from text_helpers import run, small_encoding, some_texts, write_jsonl
 from weight_decay.data.text.encodings import gpt2_encoding
 from weight_decay.data.text.fetch import fetch_dataset
@@ -130,13 +129,6 @@ def test_scripts_end_with_one_sentence_and_code_2(tmp_path: Path, script: str) -
         "TIKTOKEN_CACHE_DIR": str(tmp_path / "bpe"),
         "HTTPS_PROXY": "http://127.0.0.1:9",
     }
-    result = subprocess.run(
-        [sys.executable, str(path), *where, str(tmp_path / "nowhere")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=60,
-        check=False,
-    )
+    result = forked.run([str(path), *where, str(tmp_path / "nowhere")], env=environment)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1

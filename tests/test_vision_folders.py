@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import torchvision
 from PIL import Image
 
+import forked
 from vision_files import load_images, write_parts, write_tiny_imagenet
 from weight_decay.data.images.cifar import load_cifar
 from weight_decay.data.images.procedural import TEST_START, procedural_images
@@ -165,8 +165,7 @@ def test_registry_reads_procedural_prefixes(tmp_path: Path) -> None:
 
 
 def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / name), *(str(argument) for argument in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return forked.run([str(SCRIPTS / name), *(str(argument) for argument in arguments)])
 
 
 def test_scripts_make_convert_and_refuse(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import torch
 from sizes import REAL, TINY, Sizes
 from table import Row
 
+from weight_decay.device import compiling
+
 __all__ = ["PIECES", "REAL", "TINY", "run_piece"]
 
 Piece = Callable[[torch.device, Sizes, Path], list[Row]]
@@ -31,6 +33,7 @@ PIECES: dict[str, Piece] = {
 def run_piece(name: str, device: torch.device, sizes: Sizes) -> list[Row]:
     """The rows of a piece; where it crashes, a row that says so, and the other pieces go on."""
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
+        compiling.BACKEND = sizes.backend
         try:
             return PIECES[name](device, sizes, Path(folder))
         except Exception as error:

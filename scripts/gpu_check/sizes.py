@@ -11,7 +11,7 @@ class Sizes:
 
     language: settings of the language model at a context, `{context}`; vision: of the residual net.
     contexts: with the sequences of a batch at each. width, image: of the net whose Jacobian is taken.
-    cells: the command of the cells that share the device.
+    cells: the command of the cells that share the device. backend: what compiles.
     """
 
     language: str
@@ -24,6 +24,7 @@ class Sizes:
     width: int
     image: int
     cells: str
+    backend: str
 
     def goal(self, text: str) -> str:
         """The goal of a measurement; none at sizes that mean nothing."""
@@ -42,6 +43,7 @@ REAL = Sizes(
     width=64,
     image=32,
     cells="experiment=demo_over_training scale=micro 'duration=240 steps'",
+    backend="inductor",
 )
 TINY = Sizes(
     language="data=nanogpt data.vocabulary=50304 data.context=8 model=gpt_micro model.width=8 model.heads=2 "
@@ -56,4 +58,5 @@ TINY = Sizes(
     width=2,
     image=16,
     cells="model.width=2 data.train_size=512 data.test_size=32 batch_size=8 'duration=2 steps' cell=null",
+    backend="aot_eager",
 )

@@ -122,7 +122,7 @@ def steps_language(device: torch.device, sizes: Sizes, folder: Path) -> list[Row
             config = one_run(f"{base} precision=bfloat16_autocast execution.compile={str(compiled).lower()}")
             label = ", compiled" if compiled else ""
             contestants[f"ours{label}"] = ours(config, device)
-            contestants[f"plain{label}"] = plain_language(config, folder, device, compiled)
+            contestants[f"plain{label}"] = plain_language(config, folder, device, sizes.backend if compiled else None)
         seconds = best_of(contestants, sizes.steps, sizes.rounds, device)
         tokens = batch * context
         work = 3 * forward_operations(config) * batch
@@ -139,7 +139,7 @@ def steps_language(device: torch.device, sizes: Sizes, folder: Path) -> list[Row
     return rows
 
 
-def plain_language(config: RunConfig, folder: Path, device: torch.device, compiled: bool) -> Step:
+def plain_language(config: RunConfig, folder: Path, device: torch.device, backend: str | None) -> Step:
     """What nanoGPT's train.py does: windows one by one from a memory map, logits of the whole batch, torch's AdamW."""
     model: Any = build_model(config).to(device)
     data: Any = config.data
@@ -154,7 +154,7 @@ def plain_language(config: RunConfig, folder: Path, device: torch.device, compil
     def loss(inputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
-    forward = torch.compile(loss) if compiled else loss
+    forward = loss if backend is None else torch.compile(loss, backend=backend)
 
     def batch() -> list[Tensor]:
         places = torch.randint(len(tokens) - data.context - 1, (config.batch_size,)).tolist()

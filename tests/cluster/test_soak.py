@@ -10,33 +10,34 @@ import gzip
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+import forked
 from cluster.conftest import command, declare, same_numbers, summary
 from weight_decay.report.tables.collect import collect
 from weight_decay.report.tables.files import table_file
 
 LONG = "WEIGHT_DECAY_SOAK" in os.environ
 CELLS, SECONDS, MOST_KILLS = (200, 600.0, 10**6) if LONG else (4, 5.0, 5)
+PAUSES = (0.5, 4.0) if LONG else (0.05, 0.5)
 WORKERS = 2
 
 
 def test_random_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     environment = declare(tmp_path, CELLS, steps=60)
     undisturbed, results = tmp_path / "undisturbed", tmp_path / "results"
-    line = command(undisturbed, f"jobs={WORKERS}")
-    subprocess.run(line, env=environment, check=True, capture_output=True)
+    whole = forked.run(command(undisturbed, f"jobs={WORKERS}")[1:], env=environment)
+    assert whole.returncode == 0, whole.stderr
     seed = int.from_bytes(os.urandom(4), "little")
     print(f"seed {seed}")
     chance = random.Random(seed)
-    workers: list[subprocess.Popen[bytes] | None] = [None] * WORKERS
+    workers: list[forked.Forked | None] = [None] * WORKERS
     finished: dict[Path, tuple[Any, ...]] = {}
     kills = starts = ends = 0
     started = time.monotonic()
-    with (tmp_path / "workers.log").open("wb") as log:
+    with (tmp_path / "workers.log").open("w") as log:
         while True:
             for index, worker in enumerate(workers):
                 if worker is None or worker.poll() is not None:
@@ -44,13 +45,14 @@ def test_random_kills_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
                     if len(finished) == CELLS and time.monotonic() - started > SECONDS:
                         continue
                     # Two independent commands that know nothing of each other; only the folders keep them apart.
-                    workers[index] = subprocess.Popen(command(results), env=environment, stdout=log, stderr=log)
+                    log.write(worker.communicate()[1] if worker is not None else "")
+                    workers[index] = forked.Forked(command(results)[1:], env=environment)
                     starts += 1
             observe(results, finished)
             if len(finished) == CELLS and time.monotonic() - started > SECONDS:
                 break
             assert time.monotonic() - started < SECONDS + 600, (tmp_path / "workers.log").read_text()[-3000:]
-            time.sleep(chance.uniform(0.5, 4.0))
+            time.sleep(chance.uniform(*PAUSES))
             victim = workers[chance.randrange(WORKERS)]
             # As long as there is work: SIGKILL mostly, sometimes the polite signal that SLURM sends.
             # The first for certain: a fast machine is done before many chances.

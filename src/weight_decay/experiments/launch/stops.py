@@ -30,9 +30,10 @@ def stopping_by_exception() -> Iterator[None]:
 def stop_children() -> None:
     """Ask the processes that were started from here to save and end, and wait until they have.
 
-    They are found in /proc, so on Linux only; elsewhere a terminal's Ctrl-C reaches them by itself.
+    They are found in /proc, so on Linux only; elsewhere a terminal's Ctrl-C reaches them by itself. Who ignores to be
+    asked has nothing to save: multiprocessing's tracker of resources, which ends when this process does.
     """
-    if not (children := _children()):
+    if not (children := [child for child in _children() if not _ignores(child, signal.SIGTERM)]):
         return
     print("weight-decay: stopping; the runs are saving ...", file=sys.stderr, flush=True)
     for child in children:
@@ -49,6 +50,16 @@ def _children() -> list[int]:
         with contextlib.suppress(OSError):
             found += [int(child) for child in file.read_text().split()]
     return found
+
+
+def _ignores(process: int, number: int) -> bool:
+    """Whether a signal is nothing to it."""
+    try:
+        told = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+    ignored = next(line for line in told.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(ignored.partition(":")[2], 16) >> (number - 1) & 1)
 
 
 def _is_alive(process: int) -> bool:
