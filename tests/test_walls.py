@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,13 @@ LAYERS = [
 ]
 # What the report stands on; it never sees what computes.
 BELOW_THE_REPORT = {"errors", "places", "runs", "report"}
+MODULES = {
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES
+}
+MOST_FLOORS = 9
+"""Modules in a row of which each imports the next: so many files somebody reads to follow one thing to its ground."""
+TALLER = {"weight_decay.experiments.launch": 12, "weight_decay.__main__": 10}
+"""Not there yet, for launching goes through catalog, declared and plan one by one: what may only become lower."""
 
 
 def imports(file: Path) -> set[str]:
@@ -38,6 +47,35 @@ def imports(file: Path) -> set[str]:
             assert node.level == 0, f"{file.name} uses a relative import; write it in full"
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def at_load(node: ast.AST) -> Iterator[ast.AST]:
+    """What of a module is run when it is loaded: neither the insides of functions nor what is for types alone."""
+    for child in ast.iter_child_nodes(node):
+        types_alone = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if not types_alone and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from at_load(child)
+
+
+def modules_in(nodes: Iterable[ast.AST]) -> set[str]:
+    """Our modules among those that are imported."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in named}
+    return found & MODULES.keys()
+
+
+def longest_chains(imported: Mapping[str, set[str]]) -> dict[str, tuple[str, ...]]:
+    """From each module the longest row of which each imports the next. CycleError names a circle."""
+    chains: dict[str, tuple[str, ...]] = {}
+    for name in TopologicalSorter(imported).static_order():
+        chains[name] = (name, *max((chains[below] for below in sorted(imported[name])), key=len, default=()))
+    return chains
 
 
 def room(name: str) -> str | None:
@@ -99,6 +137,31 @@ def test_imports_point_down(file: Path) -> None:
     if file.relative_to(PACKAGE).as_posix() in ("library/tables.py", "__init__.py"):
         allowed.add("report")  # the tables are the report's
     assert rooms_imported(file) <= allowed
+
+
+def test_the_house_is_not_too_tall() -> None:
+    chains = longest_chains({name: modules_in(at_load(ast.parse(file.read_text()))) for name, file in MODULES.items()})
+    for name, chain in chains.items():
+        most = TALLER.get(name, TALLER.get(name.rpartition(".")[0], MOST_FLOORS))
+        assert len(chain) <= most, " > ".join(chain)
+
+
+def test_no_module_imports_itself_through_others_not_even_inside_functions() -> None:
+    try:
+        longest_chains({name: modules_in(ast.walk(ast.parse(file.read_text()))) for name, file in MODULES.items()})
+    except CycleError as circle:
+        pytest.fail(" > ".join(reversed(circle.args[1])))
+
+
+def test_the_longest_chain_is_found_and_a_circle_is_named() -> None:
+    assert longest_chains({"a": {"b", "c"}, "b": {"c"}, "c": {"d"}, "d": set()})["a"] == ("a", "b", "c", "d")
+    with pytest.raises(CycleError):
+        longest_chains({"a": {"b"}, "b": {"a"}})
+    source = (
+        "import one\nif TYPE_CHECKING:\n    import two\ntry:\n    import three\nfinally: pass\ndef f(): import four"
+    )
+    imported = [node for node in at_load(ast.parse(source)) if isinstance(node, ast.Import)]
+    assert [node.names[0].name for node in imported] == ["one", "three"]
 
 
 def test_every_file_stays_short() -> None:
