@@ -106,7 +106,10 @@ def changed(config: RunConfig, **groups: dict[str, Any]) -> RunConfig:
 
 
 def experiments() -> Iterator[tuple[str, RunConfig]]:
-    """Of every experiment at micro the first cell, and those of a kind that no other has; a few steps of a tiny net."""
+    """Of every experiment at micro the first cell, a few steps of a tiny net, and those of a kind that no other has.
+
+    Two that measure and branch alike, and are of one kind, are one run: what differs is how much, not what is called.
+    """
     kinds = set()
     for name in declared_experiments():
         plan, _ = make_plan([f"experiment={name}", *shlex.split(QUIET)])[:2]
@@ -114,9 +117,13 @@ def experiments() -> Iterator[tuple[str, RunConfig]]:
             config = cell.config
             # Precisions, optimizers and kinds of decay are the matter of `numerics`.
             kind = (config.schedule.kind, getattr(config.schedule, "norm", None), config.model.kind, config.data.kind)
-            if cell.index == 0 or kind not in kinds:
-                kinds.add(kind)
-                yield f"{name}:{cell.index}", cut(config)
+            measured = tuple(bool(value) for value in to_dict(config.probes).values())
+            averaged = tuple(bool(value) for value in to_dict(config.averaging).values())
+            whole = (*kind, measured, averaged, bool(config.branches), config.optimizer.kind, config.sphere_radius)
+            if kind in kinds and (cell.index > 0 or whole in kinds):
+                continue
+            kinds |= {kind, whole}
+            yield f"{name}:{cell.index}", cut(config)
 
 
 STEPS = 4

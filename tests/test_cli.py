@@ -146,20 +146,6 @@ def test_a_dry_run_prints_the_cells_and_does_nothing(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "none").exists()
 
 
-def test_cells_in_parallel_equal_cells_in_turn(words: Words, tmp_path: Path) -> None:
-    base = ["experiment=demo_under_training", "scale=micro", *words("text")]
-    base = [word for word in base if word.partition("=")[0] not in ("decay.strength", "data", "execution.results")]
-    turn = command([*base, f"execution.results={tmp_path / 'turn'}"], tmp_path)
-    together = command([*base, f"execution.results={tmp_path / 'together'}", "jobs=2"], tmp_path)
-    assert turn.returncode == together.returncode == 0, turn.stderr + together.stderr
-    assert "2 completed of 2 cell(s)" in turn.stderr
-    assert "2 completed of 2 cell(s)" in together.stderr
-    folders = sorted(folder.name for folder in (tmp_path / "turn" / "runs").iterdir())
-    assert len(folders) == 2
-    for name in folders:
-        assert read_metrics(tmp_path / "turn" / "runs" / name) == read_metrics(tmp_path / "together" / "runs" / name)
-
-
 def test_multirun_makes_one_run_for_each_value_and_reports_the_worst(words: Words, tmp_path: Path) -> None:
     done = command(["-m", *words("text", "decay.strength=0,0.1 duration='2 steps' schedule.warmup='1 step'")], tmp_path)
     assert done.returncode == 0, done.stderr

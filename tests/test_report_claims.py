@@ -353,7 +353,7 @@ def test_every_claim_has_a_protocol_and_every_entry_a_measure() -> None:
 def test_claims_name_experiments_that_exist_and_are_complete() -> None:
     assert len({claim.key for claim in CLAIMS}) == len(CLAIMS)
     for claim in CLAIMS:
-        assert (ROOT / "configs" / "experiment" / f"{claim.experiment}.yaml").is_file(), claim.key
+        assert (ROOT / "configs" / "experiment" / claim.experiment / "micro.yaml").is_file(), claim.key
         assert claim.statement.endswith(".")
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import experiments
 from weight_decay.experiments.declared import Declared
-from weight_decay.experiments.launch.compose import grid_of, options_of
 from weight_decay.experiments.plan import expand
+from weight_decay.places import CONFIGS
 from weight_decay.report.claims.paper import CLAIMS, judged_claims
 from weight_decay.report.claims.table import claims_markdown
 from weight_decay.report.claims.verdict import Result, Verdict
@@ -123,11 +124,24 @@ class Site:
 
     def _scales(self, content: Declared) -> list[str]:
         rows = [["scale", "cells", "data", "model"]]
-        for scale in content.files:
-            choices = {"experiment": content.option(scale)}
-            options = options_of(choices)
-            rows.append([scale, str(len(expand(grid_of(choices), {}))), options["data"], options["model"]])
+        for scale, file in content.files.items():
+            grid = yaml.safe_load(file.read_text(encoding="utf-8")).get("grid", [{}])
+            chosen = [_chosen(content, file, group) for group in ("data", "model")]
+            rows.append([scale, str(len(expand(grid, {}))), *chosen])
         return markdown_table(rows)
+
+
+def _chosen(content: Declared, file: Path, group: str) -> str:
+    """The option of a group that a scale's file overrides, or its setting, or what all scales share."""
+    sources = [file, content.shared]
+    if (setting := _override(file, "setting")) is not None:
+        sources.insert(1, CONFIGS / "setting" / f"{setting}.yaml")
+    return next((option for source in sources if source and (option := _override(source, group))), "several")
+
+
+def _override(file: Path, group: str) -> str | None:
+    defaults = yaml.safe_load(file.read_text(encoding="utf-8")).get("defaults", [])
+    return next((entry[key] for entry in defaults for key in [f"override /{group}"] if key in entry), None)
 
 
 def _told(result: Result) -> str:
