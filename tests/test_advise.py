@@ -64,12 +64,12 @@ def test_the_papers_weight_norms(decay: float, measured: float, within: float) -
     assert final_norm(run.schedule, decay, run.start, math.sqrt(run.parameters)) == pytest.approx(measured, rel=within)
 
 
-@pytest.mark.parametrize(("decay", "ratio"), [(0.05, 0.82), (0.15, 0.63)])
+@pytest.mark.parametrize(("decay", "ratio"), [(0.05, 0.86), (0.15, 0.68)])
 def test_our_own_norms_from_the_run_without_decay(decay: float, ratio: float) -> None:
     """Fig 6 at micro: U from the runs at λ = 0 predicts too small norms with decay; 10 % was the goal.
 
-    It is the tied embedding, four fifths of ‖w‖² (ratios .81, .61), and the queries and keys (.82, .70), where the
-    gradient pushes back against decay; the other matrices are within a tenth (.93, .90).
+    At three seeds (.82, .63) it was the tied embedding, four fifths of ‖w‖² (.81, .61), and queries and keys, where the
+    gradient pushes back against decay; the other matrices were within a tenth (.93, .90).
     """
     runs = tables_of(RESULTS, "fig06_language_model", "micro").runs
     norm = runs.groupby("decay.strength")["weights/norm"].mean()
