@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from declared import plan
+from weight_decay.config.execution import is_execution_setting
 from weight_decay.config.plain import to_dict
-from weight_decay.config.run import is_execution_setting
 
 HEADER = "| experiment | setting | paper, released code | ours | remark |"
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weight_decay.cli import main, make_plan
+from weight_decay.config.execution import is_execution_setting
 from weight_decay.config.groups import BranchConfig, OnlyEarly, OnlyLate, Window
 from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig, build, folder_name, run_id
@@ -178,6 +179,16 @@ def test_a_config_recorded_before_a_setting_existed_is_read_with_the_feature_off
 def test_the_identity_is_pinned() -> None:
     """A change here makes every run of a user start anew: it must be meant."""
     assert run_id(make_plan(["seed=3", "decay.strength=0.01"])[0].cells[0].config) == "3099d96432f4"
+
+
+def test_the_settings_outside_the_identity_are_told_by_their_names(config: RunConfig) -> None:
+    kept = to_dict(config, identity_only=True)
+    for name, value in to_dict(config).items():
+        assert is_execution_setting(name) == (name not in kept), name
+        for inner in value if isinstance(value, dict) and name in kept else ():
+            # What is off is not in the identity either, and yet a setting of the run.
+            assert not is_execution_setting(f"{name}.{inner}") or inner not in kept[name], (name, inner)
+    assert is_execution_setting("data.root")
 
 
 @pytest.mark.parametrize(

@@ -12,3 +12,8 @@ class UserError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(" ".join(message.splitlines()))
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line without its full stop; its name if it says nothing."""
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)

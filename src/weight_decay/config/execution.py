@@ -54,3 +54,12 @@ class TrackingConfig:
     mode: Literal["offline", "online", "disabled"]
     project: str
     entity: str | None
+
+
+_GROUPS = {"checkpoint", "tracking", "execution"}
+"""Of a RunConfig: those that it marks with EXECUTION."""
+
+
+def is_execution_setting(key: str) -> bool:
+    """Whether the dotted setting (or group) says where or how to compute, and cannot change a run's identity."""
+    return key.partition(".")[0] in _GROUPS or key == "data.root"

@@ -9,7 +9,6 @@ Nothing in this module knows where the mapping came from, and nothing below `cli
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -170,15 +169,6 @@ class RunConfig:
 def build(values: Mapping[str, Any]) -> RunConfig:
     """Validate a nested mapping and return the typed run; UserError names the setting and what it must be."""
     return build_dataclass(RunConfig, values)
-
-
-def is_execution_setting(key: str) -> bool:
-    """Whether the dotted setting (or group) says where or how to compute, and cannot change a run's identity."""
-    top, *rest = key.split(".")
-    fields = {f.name: f for f in dataclasses.fields(RunConfig)}
-    if top in fields and fields[top].metadata.get("execution"):
-        return True
-    return top == "data" and rest == ["root"]
 
 
 def run_id(config: RunConfig) -> str:

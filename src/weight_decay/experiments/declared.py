@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_decay.config.run import is_execution_setting
+from weight_decay.config.execution import is_execution_setting
 from weight_decay.errors import UserError
-from weight_decay.experiments.plan import COMMAND_KEYS, DECLARED_KEYS, MOST_CELLS
+from weight_decay.experiments.keys import COMMAND_KEYS, DECLARED_KEYS, MOST_CELLS
 from weight_decay.experiments.yaml_file import read_yaml
 
 SCALES = ("micro", "small", "paper")

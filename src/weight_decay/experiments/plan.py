@@ -10,17 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_decay.config.run import RunConfig, folder_name, is_execution_setting, run_id
+from weight_decay.config.execution import is_execution_setting
+from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_json
 from weight_decay.runs.seal import sealed
-
-COMMAND_KEYS = {"cell", "seeds", "jobs", "cells_per_job", "stale", "scale", "experiment"}
-"""Keys of config.yaml that steer the command and are no part of a run."""
-DECLARED_KEYS = {"about", "grid", "shared"}
-"""Keys of config.yaml that only an experiment's files fill: what it is, and which cells it has."""
-MOST_CELLS = 10_000
-"""The most that one command makes; our largest experiment has 180."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weight_decay.data.text.sources import SUFFIXES, TextSource
-from weight_decay.errors import UserError
+from weight_decay.errors import UserError, first_line
 
 
 def fetch_dataset(name: str, text_column: str, revision: str | None = None) -> TextSource:
@@ -29,7 +29,7 @@ def fetch_dataset(name: str, text_column: str, revision: str | None = None) -> T
         fetched = datasets.DownloadManager(dataset_name=name).download(listed)
     except Exception as error:  # the hub's client raises many unrelated types, with the same remedy
         raise UserError(
-            f"the dataset {name} could not be fetched ({type(error).__name__}: {_first_line(error)}): with "
+            f"the dataset {name} could not be fetched ({type(error).__name__}: {first_line(error)}): with "
             f"no network, run `hf download {name} --repo-type dataset --local-dir openwebtext-source` on a "
             "machine with one, copy that folder here and give it as --source; if the repository still has a "
             "loading script, give a --revision that holds parquet files."
@@ -52,7 +52,3 @@ def _common_parts(folders: list[Path]) -> list[str]:
             break
         shared.append(level[0])
     return shared
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no details"])[0]

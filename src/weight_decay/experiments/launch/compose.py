@@ -19,9 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from weight_decay.errors import UserError
+from weight_decay.errors import UserError, first_line
 from weight_decay.experiments.catalog import check_own_option, own_configs
-from weight_decay.experiments.launch.words import first_line
 from weight_decay.places import CONFIGS
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 
-from weight_decay.errors import UserError
+from weight_decay.errors import UserError, first_line
 from weight_decay.experiments import slurm
 from weight_decay.experiments.catalog import groups
 from weight_decay.experiments.launch.compose import (
@@ -28,7 +28,7 @@ from weight_decay.experiments.launch.compose import (
 )
 from weight_decay.experiments.launch.plans import WHICH, experiment_of, make_plan, plans_of, unions
 from weight_decay.experiments.launch.stops import stop_children, stopping_by_exception
-from weight_decay.experiments.launch.words import choices_and_values, first_line, is_hydras, parse, settings_of
+from weight_decay.experiments.launch.words import choices_and_values, is_hydras, parse, settings_of
 from weight_decay.experiments.plan import Plan
 from weight_decay.extras import told
 from weight_decay.training.stopping import stop_requests

@@ -11,14 +11,16 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from weight_decay.config.execution import is_execution_setting
 from weight_decay.config.registry import DATA
-from weight_decay.config.run import RunConfig, build, is_execution_setting, run_id
+from weight_decay.config.run import RunConfig, build, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import OWN_CONFIGS, declared, groups, read_option
 from weight_decay.experiments.declared import Declared
+from weight_decay.experiments.keys import COMMAND_KEYS, DECLARED_KEYS
 from weight_decay.experiments.launch.compose import assign, composed, grid_of, options_of, resolved
 from weight_decay.experiments.launch.words import choices_and_values, combinations
-from weight_decay.experiments.plan import COMMAND_KEYS, DECLARED_KEYS, Cell, Plan, expand, is_coordinate
+from weight_decay.experiments.plan import Cell, Plan, expand, is_coordinate
 from weight_decay.experiments.seeds import read_seeds, with_seeds
 from weight_decay.experiments.steering import Steering
 

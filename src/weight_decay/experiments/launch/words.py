@@ -15,10 +15,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from weight_decay.config.run import is_execution_setting
-from weight_decay.errors import UserError
+from weight_decay.config.execution import is_execution_setting
+from weight_decay.errors import UserError, first_line
 from weight_decay.experiments.catalog import groups
-from weight_decay.experiments.plan import COMMAND_KEYS, MOST_CELLS
+from weight_decay.experiments.keys import COMMAND_KEYS, MOST_CELLS
 from weight_decay.experiments.yaml_file import deep
 
 LONGEST = 20_000
@@ -47,11 +47,6 @@ class Setting:
 def is_hydras(word: str) -> bool:
     """Whether a word is a setting of Hydra itself, such as `hydra/launcher=slurm`."""
     return word.lstrip("+~").startswith(("hydra/", "hydra."))
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its name if it says nothing."""
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def settings_of(words: Sequence[str]) -> list[Setting]:
