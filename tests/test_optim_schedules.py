@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from weight_decay.errors import UserError
-from weight_decay.optim.schedules import Constant, MatchedEffectiveLR, Tabulated, TwoPhase, WarmupCosine
+from weight_decay.optim.schedules import Constant, MatchedEffectiveLR, TwoPhase, WarmupCosine
 
 
 def test_constant() -> None:
@@ -48,11 +48,6 @@ def test_warmup_cosine_without_warmup_starts_at_the_peak_and_only_falls() -> Non
     assert rates[1] == pytest.approx(math.cos(math.pi / 20) ** 2)
 
 
-def test_tabulated_holds_its_last_value() -> None:
-    schedule = Tabulated([0.3, 0.2, 0.1])
-    assert [schedule.lr(step) for step in (0, 1, 2, 3, 100)] == [0.3, 0.2, 0.1, 0.1, 0.1]
-
-
 @pytest.mark.parametrize("power", [1, 2])
 def test_matched_whole_norm_gives_the_reference_effective_lr(power: Any) -> None:
     steps, rates, norms = [0, 100, 300], [1e-3, 6e-4, 2e-4], [10.0, 8.0, 4.0]
@@ -86,8 +81,6 @@ def test_matching_a_run_against_itself_gives_its_own_schedule() -> None:
         lambda: TwoPhase(0.1, 10, -1e-3),
         lambda: WarmupCosine(0.1, 10, 10, 0.0),
         lambda: WarmupCosine(0.1, -1, 10, 0.0),
-        lambda: Tabulated([]),
-        lambda: Tabulated([0.1, float("inf")]),
         lambda: MatchedEffectiveLR([], [], [], "whole", 1),
         lambda: MatchedEffectiveLR([1, 0], [0.1, 0.1], [1.0, 1.0], "whole", 1),
         lambda: MatchedEffectiveLR([0, 1], [0.1], [1.0, 1.0], "whole", 1),

@@ -79,19 +79,6 @@ class WarmupCosine:
         return self._final_lr + share * (self._lr - self._final_lr)
 
 
-class Tabulated:
-    """One rate per step, the last one held beyond the end. Raises UserError if empty or negative."""
-
-    def __init__(self, values: Sequence[float]) -> None:
-        if not values:
-            raise UserError("schedule.values is empty; give at least one learning rate.")
-        self._values = tuple(_non_negative("values", value) for value in values)
-
-    def lr(self, step: int) -> float:
-        """Return η for this step."""
-        return self._values[min(step, len(self._values) - 1)]
-
-
 class MatchedEffectiveLR:
     """The η that gives a run the effective LR of a reference run (Fig 7).
 

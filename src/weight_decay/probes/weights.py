@@ -55,15 +55,6 @@ def largest_magnitude(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def matrix_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """‖W‖_F of each tensor with two or more dimensions (convolutions, linear maps, embeddings), by name."""
-    matrices = {name: tensor.detach() for name, tensor in named if tensor.dim() >= 2}
-    if not matrices:
-        return {}
-    return dict(zip(matrices, torch._foreach_norm(list(matrices.values())), strict=True))
-
-
-@torch.no_grad()
 def layer_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """2-norm of the tensors of each layer (`stem` has `stem.weight` and `stem.bias`), by the layer's name."""
     names, tensors = zip(*named, strict=True)

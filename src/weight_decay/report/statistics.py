@@ -30,11 +30,6 @@ class Interval:
     deviation: float
     count: int
 
-    @property
-    def in_deviations(self) -> float:
-        """The mean in standard deviations of the paired differences (Cohen's d_z); nan where there is no spread."""
-        return self.mean / self.deviation if self.deviation > 0 else math.nan
-
 
 def paired_interval(effects: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Student's t interval of the mean of `effects` (n,), n ≥ 1."""
@@ -75,20 +70,6 @@ def sign_p(effects: Sequence[float], threshold: float = 0.0) -> float:
 def share_p(outcomes: Sequence[float], share: float = 0.5) -> float:
     """Two-sided p of the exact binomial test: each outcome (0 or 1) is 1 with probability `share`."""
     return float(stats.binomtest(round(math.fsum(outcomes)), len(outcomes), share).pvalue)
-
-
-def counts_p(one: Sequence[bool], other: Sequence[bool]) -> float:
-    """Two-sided p of Fisher's exact test: an event is as likely in two independent groups of runs."""
-    table = np.array([[sum(group), len(group) - sum(group)] for group in (one, other)])
-    return float(stats.fisher_exact(table).pvalue)
-
-
-def paired_counts_p(one: Sequence[bool], other: Sequence[bool]) -> float:
-    """Two-sided p of McNemar's exact test: an event is as likely in two groups of runs paired by seed."""
-    only_one = sum(a and not b for a, b in zip(one, other, strict=True))
-    only_other = sum(b and not a for a, b in zip(one, other, strict=True))
-    differing = only_one + only_other
-    return float(stats.binomtest(only_one, differing, 0.5).pvalue) if differing else 1.0
 
 
 def equivalence_p(effects: Sequence[float], margin: float) -> float:

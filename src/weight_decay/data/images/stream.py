@@ -95,11 +95,6 @@ class ImageStream:
             self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
             self._ahead: dict[int, Future[tuple[torch.Tensor, torch.Tensor]]] = {}
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps in one pass over the set, N / B; a fraction where B does not divide N, whole with `drop_last`."""
-        return self._epoch_samples / self.batch_size
-
     def samples(self, step: int) -> int:
         """Samples presented (over all ranks) once `step` steps are done."""
         return step * self.batch_size

@@ -137,10 +137,6 @@ class TokenStream:
         """Windows presented by all ranks in the first `step` steps."""
         return step * self._batch_size
 
-    def tokens_seen(self, step: int) -> int:
-        """Tokens predicted by all ranks in the first `step` steps."""
-        return self.samples(step) * self.context
-
     def epoch(self, step: int) -> float:
         """Passes' worth of windows in the first `step` steps."""
         return self.samples(step) / self.windows
