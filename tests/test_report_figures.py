@@ -142,8 +142,8 @@ def test_the_reference_gives_the_papers_numbers(results: Path) -> None:
     assert reference(results, "2a", "test_error", "tiny_lr").empty
 
 
-def test_without_a_reference_figures_show_our_runs_alone(results: Path, tmp_path: Path) -> None:
-    assert reference(tmp_path, "1", "test_error").empty
+def test_another_folder_of_results_has_the_papers_curves_beside_its_own(results: Path, tmp_path: Path) -> None:
+    assert reference(tmp_path, "2a", "test_error").equals(reference(results, "2a", "test_error"))
     shutil.copytree(results / "tables", tmp_path / "tables")
     (figure,) = OVER_TRAINING["fig15_sphere"](tmp_path, tables_of(tmp_path, "fig15_sphere", "micro"))
     assert figure.path.read_bytes().startswith(b"\x89PNG")

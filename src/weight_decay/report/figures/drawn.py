@@ -12,6 +12,7 @@ import matplotlib
 
 import weight_decay.report
 from weight_decay.report.figures.demo import DrawnFigure
+from weight_decay.report.figures.reference import reference_file
 from weight_decay.runs.files import write_if_changed
 
 FOLDER = ".drawn"
@@ -21,9 +22,8 @@ FOLDER = ".drawn"
 def made_of(results: Path, name: str, scale: str, dark: bool) -> str:
     """Digest of all that decides how an experiment's figures look: its tables, the paper's curves, code, matplotlib."""
     digest = hashlib.sha256(f"{_code()} {matplotlib.__version__} {dark}".encode())
-    for folder, pattern in ((results / "tables", f"{name}-{scale}.*"), (results / "reference", "*")):
-        for path in sorted(folder.glob(pattern)):
-            digest.update(path.name.encode() + _digest(path).encode())
+    for path in (*sorted((results / "tables").glob(f"{name}-{scale}.*")), reference_file(results)):
+        digest.update(path.name.encode() + _digest(path).encode())
     return digest.hexdigest()
 
 

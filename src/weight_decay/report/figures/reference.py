@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from weight_decay.errors import UserError
-from weight_decay.places import CHECKOUT, REFERENCE
+from weight_decay.places import REFERENCE
 
 COLUMNS = (
     "figure",
@@ -25,19 +25,21 @@ COLUMNS = (
 )
 
 
+def reference_file(results: Path) -> Path:
+    """The digitised curves of a folder of results; where it has none, those that come with the program."""
+    path = results / "reference" / "paper_curves.csv"
+    return path if path.is_file() else REFERENCE / "paper_curves.csv"
+
+
 def reference(results: Path, figure: str, metric: str, iterate: str | None = None) -> pd.DataFrame:
     """The digitised points of one panel of the paper, in the order of x within each curve.
 
     `figure` as in the file ("1", "2a", "3", "5c", "15a", ...), `metric` in the paper's words (`test_error`,
     `train_cross_entropy`, `weight_norm`, `jacobian_norm`, ...), `iterate` one of sgd, adamw, ema, finetuned,
-    tiny_lr. Errors are fractions. The frame is empty when neither `results` nor the wheel has a reference, or the
-    paper no such curve: a figure then shows our runs alone. Raises UserError when the file is there but not understood.
+    tiny_lr. Errors are fractions. The frame is empty where the paper
+    has no such curve: a figure then shows our runs alone. Raises UserError when the file is there but not understood.
     """
-    path = results / "reference" / "paper_curves.csv"
-    if not path.is_file() and CHECKOUT is None:
-        path = REFERENCE / "paper_curves.csv"  # an installed wheel, whose user's results have only runs
-    if not path.is_file():
-        return pd.DataFrame(columns=list(COLUMNS))
+    path = reference_file(results)
     try:
         points = pd.read_csv(path, dtype={"figure": str, "precision": str, "note": str, "weight_decay": str})
     except ValueError as error:
