@@ -31,13 +31,18 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def words(tmp_path: Path, data_root: Path) -> Callable[[str], list[str]]:
+def words(tmp_path: Path, data_root: Path) -> Callable[..., list[str]]:
     """Command-line words of a tiny run, "vision" or "text", with further settings after it."""
+    return tiny_words(tmp_path, data_root)
+
+
+def tiny_words(folder: Path, data_root: Path) -> Callable[..., list[str]]:
+    """As the fixture `words`, with a folder for `results` that may be shared."""
 
     def make(regime: str, more: str = "") -> list[str]:
         text = f"{TINY_VISION if regime == 'vision' else TINY_TEXT} {QUIET} {more}"
         split = shlex.split(text)
-        folders = [f"data.root={data_root}", f"execution.results={tmp_path / 'results'}"]
+        folders = [f"data.root={data_root}", f"execution.results={folder / 'results'}"]
         given = {word.partition("=")[0] for word in shlex.split(more)}
         kept = [word for i, word in enumerate(split) if _last(split, i)]
         return kept + [word for word in folders if word.partition("=")[0] not in given]

@@ -125,7 +125,6 @@ def test_the_source_may_be_a_wandb_project(made_up: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(ROOT / "notebooks")
     book = Book("wandb:somebody/some", "micro")
     assert list((book.results / "tables" / "somebody" / "some").glob("constant_lr-micro.*.csv"))
-    assert (book.results / "reference" / "paper_curves.csv").is_file()
 
 
 def test_a_source_without_tables_is_one_sentence(tmp_path: Path) -> None:

@@ -155,7 +155,8 @@ def test_tables_that_lack_a_column_or_a_cell_stop_no_other_claim() -> None:
             kept = ["run_id", "seed", "branch", "step", "epoch", "samples", "lr", *used]
             # Without the hundreds of columns that no claim reads, which would only take time.
             curves = read.curves[[name for name in kept if name in read.curves]]
-            whole = Tables(claim.experiment, scale, read.summary[[*(fixed & set(read.summary)), *used]], curves)
+            few = [rows[rows["seed"] < 3] for rows in (read.summary[[*(fixed & set(read.summary)), *used]], curves)]
+            whole = Tables(claim.experiment, scale, *few)
             for name in used:
                 curves = whole.curves.drop(columns=[name], errors="ignore")
                 judged(claim, Tables(claim.experiment, scale, whole.summary.drop(columns=[name]), curves))

@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import read_metrics, read_summary
+from conftest import read_metrics, read_summary, tiny_words
 from forked import Forked
 from weight_decay.cli import main, make_plan
 from weight_decay.config.run import RunConfig, folder_name
@@ -162,13 +162,21 @@ def processes_of(words: list[str]) -> dict[Path, int]:
     return found
 
 
-LONG = "duration='300 steps' checkpoint.every_seconds=0.2"
+LONG = "duration='200 steps' checkpoint.every_seconds=0.2"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    """The results of the same cells one after the other, in this process, with nobody stopping them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert exit_code(demo(tiny_words(folder, data_root), LONG)) == 0
+    return folder / "results"
 
 
 # Workers, which hear of any request by SIGTERM, and none: SLURM's warning reaches the sweep's own process alone.
 @pytest.mark.parametrize(("jobs", "number"), [(2, signal.SIGTERM), (1, signal.SIGUSR1)])
 def test_a_sweep_told_to_stop_saves_all_its_cells_and_goes_on_bitwise(
-    words: Words, tmp_path: Path, jobs: int, number: signal.Signals
+    words: Words, undisturbed: Path, jobs: int, number: signal.Signals
 ) -> None:
     base = [*demo(words, LONG), f"jobs={jobs}"]
     sweep = start(base)
@@ -183,7 +191,7 @@ def test_a_sweep_told_to_stop_saves_all_its_cells_and_goes_on_bitwise(
     assert "goes on from step" in again.communicate()[1]
     assert again.returncode == 0
     if jobs == 2:
-        compare_with_undisturbed(words, at_work, tmp_path)
+        compare(at_work, undisturbed)
 
 
 def test_a_stop_waits_for_nobody_who_ignores_it(
@@ -223,7 +231,7 @@ def test_one_ctrl_c_ends_a_multirun_with_everything_saved(
     assert states == ["completed", "completed"]
 
 
-def test_a_killed_worker_loses_nothing(words: Words, tmp_path: Path) -> None:
+def test_a_killed_worker_loses_nothing(words: Words, undisturbed: Path) -> None:
     base = demo(words, LONG)
     sweep = start([*base, "jobs=2"])
     at_work = until("both cells to work", lambda: len(found := processes_of(base)) == 2 and found)
@@ -231,15 +239,14 @@ def test_a_killed_worker_loses_nothing(words: Words, tmp_path: Path) -> None:
     told = sweep.communicate()[1]
     assert sweep.returncode == 0, told
     assert "2 completed of 2 cell(s)" in told
-    compare_with_undisturbed(words, at_work, tmp_path)
+    compare(at_work, undisturbed)
 
 
-def compare_with_undisturbed(words: Words, folders: dict[Path, int], tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    assert exit_code(demo(words, f"{LONG} execution.results={whole}")) == 0
+def compare(folders: Iterable[Path], undisturbed: Path) -> None:
     for folder in folders:
-        assert read_metrics(folder) == read_metrics(whole / "runs" / folder.name)
-        assert read_summary(folder)["weights_sha256"] == read_summary(whole / "runs" / folder.name)["weights_sha256"]
+        whole = undisturbed / "runs" / folder.name
+        assert read_metrics(folder) == read_metrics(whole)
+        assert read_summary(folder)["weights_sha256"] == read_summary(whole)["weights_sha256"]
 
 
 def test_two_sweeps_at_once_share_the_cells(words: Words) -> None:

@@ -182,16 +182,17 @@ def test_every_command_works_in_the_folder_of_a_run(installed: Path, folder: Pat
     }
 
 
-# The settings of all cells and what they cost take half a minute of a processor, so only where the wheel is the matter.
-ASKED = "'--dry-run'" if ELSEWHERE else "'--cfg', 'job'"
+# All take half a minute of a processor, so only where the wheel is the matter; its files are looked at anyway.
+ASKED, EVERY = ("'--dry-run'", 1) if ELSEWHERE else ("'--cfg', 'job'", 8)
 
 
 def test_every_experiment_is_there_without_a_checkout(installed: Path, tmp_path: Path) -> None:
-    told = all_said(
-        installed, tmp_path, f"{{n: said({ASKED}, f'experiment={{n}}', 'scale=micro') for n in experiments()}}"
-    )
+    asked = f"said({ASKED}, f'experiment={{n}}', 'scale=micro') if i % {EVERY} == 0 else None"
+    told = all_said(installed, tmp_path, f"{{n: {asked} for i, n in enumerate(experiments())}}")
     assert set(told) == {f.name for f in (ROOT / "configs" / "experiment").iterdir() if f.is_dir()}
-    assert {name: answer for name, answer in told.items() if answer[0] or len(answer[1]) < 500} == {}
+    answers = {name: answer for name, answer in told.items() if answer is not None}
+    assert len(answers) > 3
+    assert {name: answer for name, answer in answers.items() if answer[0] or len(answer[1]) < 500} == {}
     assert not list(tmp_path.iterdir())
 
 

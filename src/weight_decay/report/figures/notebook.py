@@ -35,10 +35,8 @@ class Book:
             if tables is None:
                 raise UserError(f"There is no folder {source}/tables, here or above: run an experiment, then collect.")
             (self.results / "tables").symlink_to(tables)
-        own = None if source.startswith(WANDB) else _nearest(Path(source) / "reference")
-        paper = own or _nearest(Path("results") / "reference")
-        if paper is not None:
-            (self.results / "reference").symlink_to(paper)
+            if (own := _nearest(Path(source) / "reference")) is not None:
+                (self.results / "reference").symlink_to(own)
 
     def show(self, experiment: str) -> None:
         """Display the figures of an experiment, then its claims with their verdicts; one line if it has no tables."""
