@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import math
 import re
 import subprocess
@@ -341,8 +342,18 @@ def test_runs_that_decide_are_younger_than_the_protocol() -> None:
 
 
 def decides(entry: dict[str, object]) -> dict[str, object]:
-    """What of an entry decides; statement and the paper's number may be put better later."""
-    return {key: value for key, value in entry.items() if key not in ("statement", "paper", "figure")}
+    """What of an entry decides; statement, the paper's number and what is read may be put better later."""
+    return {key: value for key, value in entry.items() if key not in ("statement", "paper", "figure", "reads")}
+
+
+def test_what_a_claim_is_said_to_read_is_in_its_tables() -> None:
+    for key, entry in protocol().entries.items():
+        tables = tables_of(ROOT / "results", entry["experiment"], "micro")
+        there = [*tables.summary, *tables.curves]
+        named = re.findall(r"`([^`]+)`", entry["reads"])
+        assert named or entry["reads"].startswith("as "), key
+        for name in named:
+            assert fnmatch.filter(there, name), f"{key}: no table has {name}"
 
 
 def test_every_claim_has_a_protocol_and_every_entry_a_measure() -> None:

@@ -115,6 +115,7 @@ def _claims() -> tuple[Claim, ...]:
             margin=float(entry.get("margin", 0.0)),
             endpoint=entry["endpoint"],
             paper=entry.get("paper"),
+            reads=entry["reads"],
         )
         for key, entry in protocol().entries.items()
     )

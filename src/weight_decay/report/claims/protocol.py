@@ -15,7 +15,7 @@ from weight_decay.places import CONFIGS
 
 FILES = ("over_training", "under_training", "ours")
 TESTS = ("above", "equivalent", "different", "share")
-_NEEDED = {"statement", "figure", "experiment", "endpoint", "test", "unit"}
+_NEEDED = {"statement", "figure", "experiment", "endpoint", "reads", "test", "unit"}
 _OPTIONAL = {"threshold", "smallest", "margin", "paper"}
 
 

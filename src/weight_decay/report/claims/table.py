@@ -19,7 +19,7 @@ HEADER = (
     "claim", "statement", "figure", "experiment", "scale", "verdict", "effect", "low", "high", "unit", "criterion",
     "test", "threshold", "margin", "smallest", "seeds", "level", "p", "q", "effect_sd", "improvement",
     "bootstrap_low", "bootstrap_high", "turned_by_one_seed", "paper", "pilot", "open_because", "effects", "endpoint",
-    "numbers", "stamp", "runs",
+    "reads", "numbers", "stamp", "runs",
 )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def write_claims(results: list[Result], path: Path) -> None:
                 "" if size is None else _number(size), _number(result.improvement), *map(_number, resampled),
                 result.sensitivity if stage is not None else "", "" if claim.paper is None else _number(claim.paper),
                 "yes" if result.pilot else "", result.reason, " ".join(_number(value) for value in result.effects),
-                claim.endpoint, measured.words if measured else "", result.stamp,
+                claim.endpoint, claim.reads, measured.words if measured else "", result.stamp,
                 " ".join(measured.runs) if measured else "",
             ]
         )  # fmt: skip

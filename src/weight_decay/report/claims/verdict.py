@@ -60,7 +60,7 @@ class Claim:
     """A statement of the paper (or of ours), how to measure it in one experiment's tables, and what decides it.
 
     test: as in configs/claims/protocol.yaml. smallest: the smallest effect worth having, `margin` what counts as equal.
-    paper: the paper's own effect in the same unit, if it states one.
+    paper: the paper's own effect in the same unit, if it states one. reads: the endpoint in the columns of the tables.
     """
 
     key: str
@@ -75,6 +75,7 @@ class Claim:
     margin: float = 0.0
     endpoint: str = ""
     paper: float | None = None
+    reads: str = ""
 
     @property
     def centre(self) -> float:
