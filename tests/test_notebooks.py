@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from synthetic_runs import write_experiment, write_run, write_vision_suite
 from test_report_language import grid, language_run
 from weight_decay.errors import UserError
-from weight_decay.report.claims import paper as claims_paper
+from weight_decay.report.claims import measures as claims_measures
 from weight_decay.report.figures import notebook
 from weight_decay.report.figures.notebook import Book
 from weight_decay.report.figures.paper import OVER_TRAINING, UNDER_TRAINING
@@ -114,7 +114,7 @@ def test_a_regime_is_drawn_from_its_tables_and_nothing_is_written_beside_them(
 def test_a_figure_without_claims_says_so(
     made_up: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(claims_paper, "CLAIMS", ())
+    monkeypatch.setattr(claims_measures, "CLAIMS", ())
     monkeypatch.chdir(made_up)
     Book(".", "micro").show("constant_lr")
     assert capsys.readouterr().out.endswith("\nNo claim rests on it.\n")

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from weight_decay.report.claims import language, slopes, vision
+from weight_decay.report.claims.measures import CLAIMS, MEASURES, SCALES, judged_claims
 from weight_decay.report.claims.pairs import Measured, difference
-from weight_decay.report.claims.paper import CLAIMS, MEASURES, SCALES, judged_claims
 from weight_decay.report.claims.protocol import FILES, protocol
 from weight_decay.report.claims.table import claims_markdown, claims_text, write_claims
 from weight_decay.report.claims.verdict import NATS, Claim, Result, Verdict, judged, with_false_discoveries

@@ -18,7 +18,7 @@ from html_page import HtmlPage
 from synthetic_runs import OVER_TRAINING, over_training_run, write_experiment, write_run
 from weight_decay.errors import UserError
 from weight_decay.report.claims import declared
-from weight_decay.report.claims import paper as claims_paper
+from weight_decay.report.claims import measures as claims_measures
 from weight_decay.report.claims.pairs import Measured
 from weight_decay.report.claims.verdict import NATS, POINTS, Claim, Measure, Result, judged, not_run
 from weight_decay.report.commands import COMMANDS
@@ -72,7 +72,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(results: Path) -> Report:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claims_paper, "CLAIMS", CLAIMS)
+        patch.setattr(claims_measures, "CLAIMS", CLAIMS)
         patch.setattr(declared, "_declared", lambda *_: frozenset())  # these runs are no cells of the experiment's
         return report_page(results, results / "report.html")
 
@@ -93,9 +93,9 @@ def page(source: str) -> HtmlPage:
 @pytest.fixture(scope="module")
 def made(results: Path) -> list[Result]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claims_paper, "CLAIMS", CLAIMS)
+        patch.setattr(claims_measures, "CLAIMS", CLAIMS)
         patch.setattr(declared, "_declared", lambda *_: frozenset())  # these runs are no cells of the experiment's
-        return claims_paper.judged_claims(results)
+        return claims_measures.judged_claims(results)
 
 
 def cells_of(page: HtmlPage, claim: str) -> dict[str, str | None]:
@@ -114,7 +114,7 @@ def test_claims_are_counted_at_each_scale(made: list[Result]) -> None:
     assert count_line(made) == (
         "2 hold, 1 fails, 2 inconclusive, 1 not run at micro; 2 inconclusive, 4 not run at small; paper: not run"
     )
-    assert count_line([not_run(CLAIMS[0], scale) for scale in claims_paper.SCALES]) == (
+    assert count_line([not_run(CLAIMS[0], scale) for scale in claims_measures.SCALES]) == (
         "micro, small and paper: not run"
     )
 
@@ -221,7 +221,7 @@ def test_the_papers_order() -> None:
 
 
 def test_without_claims_or_tables_there_is_still_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims_paper, "CLAIMS", ())
+    monkeypatch.setattr(claims_measures, "CLAIMS", ())
     assert COMMANDS["report"]([f"results={tmp_path}"]) == 0
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "No claim is written down yet." in text and "fig01_cifar5m_size" in text

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from weight_decay.report.claims.declared import cells_missing
+from weight_decay.report.claims.measures import on_all_cells
 from weight_decay.report.claims.pairs import Measured
-from weight_decay.report.claims.paper import on_all_cells
 from weight_decay.report.claims.verdict import POINTS, Claim, Result, Verdict, judged
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, tables_of
 

@@ -131,7 +131,7 @@ def test_every_language_experiment_has_its_figures(built: dict[str, Figure]) -> 
 
 
 def test_the_curves_are_means_over_seeds_of_each_cell(built: dict[str, Figure]) -> None:
-    loss = line(built["fig06_language_model-micro"], 2, "λ = 0.15")
+    loss = line(built["fig06_language_model-micro"], 3, "λ = 0.15")
     assert loss[100] == pytest.approx(1.5 + 3 * math.exp(-5) - 0.075 + 0.09 + 0.001, rel=1e-5)
 
 

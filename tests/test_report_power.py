@@ -93,6 +93,6 @@ def test_a_table_under_another_name_is_refused(tmp_path: Path) -> None:
 
 def test_the_claims_are_judged_without_loading_torch_or_matplotlib() -> None:
     """Each would cost as much as all of the judging."""
-    code = "import sys, weight_decay.report.claims.table as _, weight_decay.report.claims.paper as _; "
+    code = "import sys, weight_decay.report.claims.table as _, weight_decay.report.claims.measures as _; "
     done = subprocess.run([sys.executable, "-c", f"{code}sys.exit(bool({{'torch', 'matplotlib'}} & set(sys.modules)))"])
     assert done.returncode == 0

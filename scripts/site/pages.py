@@ -17,7 +17,7 @@ from weight_decay.experiments.catalog import experiments
 from weight_decay.experiments.declared import Declared
 from weight_decay.experiments.plan import expand
 from weight_decay.places import CONFIGS
-from weight_decay.report.claims.paper import CLAIMS, judged_claims
+from weight_decay.report.claims.measures import CLAIMS, judged_claims
 from weight_decay.report.claims.table import claims_markdown
 from weight_decay.report.claims.verdict import Result, Verdict
 from weight_decay.report.figures.demo import DrawnFigure, demo_figures

@@ -1,4 +1,7 @@
-"""The settings of a command that are no part of a run; configs/config.yaml explains them."""
+"""The settings of a command that are no part of a run; configs/config.yaml explains them.
+
+A new one stands there, in `COMMAND_KEYS` (keys.py), here, and in the help (help.py); multirun.py and start.py obey it.
+"""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def demo_report(words: Sequence[str]) -> int:
 
 def figures(words: Sequence[str]) -> int:
     """`weight-decay figures [results=FOLDER]`: the figures of each experiment with tables, the paper's or yours."""
-    from weight_decay.report.claims.paper import SCALES, judged_claims
+    from weight_decay.report.claims.measures import SCALES, judged_claims
     from weight_decay.report.figures.forest import forest
     from weight_decay.report.figures.paper import FIGURES, paper_figures
 
@@ -133,7 +133,7 @@ def figures(words: Sequence[str]) -> int:
 
 def claims(words: Sequence[str]) -> int:
     """`weight-decay claims [results=FOLDER]`: every claim with its effect, interval and verdict."""
-    from weight_decay.report.claims.paper import judged_claims
+    from weight_decay.report.claims.measures import judged_claims
     from weight_decay.report.claims.table import claims_text, write_claims
 
     results, names = _arguments("claims", words, "results")
@@ -147,7 +147,7 @@ def claims(words: Sequence[str]) -> int:
 
 def power(words: Sequence[str]) -> int:
     """`weight-decay power [seeds=10] [results=FOLDER]`: what effect the planned seeds can see, and what they cost."""
-    from weight_decay.report.claims.paper import judged_claims
+    from weight_decay.report.claims.measures import judged_claims
     from weight_decay.report.claims.power import power_text
 
     told = [word.partition("=")[2] for word in words if word.startswith("seeds=")]
@@ -162,7 +162,7 @@ def power(words: Sequence[str]) -> int:
 
 def verify(words: Sequence[str]) -> int:
     """`weight-decay verify CLAIM [fresh=FOLDER] [results=FOLDER]`: does its verdict stand in fresh runs' tables?"""
-    from weight_decay.report.claims.paper import CLAIMS
+    from weight_decay.report.claims.measures import CLAIMS
     from weight_decay.report.claims.verify import plan_text, verified
 
     fresh = [word.partition("=")[2] for word in words if word.startswith("fresh=")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from weight_decay.report.claims.paper import CLAIMS
+from weight_decay.report.claims.measures import CLAIMS
 from weight_decay.report.claims.verdict import DECIDED, Claim, Verdict, judged
 from weight_decay.report.tables.numbers import loss, percent, scientific, three_digits
 from weight_decay.report.tables.read import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weight_decay.errors import UserError
-from weight_decay.report.claims.paper import judged_claims, on_all_cells
+from weight_decay.report.claims.measures import judged_claims, on_all_cells
 from weight_decay.report.claims.protocol import protocol
 from weight_decay.report.claims.verdict import DECIDED, Claim, Result, Verdict, judged, not_run
 from weight_decay.report.tables.read import scales_of, tables_of

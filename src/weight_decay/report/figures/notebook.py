@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from weight_decay.errors import UserError
-from weight_decay.report.claims import paper as claims_paper
+from weight_decay.report.claims import measures as claims_measures
 from weight_decay.report.claims.verdict import Result, judged
 from weight_decay.report.figures.paper import figures_of
 from weight_decay.report.figures.style import light_only
@@ -62,7 +62,7 @@ class Book:
         if self._shown.setdefault(runs, experiment) != experiment:
             print(f"At scale {self.scale} these are the runs of {self._shown[runs]}: not a second confirmation.")
         # Those of this experiment alone: tables of others may still be incomplete.
-        claims = [claim for claim in claims_paper.CLAIMS if claim.experiment == experiment]
+        claims = [claim for claim in claims_measures.CLAIMS if claim.experiment == experiment]
         print("\n" + ("\n".join(_words(judged(claim, tables)) for claim in claims) or "No claim rests on it."))
 
 

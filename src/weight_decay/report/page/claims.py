@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from weight_decay.report.claims.paper import SCALES
+from weight_decay.report.claims.measures import SCALES
 from weight_decay.report.claims.verdict import Claim, Result, Verdict
 from weight_decay.report.page.templates import render
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from weight_decay.errors import UserError
 from weight_decay.report.advise import page as advise
-from weight_decay.report.claims.paper import SCALES, judged_claims
+from weight_decay.report.claims.measures import SCALES, judged_claims
 from weight_decay.report.claims.verdict import DECIDED, Result, Verdict
 from weight_decay.report.figures.demo import DrawnFigure
 from weight_decay.report.figures.forest import forest

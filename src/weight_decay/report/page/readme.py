@@ -7,7 +7,7 @@ from pathlib import Path
 
 from weight_decay.errors import UserError
 from weight_decay.report.claims.demo import Effect, demo_effects
-from weight_decay.report.claims.paper import judged_claims
+from weight_decay.report.claims.measures import judged_claims
 from weight_decay.report.claims.table import claims_markdown
 from weight_decay.report.figures.paper import FIGURES
 from weight_decay.report.page.rules import rules_markdown

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from weight_decay.errors import UserError
 from weight_decay.report.claims import language, slopes, vision
 from weight_decay.report.claims.declared import cells_missing
 from weight_decay.report.claims.protocol import protocol
@@ -101,6 +102,8 @@ MEASURES: dict[str, Measure] = {
 
 
 def _claims() -> tuple[Claim, ...]:
+    if without := protocol().entries.keys() - MEASURES.keys():
+        raise UserError(f"configs/claims: {', '.join(sorted(without))} has no measure in {__file__}; write it there.")
     return tuple(
         Claim(
             key=key,
