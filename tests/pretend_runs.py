@@ -112,7 +112,7 @@ def experiments() -> Iterator[tuple[str, RunConfig]]:
     """
     kinds = set()
     for name in declared_experiments():
-        plan, _ = make_plan([f"experiment={name}", *shlex.split(QUIET)])[:2]
+        plan, _ = make_plan([f"experiment={name}", "execution.progress=false"])  # the rest is for `placed`
         for cell in plan.cells:
             config = cell.config
             # Precisions, optimizers and kinds of decay are the matter of `numerics`.

@@ -27,8 +27,7 @@ TINY_TEXT = (
     "probes.log_every='2 steps' probes.evaluate_every='3 steps' probes.evaluation_batch=16 "
     "probes.evaluation_train_samples=32"
 )
-# A value and not the group `tracking`, which would have every experiment composed a second time.
-QUIET = "tracking.mode=disabled execution.progress=false execution.device=cpu"
+QUIET = "tracking=disabled execution.progress=false execution.device=cpu"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
