@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from weight_decay.report.claims import language, slopes, vision
+from weight_decay.errors import UserError
+from weight_decay.report.claims import language, measures, slopes, vision
 from weight_decay.report.claims.measures import CLAIMS, MEASURES, SCALES, judged_claims
 from weight_decay.report.claims.pairs import Measured, difference
 from weight_decay.report.claims.protocol import FILES, protocol
@@ -354,6 +355,12 @@ def test_what_a_claim_is_said_to_read_is_in_its_tables() -> None:
         assert named or entry["reads"].startswith("as "), key
         for name in named:
             assert fnmatch.filter(there, name), f"{key}: no table has {name}"
+
+
+def test_an_entry_without_a_measure_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(MEASURES, "decoupling")
+    with pytest.raises(UserError, match=r"decoupling has no measure in .*measures\.py; write it there"):
+        measures._claims()
 
 
 def test_every_claim_has_a_protocol_and_every_entry_a_measure() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from weight_decay.errors import UserError
+from weight_decay.errors import UserError, first_line
 
 MOST_BYTES = 100_000
 MOST_VALUES = 20_000
@@ -29,7 +29,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{file}{line}: this is not YAML ({error.problem}); put it right there.") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{file}: this is not YAML ({reason}); put it right there.") from None
     if not isinstance(content, dict) or not content:
         what = "is empty" if not content else "is not made of `key: value` lines"

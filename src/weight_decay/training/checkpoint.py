@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from weight_decay.errors import first_line
 from weight_decay.runs.files import read_bounded, write_atomically, write_json
 from weight_decay.runs.lock import confirm
 
@@ -93,7 +94,7 @@ def load_latest(folder: Path, device: torch.device, say: Callable[[str], None], 
         try:
             state = read(path, device)
         except Exception as error:  # torch raises many kinds on a file that is not what it should be
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             say(f"checkpoint {path.name} is damaged ({reason}); using the one before it")
             continue
         found = Owner(**state["owner"])

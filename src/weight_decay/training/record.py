@@ -18,7 +18,7 @@ import torch
 from weight_decay.config.execution import TrackingConfig
 from weight_decay.device.distributed import current
 from weight_decay.device.traits import widest_float
-from weight_decay.errors import UserError
+from weight_decay.errors import UserError, first_line
 from weight_decay.runs.files import read_bounded
 from weight_decay.runs.progress import Progress, tell
 from weight_decay.runs.read import UNREADABLE, readable_summary
@@ -222,7 +222,7 @@ class Mirror:
 
     def _fail(self, error: Exception) -> None:
         self._run = None
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         tell(f"W&B: {reason}; the run goes on without it, its own files are complete.")
 
 

@@ -20,7 +20,7 @@ from weight_decay.config.schedules import MatchedSchedule
 from weight_decay.device.choose import apply_precision, choose_device
 from weight_decay.device.compiling import is_compiled
 from weight_decay.device.distributed import current, lost_contact
-from weight_decay.errors import UserError
+from weight_decay.errors import UserError, first_line
 from weight_decay.runs.files import write_text
 from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, standing
 from weight_decay.runs.judge import branches
@@ -104,7 +104,7 @@ def _reason(error: Exception, folder: Path) -> str:
             f"{error.filename or folder}: {error.strerror}; "
             "see to the disk, then the same command goes on from the last checkpoint"
         )
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weight_decay.errors import UserError
+from weight_decay.errors import UserError, first_line
 
 REGIMES = {"over_training": "Over-training (many passes)", "under_training": "Under-training (one pass)"}
 LR, STRENGTH = "optimizer.lr", "decay.strength"
@@ -87,7 +87,7 @@ def publish(entity: str, project: str) -> str:
     try:
         workspace.save()
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"dashboard: W&B did not take it for {entity}/{project} ({reason}).") from error
     return str(workspace.url)
 
@@ -100,6 +100,6 @@ def require_login(command: str) -> None:
         if wandb.login(prompt=False):
             return
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{command}: W&B does not take the login of this machine ({reason}).") from error
     raise UserError(f"{command}: nobody is logged in to W&B here; run `wandb login`, or set WANDB_API_KEY.")

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from weight_decay.errors import UserError
+from weight_decay.errors import UserError, first_line
 from weight_decay.report.tables.collect import collect
 from weight_decay.report.tables.collected import Collected, Damaged
 from weight_decay.report.wandb.dashboard import require_login
@@ -101,11 +101,7 @@ def _runs(project: str) -> list[Any]:
     try:
         return list(wandb.Api().runs(project, order="+created_at", lazy=False))
     except Exception as error:
-        raise UserError(f"pull: W&B did not give the runs of {project} ({_reason(error)}).") from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"pull: W&B did not give the runs of {project} ({first_line(error)}).") from error
 
 
 def _write_experiments(copy: Path, results: Path, runs: dict[str, Any], bad: dict[str, str]) -> list[Experiment]:
@@ -194,7 +190,7 @@ def _rows(run: Any) -> Iterable[dict[str, Any]]:
             line = {name: value for name, value in row.items() if not name.startswith("_") and value is not None}
             yield {name: None if _not_finite(value) else value for name, value in line.items()}
     except Exception as error:
-        raise UserError(f"pull: W&B did not give the history of run {run.id} ({_reason(error)}).") from error
+        raise UserError(f"pull: W&B did not give the history of run {run.id} ({first_line(error)}).") from error
 
 
 def _not_finite(value: Any) -> bool:
