@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable
@@ -132,6 +133,14 @@ def test_kahan_keeps_the_decay_that_float32_has(tiny: Tiny) -> None:
 def test_rounding_is_for_bfloat16_weights(tiny: Tiny) -> None:
     with pytest.raises(UserError, match=r"precision\.rounding: kahan is for bfloat16 weights; with float32"):
         tiny("text", "precision=float32 precision.rounding=kahan")
+
+
+def test_a_short_training_text_is_evaluated_as_a_whole(tmp_path: Path) -> None:
+    config = min(plan("passes_text", "micro").cells, key=lambda cell: cell.config.data.train_tokens).config
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path)))
+    starts = build_regime(config, CPU).task._evaluation["train"].starts  # type: ignore[attr-defined]
+    assert 12_000 // 64 // 2 < len(starts) < config.probes.evaluation_train_samples
+    assert all(np.diff(starts) >= 64)
 
 
 @pytest.mark.parametrize("sampling", ["one_pass", "with_replacement"])

@@ -50,6 +50,8 @@ class ProbeConfig:
 
     log_every: training loss, norms, the effective learning rates, divergence check.
     evaluate_every: loss and error of iterate and averages on fixed batches of both sets.
+    evaluation_train_samples: at most so many of the training set, all where it has fewer; null: all of a set of images
+        and `data.evaluation_windows` of a text.
     reestimated: also those of the iterate with batch-norm statistics re-estimated as for an average (`reestimated/`).
     jacobian_every: Jacobian norm of iterate and averages and the noise scale, on `jacobian_per_class` images a class.
     jacobian_draws: null for the exact norm, else the number of random vectors of the unbiased estimate.

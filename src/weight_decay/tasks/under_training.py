@@ -13,7 +13,7 @@ from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
 from weight_decay.data.text.files import TokenSet
 from weight_decay.data.text.stream import FixedWindows, TokenStream, seen_windows
-from weight_decay.data.text.windows import hold_out_windows
+from weight_decay.data.text.windows import WindowIndex, hold_out_windows
 from weight_decay.device.choose import autocast
 from weight_decay.device.distributed import Ranks, current
 from weight_decay.device.memory import in_pieces, that_fit
@@ -165,7 +165,8 @@ def build(config: RunConfig, device: torch.device) -> Regime:
     limit = probes.evaluation_train_samples or data.evaluation_windows
     evaluation = {"val": fixed(val, data.evaluation_windows)}
     if unseen is None:
-        evaluation = {"train": fixed(train, limit), **evaluation}
+        # A training text with fewer windows, which is passed over many times, is looked at as a whole.
+        evaluation = {"train": fixed(train, min(limit, WindowIndex(train, data.context).disjoint)), **evaluation}
     else:
         seen = seen_windows(pool, stream, clock.total_steps, limit, data.seed, probes.evaluation_batch, device)
         evaluation = {"train": seen, "unseen": fixed(unseen, limit), **evaluation}
