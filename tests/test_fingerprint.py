@@ -32,7 +32,7 @@ IMAGES = {
     "model": {"kind": "resnet"},
     "data": {"kind": "cifar10"},
     "optimizer": {"kind": "sgd"},
-    "decay": {"kind": "l2"},
+    "decay": {"kind": "stable"},
     "probes": {"jacobian_every": "9 steps"},
 }
 REGIMES = {"under_training": TEXT, "over_training": IMAGES}
@@ -104,7 +104,7 @@ def test_the_files_behind_a_run_are_those_that_it_uses() -> None:
         "data/text/synthetic_text",
         "tasks/under_training",
         "optim/optimizer_kinds/adamw",
-        "optim/decay_kinds/decoupled",
+        "optim/decay_kinds/own",
         "probes/stability",
     ):
         assert PACKAGE / f"{file}.py" in of_text - of_images
@@ -113,7 +113,7 @@ def test_the_files_behind_a_run_are_those_that_it_uses() -> None:
         "tasks/over_training",
         "probes/jacobian",
         "optim/optimizer_kinds/sgd",
-        "optim/decay_kinds/l2",
+        "optim/decay_kinds/stable",
     ):
         assert PACKAGE / f"{file}.py" in of_images - of_text
     for file in (

@@ -1,1 +1,1 @@
-"""Every kind of weight decay, one file each: a rule beside the update of any torch optimizer, and its settings."""
+"""Every kind of weight decay: the optimizer's own in `own.py`, else a file for each rule beside any torch optimizer."""
