@@ -54,30 +54,16 @@ class RoundedOptimizer:
                     f"{parameter.dtype}; use pure bfloat16 precision."
                 )
         self.rounding = rounding
-        self._wide = DecayedOptimizer(
+        self._wide = wide = DecayedOptimizer(
             [replace(g, parameters=[nn.Parameter(p.detach().float()) for p in g.parameters]) for g in groups], method
         )
-        self._scratch: list[Tensor] = list(self._wide.parameters)
+        # What rounding does not touch is the wide optimizer's own.
+        self.clip_norm, self.set_lr, self.set_decay_factor = wide.clip_norm, wide.set_lr, wide.set_decay_factor
+        self.decay_metrics, self.second_moments = wide.decay_metrics, wide.second_moments
+        self._scratch: list[Tensor] = list(wide.parameters)
         self._narrow: list[Tensor] = list(self.parameters)
         self._lost = [torch.zeros_like(p, requires_grad=False) for p in self._narrow] if rounding == "kahan" else []
         self._generator = torch.Generator().manual_seed(seed)
-
-    @property
-    def clip_norm(self) -> float | None:
-        """Largest 2-norm of the whole gradient."""
-        return self._wide.clip_norm
-
-    def set_lr(self, lr: float | Tensor) -> None:
-        """Set η, as `DecayedOptimizer.set_lr`."""
-        self._wide.set_lr(lr)
-
-    def set_decay_factor(self, factor: float) -> None:
-        """Multiply every strength, as `DecayedOptimizer.set_decay_factor`."""
-        self._wide.set_decay_factor(factor)
-
-    def decay_metrics(self) -> dict[str, Tensor | float]:
-        """Return what the decay rule has to say, as `DecayedOptimizer.decay_metrics`."""
-        return self._wide.decay_metrics()
 
     @torch.no_grad()
     def step(self, scaler: torch.amp.GradScaler | None = None, return_norm: bool = False) -> Tensor | None:
@@ -109,10 +95,6 @@ class RoundedOptimizer:
         """Return the 2-norm of every bfloat16 parameter, shape (len(names),), float32, on the device."""
         return torch.stack(torch._foreach_norm(self._narrow, 2, dtype=torch.float32))
 
-    def second_moments(self) -> list[Tensor]:
-        """Return Adam's float32 second moments, as `DecayedOptimizer.second_moments`."""
-        return self._wide.second_moments()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the moments, the parts lost to rounding (Kahan) and the generator's state."""
         return {
@@ -133,6 +115,10 @@ class RoundedOptimizer:
         for name, lost in zip(self.names, self._lost, strict=False):
             lost.copy_(saved["lost"][name])
         self._generator.set_state(saved["generator"].cpu())
+
+
+Optimizer = DecayedOptimizer | RoundedOptimizer
+"""What a run's weights are updated by."""
 
 
 def stochastic_bfloat16(values: Tensor, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from weight_decay.device.traits import traits
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import ParameterGroup
 from weight_decay.optim.decay_kinds.rule import Decayed, Group, Rule, RuleFactory, Step
-from weight_decay.optim.norm import total_norm
+from weight_decay.optim.norm import norms, total_norm
 
 DecayKind = Literal["decoupled", "torch", "penalty", "l2"]
 _PENALTY_GRADIENT = {"l2": 1.0, "penalty": 2.0}
@@ -93,8 +93,9 @@ class DecayedOptimizer:
         self.rule: Rule | None = None
         if callable(decay_kind) and decayed:
             chosen = [Group(g.names, list[Tensor](g.parameters), g.weight_decay) for g in decayed]
-            self.rule = decay_kind(Decayed(chosen, self._torch, self.settings.lr, list[Tensor](self.parameters)))
-            self._torch.register_step_post_hook(lambda *_: self._leave())
+            rule = decay_kind(Decayed(chosen, self._torch, self.settings.lr, list[Tensor](self.parameters)))
+            self.rule = rule
+            self._torch.register_step_post_hook(lambda *_: rule.leave(self._rule_step()))
         # A step pre-hook runs only once torch knows whether a scaler skips the step.
         self._torch.register_step_pre_hook(lambda *_: self._enter())
 
@@ -165,9 +166,7 @@ class DecayedOptimizer:
     @torch.no_grad()
     def parameter_norms(self) -> Tensor:
         """Return the 2-norm of every parameter, shape (len(names),), float32, on the device."""
-        return torch.stack(
-            torch._foreach_norm(list[Tensor](self.parameters), 2, dtype=traits(self._device).sums)
-        ).float()
+        return torch.stack(norms(self.parameters)).float()
 
     def second_moments(self) -> list[Tensor]:
         """Return Adam's running mean of squared gradients (no bias correction), one tensor per parameter that has one.
@@ -238,10 +237,6 @@ class DecayedOptimizer:
     def _rule_step(self) -> Step:
         assert not isinstance(self._lr, Tensor)
         return Step(self._lr, self._factor)
-
-    def _leave(self) -> None:
-        assert self.rule is not None
-        self.rule.leave(self._rule_step())
 
     def _enter(self) -> None:
         if self.rule is not None:

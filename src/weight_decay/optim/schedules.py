@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from weight_decay.errors import UserError
-
-
-class Schedule(Protocol):
-    """A learning rate for every step, counted from 0: the rate of the step about to be taken."""
-
-    def lr(self, step: int) -> float:
-        """Return η for this step."""
-        ...
 
 
 class Constant:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from weight_decay.device.traits import traits
+from weight_decay.optim.norm import norms
 
 AT_ONCE = 2**25
 """Entries whose differences are held at a time: all of them would be one more copy of the weights."""
@@ -26,14 +26,7 @@ def trainable_parameters(model: nn.Module) -> list[Tensor]:
 @torch.no_grad()
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     """‖·‖_2 of all the tensors as one vector: `weights/norm`, `weights/decayed_norm`, `grad/norm`."""
-    return torch.linalg.vector_norm(torch.stack(_norms(tensors)))
-
-
-def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """2-norm of each."""
-    # Half-precision squares overflow or vanish, and on a CPU torch's float32 sum is off by 1e-3 at 40M entries.
-    dtype = torch.promote_types(tensors[0].dtype, traits(tensors[0].device).sums)
-    return list(torch._foreach_norm(list(tensors), 2, dtype))
+    return torch.linalg.vector_norm(torch.stack(norms(tensors)))
 
 
 def _parts(tensors: Sequence[Tensor]) -> Iterator[slice]:
@@ -59,9 +52,9 @@ def layer_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """2-norm of the tensors of each layer (`stem` has `stem.weight` and `stem.bias`), by the layer's name."""
     names, tensors = zip(*named, strict=True)
     layers: dict[str, list[Tensor]] = {}
-    for name, norm in zip(names, _norms(tensors), strict=True):
+    for name, norm in zip(names, norms(tensors), strict=True):
         layers.setdefault(name.rpartition(".")[0] or name, []).append(norm)
-    return {layer: torch.linalg.vector_norm(torch.stack(norms)) for layer, norms in layers.items()}
+    return {layer: torch.linalg.vector_norm(torch.stack(parts)) for layer, parts in layers.items()}
 
 
 def effective_lr_sgd(lr: float, norm: Tensor) -> Tensor:
@@ -109,18 +102,18 @@ def rotation(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     together: list[Tensor] = []
     for part in _parts(before):
         units = [[t / length for t in vector[part]] for vector, length in zip((before, after), lengths, strict=True)]
-        apart += _norms(torch._foreach_sub(*units))
-        together += _norms(torch._foreach_add(*units))
-    return 2 * torch.atan2(*(torch.linalg.vector_norm(torch.stack(norms)) for norms in (apart, together)))
+        apart += norms(torch._foreach_sub(*units))
+        together += norms(torch._foreach_add(*units))
+    return 2 * torch.atan2(*(torch.linalg.vector_norm(torch.stack(parts)) for parts in (apart, together)))
 
 
 @torch.no_grad()
 def update_norm(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     """‖w_after - w_before‖_2, decay included: `update/norm`."""
-    norms = [
-        norm for part in _parts(before) for norm in _norms(torch._foreach_sub(list(after[part]), list(before[part])))
-    ]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    apart: list[Tensor] = []
+    for part in _parts(before):
+        apart += norms(torch._foreach_sub(list(after[part]), list(before[part])))
+    return torch.linalg.vector_norm(torch.stack(apart))
 
 
 @torch.no_grad()

@@ -20,10 +20,9 @@ from weight_decay.device.choose import choose_device
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.optim.decay import DecayRule, ParameterGroup, decay_groups, holders
-from weight_decay.optim.low_precision import RoundedOptimizer
+from weight_decay.optim.low_precision import Optimizer, RoundedOptimizer
 from weight_decay.optim.optimizers import DecayedOptimizer, Method
 from weight_decay.seeds import generator, stream_seed
-from weight_decay.training.loop import Optimizer
 
 
 def build_model(config: RunConfig) -> nn.Module:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from weight_decay.optim.norm import project_
 from weight_decay.probes import weights
 from weight_decay.tasks.protocol import Batch, Stream, Task
 
+if TYPE_CHECKING:
+    from weight_decay.optim.low_precision import Optimizer
+
 
 class Schedule(Protocol):
     """Learning rate of every step."""
@@ -26,54 +29,6 @@ class Schedule(Protocol):
 
         On the device where it depends on the weights: one for all of them, or one for each parameter.
         """
-        ...
-
-
-class Optimizer(Protocol):
-    """What the loop asks of an optimizer: `DecayedOptimizer`, or `RoundedOptimizer` on bfloat16 weights."""
-
-    names: tuple[str, ...]
-    parameters: list[nn.Parameter]
-
-    @property
-    def clip_norm(self) -> float | None:
-        """Largest 2-norm of the whole gradient."""
-        ...
-
-    def set_lr(self, lr: float | Tensor) -> None:
-        """Set η for the next step."""
-        ...
-
-    def set_decay_factor(self, factor: float) -> None:
-        """Multiply the strength of the decay from now on."""
-        ...
-
-    def decay_metrics(self) -> dict[str, Tensor | float]:
-        """What the decay rule has to say, on the device."""
-        ...
-
-    def step(self, scaler: torch.amp.GradScaler | None = None, return_norm: bool = False) -> Tensor | None:
-        """Update the weights; the gradient's norm before clipping if it was needed or asked for."""
-        ...
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
-        ...
-
-    def parameter_norms(self) -> Tensor:
-        """2-norm of every parameter, on the device."""
-        ...
-
-    def second_moments(self) -> list[Tensor]:
-        """Adam's running mean of squared gradients; none for SGD."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that must survive a restart."""
-        ...
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
         ...
 
 

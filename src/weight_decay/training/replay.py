@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from weight_decay.config.groups import PrecisionConfig
 from weight_decay.config.run import RunConfig
+from weight_decay.optim.low_precision import Optimizer
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.build import build_model, build_optimizer, decayed_parameters
-from weight_decay.training.loop import Event, Optimizer
+from weight_decay.training.loop import Event
 from weight_decay.training.schedule import build_schedule
 from weight_decay.training.stretch import BranchInterruptedError, Segment
 

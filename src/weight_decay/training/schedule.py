@@ -13,12 +13,13 @@ from weight_decay.config.run import RunConfig, build, folder_name, run_id
 from weight_decay.config.schedules import ConstantSchedule, MatchedSchedule, TwoPhaseSchedule, WarmupCosineSchedule
 from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
+from weight_decay.optim.low_precision import Optimizer
 from weight_decay.optim.schedules import Constant, MatchedEffectiveLR, TwoPhase, WarmupCosine
 from weight_decay.runs.files import read_bounded
 from weight_decay.runs.folder import standing
 from weight_decay.runs.judge import NORM, read_run, reference_digest
 from weight_decay.runs.read import Cell, DamagedRunError, Row, read_status, readable_summary
-from weight_decay.training.loop import Optimizer, Schedule
+from weight_decay.training.loop import Schedule
 
 
 def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Schedule:

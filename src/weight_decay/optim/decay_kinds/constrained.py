@@ -12,7 +12,8 @@ from weight_decay.config.groups import DecayConfig
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.schema import require
 from weight_decay.config.span import Clock, Span
-from weight_decay.optim.decay_kinds.rule import CountingRule, Decayed, RuleFactory, Step, in_dtype, norms
+from weight_decay.optim.decay_kinds.rule import CountingRule, Decayed, RuleFactory, Step, in_dtype
+from weight_decay.optim.norm import norms
 
 
 class Constrained(CountingRule):

@@ -11,7 +11,8 @@ from torch import Tensor
 from weight_decay.config.groups import DecayConfig
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.span import Clock
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step, in_dtype, norms
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step, in_dtype
+from weight_decay.optim.norm import norms
 
 
 class Hyperball(Rule):

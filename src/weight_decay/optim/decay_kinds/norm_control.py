@@ -12,7 +12,8 @@ from weight_decay.config.groups import DecayConfig
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.schema import require
 from weight_decay.config.span import Clock
-from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step, norms
+from weight_decay.optim.decay_kinds.rule import Decayed, Rule, RuleFactory, Step
+from weight_decay.optim.norm import norms
 
 
 class NormControl(Rule):

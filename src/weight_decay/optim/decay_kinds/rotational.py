@@ -13,7 +13,8 @@ from weight_decay.config.groups import DecayConfig
 from weight_decay.config.registry import DECAY_KINDS
 from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
-from weight_decay.optim.decay_kinds.rule import CountingRule, Decayed, RuleFactory, Step, dots, in_dtype, norms
+from weight_decay.optim.decay_kinds.rule import CountingRule, Decayed, RuleFactory, Step, dots, in_dtype
+from weight_decay.optim.norm import norms
 
 _FORGET = 0.9
 _EPS = 1e-8

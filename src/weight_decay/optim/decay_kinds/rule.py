@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -161,12 +161,6 @@ RuleFactory = Callable[[Decayed], Rule]
 """Makes a rule for the parameters it is given: a rule class, or one with its settings bound."""
 
 
-def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """2-norm of each tensor, 0-d and in at least float32."""
-    dtype = torch.promote_types(tensors[0].dtype, traits(tensors[0].device).sums)
-    return list(torch._foreach_norm(list(tensors), 2, dtype=dtype))
-
-
 def dots(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
     """Inner product of each pair, 0-d: foreach has no sum, but that of the positive part and of the magnitudes."""
     products = torch._foreach_mul(list(left), list(right))
@@ -208,12 +202,6 @@ def join(
     def step() -> Step:
         return Step(float(optimizer.param_groups[0]["lr"]))
 
-    def enter(*_: Any) -> None:
-        rule.enter(step())
-
-    def leave(*_: Any) -> None:
-        rule.leave(step())
-
-    optimizer.register_step_pre_hook(enter)
-    optimizer.register_step_post_hook(leave)
+    optimizer.register_step_pre_hook(lambda *_: rule.enter(step()))
+    optimizer.register_step_post_hook(lambda *_: rule.leave(step()))
     return rule
