@@ -39,9 +39,8 @@ from weight_decay.tasks.over_training import load_sets
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.assemble import build_training, divergence_monitor
 from weight_decay.training.build import build_model
-from weight_decay.training.cadence import Cadence, Every
 from weight_decay.training.checkpoint import Owner
-from weight_decay.training.course import Course, Origin
+from weight_decay.training.course import Cadence, Course, Every, Origin
 from weight_decay.training.loop import Training
 from weight_decay.training.record import Progress, Recorder, Telling
 from weight_decay.training.stretch import Segment
@@ -102,7 +101,7 @@ def our_loop(config: RunConfig, regime: Regime, training: Training, folder: Path
         course = Course(folder, training.step, training.step + count, origin)
         monitor = divergence_monitor(config, regime.clock, course.first, course.last)
         telling = Telling(recorder, Progress(count, "", shown=False), print)
-        segment = Segment(config, training, course, Cadence(log, never, None, ()), monitor, telling)
+        segment = Segment(config, training, course, Cadence(log, never, None, ()), monitor, telling, None)
         segment.train(lambda: False)
 
     return steps

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from weight_decay.training import checkpoint
-from weight_decay.training.saving import Saver
+from weight_decay.training.checkpoint import Saver
 
 CPU, OWNER = torch.device("cpu"), checkpoint.Owner("0" * 12, "main")
 

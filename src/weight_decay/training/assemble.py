@@ -26,8 +26,7 @@ from weight_decay.optim.schedules import Constant
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.build import build_model, build_optimizer, decayed_parameters, penalty_of
-from weight_decay.training.cadence import Cadence, Every
-from weight_decay.training.course import Course
+from weight_decay.training.course import Cadence, Course, Every
 from weight_decay.training.loop import Training
 from weight_decay.training.record import Telling
 from weight_decay.training.schedule import build_schedule

@@ -1,12 +1,14 @@
-"""What a stretch of training is told from outside: where it goes, and where its numbers come from."""
+"""What a stretch of training is told from outside: where it goes, when it measures what, whose its numbers are."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weight_decay.tasks.regime import Probe
 from weight_decay.training.checkpoint import Owner
 
 
@@ -37,3 +39,23 @@ class Course:
     last: int
     origin: Origin
     branched: bool = False
+
+
+@dataclass(frozen=True)
+class Every:
+    """The steps start, start + every, ... up to stop; and the last one, if `also_last`."""
+
+    start: int
+    every: int
+    stop: int = sys.maxsize
+    also_last: bool = True
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Steps between two logs, and when the rest is measured (None: never). `ensemble`: when snapshots join it."""
+
+    log: int
+    evaluate: Every
+    ensemble: Every | None
+    probes: tuple[tuple[Probe, Every], ...]

@@ -17,13 +17,11 @@ from weight_decay.probes.spikes import SpikeScore, SpikeScores
 from weight_decay.probes.stabilisation import StabilisationLevel
 from weight_decay.runs.folder import ForeignFolderError
 from weight_decay.training import checkpoint
-from weight_decay.training.cadence import Cadence, Every
-from weight_decay.training.course import Course
+from weight_decay.training.course import Cadence, Course, Every
 from weight_decay.training.loop import Event, Training, train
 from weight_decay.training.measure import Measurements
 from weight_decay.training.provenance import stretches_after
 from weight_decay.training.record import Telling
-from weight_decay.training.saving import Saver
 
 Status = Literal["completed", "diverged", "interrupted"]
 Outcome = Literal["completed", "diverged", "failed", "interrupted", "skipped", "busy"]
@@ -64,7 +62,7 @@ class Segment:
         if training.optimizer.clip_norm is not None:  # otherwise the gradient norm is not known at every step
             self._spikes["stability/grad_spike_score"] = SpikeScore()
         self._checkpoints, self._batch_size = config.checkpoint, config.batch_size
-        self._saver = Saver(course.folder / "checkpoints", config.checkpoint.keep, course.origin.owner)
+        self._saver = checkpoint.Saver(course.folder / "checkpoints", config.checkpoint.keep, course.origin.owner)
         self.stretches = [{"from_step": course.first, **course.origin.now}]
         self._resumed = False
         self._logged = course.first
