@@ -113,13 +113,10 @@ def _drive(config: RunConfig, regime: Regime, leader: _Copy, copies: list[_Copy]
         if stop():
             return
         regime.task.loss(forward, regime.stream.batch(step)).backward()
-        gradients = [p.grad.detach().clone() for p in leader.parameters if p.grad is not None]
+        gradients = [p.grad for p in leader.parameters if p.grad is not None]
         lr = schedule.lr(step)
-        for copy in copies:
+        for copy in (*copies, leader):
             copy.step(lr, gradients)
-        leader.optimizer.set_lr(lr)
-        leader.optimizer.step()
-        leader.optimizer.zero_grad()
 
 
 def _change(copies: list[_Copy], index: int) -> Tensor:
