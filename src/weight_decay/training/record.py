@@ -49,7 +49,7 @@ def finite(values: Mapping[str, float | int]) -> dict[str, float | int | None]:
 class Recorder:
     """Appends one line per recorded step to metrics.jsonl and passes it on to the mirrors."""
 
-    def __init__(self, folder: Path, mirror: Mirror | None, start_seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path, mirror: Mirror | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.latest: dict[str, float | int | None] = {}
@@ -61,14 +61,14 @@ class Recorder:
         self._file = path.open("ab", buffering=0)
         with path.open("rb") as written:
             self._hash = hashlib.file_digest(written, "sha256")
-        self._started = time.monotonic() - start_seconds
+        self._started = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Seconds spent in this run, including those before a resume."""
         return time.monotonic() - self._started
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | int | None]:
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record `metrics` (device tensors or numbers) at `step`."""
         line = finite({"step": step, **to_host(metrics)})
         left = (json.dumps(line, separators=(",", ":")) + "\n").encode()
@@ -79,7 +79,6 @@ class Recorder:
         self.latest.update(line)
         if self._mirror is not None:
             self._mirror.log(line)
-        return line
 
     def position(self) -> dict[str, Any]:
         """Where the record stands, for the checkpoint; call `rewind` with it on resume."""
@@ -121,15 +120,14 @@ class Recorder:
 class NoRecord(Recorder):
     """The recorder of the processes that do not write: it remembers what was measured last, and nothing else."""
 
-    def __init__(self, folder: Path, mirror: Mirror | None, start_seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.latest: dict[str, float | int | None] = {}
-        self._started = time.monotonic() - start_seconds
+        self._started = time.monotonic()
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | int | None]:
-        """Remember `metrics` without waiting for the device."""
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Remember the step without waiting for the device."""
         self.latest["step"] = step
-        return self.latest
 
     def position(self) -> dict[str, Any]:
         """Nothing to come back to."""
@@ -148,7 +146,7 @@ class NoRecord(Recorder):
 
 def recorder(folder: Path, mirror: Mirror | None = None) -> Recorder:
     """The recorder of this process: the one that writes, or one that remembers nothing."""
-    return Recorder(folder, mirror) if current().writes else NoRecord(folder, None)
+    return Recorder(folder, mirror) if current().writes else NoRecord(folder)
 
 
 class Mirror:
