@@ -274,16 +274,15 @@ class Segment:
     def _check_origin(self, state: Mapping[str, Any]) -> None:
         """UserError if a checkpoint's numbers come from other data, or another reference, than are there now."""
         folder, origin = self.course.folder, self.course.origin
-        if state["data"] != origin.data:
-            raise UserError(
-                f"data.root: {folder} began on other data ({state['data'][:12]}, now "
-                f"{origin.data[:12]}); give it that data again, or choose another execution.results."
-            )
-        if state.get("evaluated", origin.evaluated) != origin.evaluated:
-            raise UserError(
-                f"data.root: {folder} was evaluated on other data so far ({state['evaluated'][:12]}, now "
-                f"{origin.evaluated[:12]}); give it that data again, or choose another execution.results."
-            )
+        for before, now, how in (
+            (state["data"], origin.data, "began on other data"),
+            (state.get("evaluated", origin.evaluated), origin.evaluated, "was evaluated on other data so far"),
+        ):
+            if before != now:
+                raise UserError(
+                    f"data.root: {folder} {how} ({before[:12]}, now {now[:12]}); give it that data again, or choose "
+                    "another execution.results."
+                )
         if state.get("reference", origin.reference) != origin.reference:
             raise UserError(
                 f"schedule.reference: the run that {folder} is matched to was computed again since it began, with "
