@@ -179,7 +179,7 @@ def disagreements(experiment: str, cell: Cell, config: RunConfig) -> Iterator[tu
     yield from pairs("average", average, trained.average.module)
 
     for branch in config.branches:
-        fine = assemble.build_training(config, regime, CPU, branching=assemble.Branching(training, branch))
+        fine = assemble.build_training(config, regime, CPU, branching=(training, branch))
         rate = VISION[experiment][3] if experiment in VISION else 1e-5
         assert rate is not None
         kept = None if experiment in VISION else trained.optimizer.state_dict()

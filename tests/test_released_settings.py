@@ -25,7 +25,7 @@ from weight_decay.optim.averaging import EpochAverage
 from weight_decay.runs.folder import Labels
 from weight_decay.tasks.choose import build_regime, data_fingerprint
 from weight_decay.tasks.under_training import load_sets
-from weight_decay.training.assemble import Branching, build_training
+from weight_decay.training.assemble import build_training
 from weight_decay.training.build import build_model
 from weight_decay.training.loop import Training
 from weight_decay.training.run import run
@@ -212,7 +212,7 @@ def test_decay_changes_at_the_drop_and_goes_on_in_a_branch(tiny: Tiny) -> None:
         training.advance(observe=False)
     by_hand(trunk, training, range(4), lambda step: 0.1 if step < 3 else 0.01, 0.3)
     assert all(torch.equal(a, b) for a, b in zip(training.model.parameters(), trunk.parameters(), strict=True))
-    branch = build_training(config, regime, CPU, branching=Branching(training, config.branches[0]))
+    branch = build_training(config, regime, CPU, branching=(training, config.branches[0]))
     for _ in range(2):
         branch.advance(observe=False)
     by_hand(trunk, training, range(4, 6), lambda step: 0.08, 0.2)

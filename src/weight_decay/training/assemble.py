@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,31 +32,22 @@ from weight_decay.training.schedule import build_schedule
 from weight_decay.training.stretch import Segment
 
 
-@dataclass(frozen=True)
-class Branching:
-    """The trunk, at the step where a branch leaves it, and the branch."""
-
-    trunk: Training
-    branch: BranchConfig
-
-
 def build_training(
     config: RunConfig,
     regime: Regime,
     device: torch.device,
     scale: str = "micro",
     say: Callable[[str], None] = print,
-    branching: Branching | None = None,
+    branching: tuple[Training, BranchConfig] | None = None,
 ) -> Training:
     """A run at its step 0, on the device and in the precision that the config asks for; `say` what it cannot do.
 
-    Or a branch of it: a copy of the trunk at its present step, with another learning rate and decay, and no averages.
+    branching: a trunk and a branch of it, which is a copy of the trunk at its present step, with another learning rate
+    and decay, and no averages.
     """
-    clock, trunk, branch = regime.clock, None, None
-    if branching is None:
+    clock, (trunk, branch) = regime.clock, branching or (None, None)
+    if trunk is None:
         try_large_pieces_again()
-    else:
-        trunk, branch = branching.trunk, branching.branch
     strength = config.decay.strength if branch is None else branch.strength
     model = build_model(config).to(device, weight_dtype(config.precision))
     if config.data.regime == "over_training":
@@ -69,8 +59,7 @@ def build_training(
     if trunk is None and config.sphere_radius is not None:
         project_(optimizer.parameters, config.sphere_radius)
     if trunk is not None and branch is not None and branch.keep_optimizer_state:
-        # Through a copy: the branch must not write into the trunk's moments.
-        optimizer.load_state_dict(_cloned(trunk.optimizer.state_dict()))
+        optimizer.load_state_dict(trunk.optimizer.state_dict())  # which copies: the trunk's moments stay its own
     forward, accumulate = _forward(config, model, regime, device, scale, say)
     tail = config.averaging.tail_start if branch is None else None
     window = config.decay.window if branch is None else None
@@ -150,21 +139,6 @@ def build_segment(config: RunConfig, regime: Regime, training: Training, course:
     return Segment(config, training, course, cadence(config, regime, course), monitor, telling, penalty)
 
 
-def build_branch(
-    config: RunConfig,
-    regime: Regime,
-    scale: str,
-    trunk: Training,
-    branch: BranchConfig,
-    course: Course,
-    telling: Telling,
-) -> Segment:
-    """The stretch of a branch along its course, from its trunk at its present step."""
-    branching = Branching(trunk, branch)
-    training = build_training(config, regime, trunk.history.device, scale, telling.say, branching)
-    return build_segment(config, regime, training, course, telling)
-
-
 def divergence_monitor(config: RunConfig, clock: Clock, first: int, last: int) -> DivergenceMonitor:
     """The monitor of the stretch from step `first` to `last`."""
     divergence = config.divergence
@@ -204,11 +178,3 @@ def cadence(config: RunConfig, regime: Regime, course: Course) -> Cadence:
             ensemble.start.steps(clock), ensemble.every.every(clock), ensemble.stop.steps(clock), also_last=False
         ),
     )
-
-
-def _cloned(state: Any) -> Any:
-    if isinstance(state, torch.Tensor):
-        return state.clone()
-    if isinstance(state, dict):
-        return {key: _cloned(value) for key, value in state.items()}
-    return [_cloned(value) for value in state] if isinstance(state, list) else state

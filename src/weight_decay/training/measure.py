@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from weight_decay.optim.averaging import restored_buffers
 from weight_decay.probes import weights
 from weight_decay.probes.ensemble import SnapshotEnsemble, scores, total_variation
 from weight_decay.tasks.regime import Probe
-from weight_decay.training.loop import Training
+
+if TYPE_CHECKING:
+    from weight_decay.training.loop import Training
 
 
 class Measurements:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import sys
@@ -22,15 +21,15 @@ from weight_decay.device.compiling import is_compiled
 from weight_decay.device.distributed import current, lost_contact
 from weight_decay.errors import UserError, first_line
 from weight_decay.runs.files import write_text
-from weight_decay.runs.folder import ForeignFolderError, Labels, Standing, standing
+from weight_decay.runs.folder import ForeignFolderError, Labels
 from weight_decay.runs.judge import branches
 from weight_decay.runs.lock import LostFolderError, claimed
 from weight_decay.runs.progress import Progress
 from weight_decay.runs.read import MAIN_BRANCH
 from weight_decay.runs.summary import code_of, identity, write_summary
 from weight_decay.tasks.choose import build_regime
-from weight_decay.training.assemble import build_branch, build_segment, build_training
-from weight_decay.training.branch import branch_event, check_branches
+from weight_decay.training.assemble import build_segment, build_training
+from weight_decay.training.branch import branch_event, check_branches, standing_for_all
 from weight_decay.training.checkpoint import Owner
 from weight_decay.training.course import Course, Origin
 from weight_decay.training.provenance import environment, provenance, stretch_provenance
@@ -56,16 +55,12 @@ def run(config: RunConfig, labels: Labels) -> Outcome:
         ) from None
     ranks = current()
     with claimed(folder) if ranks.writes else contextlib.nullcontext(True) as mine:
-        # Rank 0 decides for all: the others must not look at files that it is about to change.
-        stands = standing(folder, run_id(config)) if mine and ranks.writes else Standing("unfinished")
-        met = "busy" if not mine else stands.status
-        words = ("unfinished", "damaged", "finished", "foreign", "busy")
-        met = words[ranks.agree(words.index(met))]
-        if met == "foreign":
-            raise ForeignFolderError(folder, stands.reason)
-        if met in ("busy", "finished"):
-            return "busy" if met == "busy" else "skipped"
-        if met == "damaged":
+        if not ranks.agree(mine):
+            return "busy"
+        stands = standing_for_all(folder, config)
+        if stands.status == "finished":
+            return "skipped"
+        if stands.status == "damaged":
             speaker(labels.title)(f"is damaged ({stands.reason}) and is made again")
         try:
             if isinstance(config.schedule, MatchedSchedule):
@@ -157,10 +152,7 @@ def _run_claimed(config: RunConfig, labels: Labels, folder: Path) -> Outcome:
         def stop() -> bool:
             return ranks.any(requested())
 
-        build = functools.partial(build_branch, config, regime, labels.scale, training)
-        segment.branches = [
-            branch_event(config, branch, segment, regime.clock, labels, build, stop) for branch in config.branches
-        ]
+        segment.branches = [branch_event(config, branch, segment, regime, labels, stop) for branch in config.branches]
         if config.probes.replay:
             segment.branches.append(replay_event(config, regime, device, segment, stop))
         status, divergence_step = segment.train(stop)
