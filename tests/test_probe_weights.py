@@ -42,9 +42,11 @@ def test_only_trainable_parameters_count_and_shared_ones_once() -> None:
 
 
 def test_effective_learning_rates_of_the_paper() -> None:
-    norm = torch.tensor(235.0)
-    assert weights.effective_lr_adamw(6e-4, norm).item() == pytest.approx(6e-4 / 235)
-    assert weights.effective_lr_sgd(0.1, torch.tensor(74.2)).item() == pytest.approx(0.1 / 74.2**2)
+    language = weights.sizes(6e-4, torch.tensor(235.0), [torch.tensor([-3.0, 2.0])])
+    assert language["effective_lr/adamw"].item() == pytest.approx(6e-4 / 235)
+    assert language["weights/norm"] == 235 and language["weights/max"] == 3
+    vision = weights.sizes(0.1, torch.tensor(74.2), [torch.tensor([1.0])])
+    assert vision["effective_lr/sgd"].item() == pytest.approx(0.1 / 74.2**2)
 
 
 def test_adam_coordinate_rate_uses_the_optimizer_state() -> None:

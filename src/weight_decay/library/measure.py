@@ -133,18 +133,14 @@ class Measure:
             self._gradient = _gradient_norm(_parameters(self._at_step), self._optimizer)
 
     def _record(self) -> None:
-        metrics: dict[str, Any] = {}
         groups = self._at_step if self._before is not None else self._groups()
         parameters: list[Tensor] = [p.detach() for p in _parameters(groups)]
-        lr, norm = _mean_lr(groups), weights.global_norm(parameters)
+        lr = _mean_lr(groups)
         strengths = [float(group.get("weight_decay", 0.0)) for group in groups]
-        metrics |= {
+        metrics: dict[str, Any] = {
             "lr": lr,
             "weight_decay": max(strengths),
-            "weights/norm": norm,
-            "weights/max": weights.largest_magnitude(parameters),
-            "effective_lr/adamw": lr / norm,
-            "effective_lr/sgd": lr / norm.square(),
+            **weights.sizes(lr, weights.global_norm(parameters), parameters),
         }
         if self._losses:
             assert self._loss is not None

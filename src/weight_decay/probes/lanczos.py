@@ -47,23 +47,23 @@ class Spectrum:
 
 def trace(product: Product, like: Tensor, generator: torch.Generator, draws: int) -> Estimate:
     """Hutchinson's estimate of tr A: the mean of vᵀAv over Rademacher vectors v. Needs two draws or more."""
-    _check_draws(draws)
-    values = []
-    for _ in range(draws):
+
+    def once() -> Tensor:
         signs = torch.randint(0, 2, like.shape, generator=generator, device=generator.device)
         vector = (2 * signs - 1).to(like)
-        values.append(vector @ product(vector))
-    return _estimate(values)
+        return vector @ product(vector)
+
+    return _estimate(once, draws)
 
 
 def cosine_similarity(left: Product, right: Product, like: Tensor, generator: torch.Generator, draws: int) -> Estimate:
     """E_v cos(A v, B v) over Gaussian v, the similarity of two matrices in Fig 13. Needs two draws or more."""
-    _check_draws(draws)
-    values = []
-    for _ in range(draws):
+
+    def once() -> Tensor:
         vector = _gaussian(like, generator)
-        values.append(torch.cosine_similarity(left(vector), right(vector), dim=0))
-    return _estimate(values)
+        return torch.cosine_similarity(left(vector), right(vector), dim=0)
+
+    return _estimate(once, draws)
 
 
 def top_eigenvalue(
@@ -142,11 +142,8 @@ def _gaussian(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like)
 
 
-def _check_draws(draws: int) -> None:
+def _estimate(once: Callable[[], Tensor], draws: int) -> Estimate:
     if draws < 2:
         raise UserError(f"An estimate with a standard error needs at least 2 draws, not {draws}.")
-
-
-def _estimate(values: list[Tensor]) -> Estimate:
-    stacked = torch.stack(values)
-    return Estimate(stacked.mean(), stacked.std() / len(values) ** 0.5)
+    values = torch.stack([once() for _ in range(draws)])
+    return Estimate(values.mean(), values.std() / draws**0.5)

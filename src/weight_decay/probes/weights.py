@@ -8,6 +8,7 @@ only, in one fixed order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +58,17 @@ def layer_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return {layer: torch.linalg.vector_norm(torch.stack(parts)) for layer, parts in layers.items()}
 
 
-def effective_lr_sgd(lr: float, norm: Tensor) -> Tensor:
-    """η / ‖w‖², the effective learning rate of SGD on a scale-invariant net: `effective_lr/sgd`."""
-    return lr / norm.square()
+def sizes(lr: float | Tensor, norm: Tensor, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    """Size of the weights and effective learning rates, by the names of the record; `norm`: of all the tensors.
 
-
-def effective_lr_adamw(lr: float, norm: Tensor) -> Tensor:
-    """η / ‖w‖ with the whole-model norm, the paper's effective LR of AdamW: `effective_lr/adamw`."""
-    return lr / norm
+    η / ‖w‖ with the whole-model norm is the paper's effective LR of AdamW, η / ‖w‖² SGD's on a scale-invariant net.
+    """
+    return {
+        "weights/norm": norm,
+        "weights/max": largest_magnitude(tensors),
+        "effective_lr/adamw": lr / norm,
+        "effective_lr/sgd": lr / norm.square(),
+    }
 
 
 @torch.no_grad()

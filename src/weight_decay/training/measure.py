@@ -38,14 +38,7 @@ class Measurements:
         each = given.reshape(-1).cpu().tolist() if isinstance(given, torch.Tensor) else [given]
         lr = sum(each) / len(each)
         norms = optimizer.parameter_norms()
-        norm = torch.linalg.vector_norm(norms)
-        metrics = {
-            "lr": lr,
-            "weights/norm": norm,
-            "weights/max": weights.largest_magnitude(optimizer.parameters),
-            "effective_lr/adamw": weights.effective_lr_adamw(lr, norm),
-            "effective_lr/sgd": weights.effective_lr_sgd(lr, norm),
-        }
+        metrics = {"lr": lr, **weights.sizes(lr, torch.linalg.vector_norm(norms), optimizer.parameters)}
         if self.training.decayed:
             metrics["weights/decayed_norm"] = weights.global_norm(self.training.decayed)
         if moments := optimizer.second_moments():
