@@ -29,21 +29,13 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
     return pinned(host, device).to(device, non_blocking=traits(device).pinned)
 
 
-def copy_on_host(state: _Result) -> _Result:
+def copy_on_host(state: Any) -> Any:
     """Nested dicts and lists with every tensor copied to the host's memory, for somebody else to read at leisure."""
-    return _each_tensor(state, lambda tensor: _apart(tensor.detach()))
-
-
-def _apart(tensor: Tensor) -> Tensor:
-    return tensor.clone() if traits(tensor.device).host else tensor.cpu()
-
-
-def _each_tensor(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(state, Tensor):
-        return change(state)
+        return state.detach().clone() if traits(state.device).host else state.detach().cpu()
     if isinstance(state, dict):
-        return {key: _each_tensor(value, change) for key, value in state.items()}
-    return type(state)(_each_tensor(value, change) for value in state) if isinstance(state, list | tuple) else state
+        return {key: copy_on_host(value) for key, value in state.items()}
+    return type(state)(copy_on_host(value) for value in state) if isinstance(state, list | tuple) else state
 
 
 def free_memory(device: torch.device) -> int | None:

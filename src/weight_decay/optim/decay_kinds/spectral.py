@@ -42,7 +42,7 @@ class Spectral(CountingRule):
         self._chosen = [
             index
             for index, (name, weight) in enumerate(zip(decayed.names, decayed.weights, strict=True))
-            if weight.dim() >= 2 and pattern.search(name) and min(_matrix(weight).shape) >= smallest
+            if weight.dim() >= 2 and pattern.search(name) and min(weight.flatten(1).shape) >= smallest
         ]
         self._factors = [torch.ones((), dtype=torch.float64) for _ in decayed.names]
         self._place()
@@ -89,14 +89,10 @@ class Spectral(CountingRule):
 
 def hill_exponent(weight: Tensor) -> Tensor:
     """α = 1 + n / Σ ln(e_i / e_min) over the larger half of the eigenvalues e of w wᵀ; n their number."""
-    eigenvalues = torch.linalg.svdvals(_matrix(weight.detach()).float()).square().sort().values
+    eigenvalues = torch.linalg.svdvals(weight.detach().flatten(1).float()).square().sort().values
     tail = eigenvalues[len(eigenvalues) // 2 :]
     logs = tail.clamp_min(torch.finfo(torch.float32).tiny).log()
     return 1 + len(tail) / (logs.sum() - len(tail) * logs[0])
-
-
-def _matrix(weight: Tensor) -> Tensor:
-    return weight.flatten(1)
 
 
 @DECAY_KINDS.add("spectral")
