@@ -141,7 +141,7 @@ def write_tokens(folder: Path) -> None:
 def bare(training: Training, steps: int) -> None:
     """What a step cannot do without, made of the same parts: the rest of `train` is its overhead."""
     for _ in range(steps):
-        training.optimizer.set_lr(training.schedule.lr(training.step))
+        training.optimizer.set_lr(training.schedule(training.step))
         with training.autocast():
             loss = training.task.loss(training.forward, training.stream.batch(training.step))
         loss.backward()

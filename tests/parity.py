@@ -162,7 +162,7 @@ def disagreements(experiment: str, cell: Cell, config: RunConfig) -> Iterator[tu
     training.step = first
     if not isinstance(config.schedule, MatchedSchedule):
         along = [*range(0, regime.clock.total_steps, 100), regime.clock.total_steps - 1]
-        rates = [[float(training.schedule.lr(step)), how.rate(step, theirs)] for step in along]
+        rates = [[float(training.schedule(step)), how.rate(step, theirs)] for step in along]
         yield "learning rate", *torch.tensor(rates, dtype=torch.float64).unbind(1)
     trained = plain.train(theirs, [given(step) for step in range(first, first + STEPS)], first, how)
     for _ in range(STEPS):

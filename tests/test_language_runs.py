@@ -21,7 +21,7 @@ from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments.sweep import run_cells
-from weight_decay.optim.schedules import WarmupCosine
+from weight_decay.optim.schedules import warmup_cosine
 from weight_decay.probes.spikes import SpikeScore
 from weight_decay.runs.folder import Labels
 from weight_decay.runs.judge import NEEDED
@@ -53,12 +53,12 @@ def test_the_matched_learning_rate_is_the_one_computed_by_hand(tiny: Tiny, norm:
     run(reference, LABELS)
     matched = tiny("text", f"{MATCHED} schedule.reference_strength=5 schedule.norm={norm} schedule.power={power}")
     assert run(matched, LABELS) == "completed"
-    cosine = WarmupCosine(0.01, 2, 12, 0.001)
+    cosine = warmup_cosine(0.01, 2, 12, 0.001)
     own, other = logged(matched), logged(reference)
     names = ["weights/norm"] if norm == "whole" else [name for name in own[1] if name.startswith("weights/norm/")]
     assert len(names) == (1 if norm == "whole" else 15)
     for step in range(1, 12):  # the line after step S has the norms that step S starts from
-        expected = cosine.lr(step) * statistics.mean((own[step][n] / other[step][n]) ** power for n in names)
+        expected = cosine(step) * statistics.mean((own[step][n] / other[step][n]) ** power for n in names)
         assert own[step + 1]["lr"] == pytest.approx(expected, rel=1e-5)
     assert own[12]["weights/norm"] > 1.02 * other[12]["weights/norm"]  # so that the ratio had something to do
     if (norm, power) == ("whole", 1):

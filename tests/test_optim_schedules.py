@@ -11,37 +11,37 @@ import pytest
 import torch
 
 from weight_decay.errors import UserError
-from weight_decay.optim.schedules import Constant, MatchedEffectiveLR, TwoPhase, WarmupCosine
+from weight_decay.optim.schedules import MatchedEffectiveLR, constant, two_phase, warmup_cosine
 
 
 def test_constant() -> None:
-    schedule = Constant(lr=0.1)
-    assert [schedule.lr(step) for step in (0, 1, 10**9)] == [0.1, 0.1, 0.1]
+    schedule = constant(lr=0.1)
+    assert [schedule(step) for step in (0, 1, 10**9)] == [0.1, 0.1, 0.1]
 
 
 def test_two_phase_drops_exactly_at_its_step() -> None:
-    schedule = TwoPhase(lr=0.1, drop_step=250, final_lr=1e-3)
-    assert [schedule.lr(step) for step in (0, 249, 250, 499, 10**6)] == [0.1, 0.1, 1e-3, 1e-3, 1e-3]
+    schedule = two_phase(lr=0.1, drop_step=250, final_lr=1e-3)
+    assert [schedule(step) for step in (0, 249, 250, 499, 10**6)] == [0.1, 0.1, 1e-3, 1e-3, 1e-3]
 
 
 def test_warmup_cosine_end_points_of_the_paper() -> None:
-    schedule = WarmupCosine(lr=6e-4, warmup_steps=400, decay_steps=50_000, final_lr=6e-5)
-    assert schedule.lr(0) == 0.0
-    assert schedule.lr(1) == pytest.approx(6e-4 / 400, rel=1e-12)
-    assert schedule.lr(399) == pytest.approx(6e-4 * 399 / 400, rel=1e-12)
-    assert schedule.lr(400) == 6e-4
-    assert schedule.lr(401) < 6e-4
-    assert schedule.lr(25_200) == pytest.approx((6e-4 + 6e-5) / 2, rel=1e-12)
-    assert schedule.lr(49_999) > 6e-5
-    assert schedule.lr(50_000) == 6e-5
-    assert schedule.lr(60_000) == 6e-5
+    schedule = warmup_cosine(lr=6e-4, warmup_steps=400, decay_steps=50_000, final_lr=6e-5)
+    assert schedule(0) == 0.0
+    assert schedule(1) == pytest.approx(6e-4 / 400, rel=1e-12)
+    assert schedule(399) == pytest.approx(6e-4 * 399 / 400, rel=1e-12)
+    assert schedule(400) == 6e-4
+    assert schedule(401) < 6e-4
+    assert schedule(25_200) == pytest.approx((6e-4 + 6e-5) / 2, rel=1e-12)
+    assert schedule(49_999) > 6e-5
+    assert schedule(50_000) == 6e-5
+    assert schedule(60_000) == 6e-5
     # Fig 7: the effective LR starts at 2.56e-6 with a weight norm of 235.
-    assert schedule.lr(400) / 235 == pytest.approx(2.56e-6, rel=0.005)
+    assert schedule(400) / 235 == pytest.approx(2.56e-6, rel=0.005)
 
 
 def test_warmup_cosine_without_warmup_starts_at_the_peak_and_only_falls() -> None:
-    schedule = WarmupCosine(lr=1.0, warmup_steps=0, decay_steps=10, final_lr=0.0)
-    rates = [schedule.lr(step) for step in range(12)]
+    schedule = warmup_cosine(lr=1.0, warmup_steps=0, decay_steps=10, final_lr=0.0)
+    rates = [schedule(step) for step in range(12)]
     assert rates[0] == 1.0
     assert rates[10:] == [0.0, 0.0]
     assert all(a > b for a, b in itertools.pairwise(rates[:11]))
@@ -76,11 +76,11 @@ def test_matching_a_run_against_itself_gives_its_own_schedule() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Constant(-0.1),
-        lambda: Constant(float("nan")),
-        lambda: TwoPhase(0.1, 10, -1e-3),
-        lambda: WarmupCosine(0.1, 10, 10, 0.0),
-        lambda: WarmupCosine(0.1, -1, 10, 0.0),
+        lambda: constant(-0.1),
+        lambda: constant(float("nan")),
+        lambda: two_phase(0.1, 10, -1e-3),
+        lambda: warmup_cosine(0.1, 10, 10, 0.0),
+        lambda: warmup_cosine(0.1, -1, 10, 0.0),
         lambda: MatchedEffectiveLR([], [], [], "whole", 1),
         lambda: MatchedEffectiveLR([1, 0], [0.1, 0.1], [1.0, 1.0], "whole", 1),
         lambda: MatchedEffectiveLR([0, 1], [0.1], [1.0, 1.0], "whole", 1),

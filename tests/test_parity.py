@@ -45,7 +45,7 @@ from weight_decay.experiments.catalog import experiments
 from weight_decay.models.layout import channels_last
 from weight_decay.tasks.choose import build_regime
 from weight_decay.training import assemble
-from weight_decay.training.schedule import _Matched
+from weight_decay.training.schedule import _matched
 
 CLOSE = 1e-12
 OURS = {
@@ -91,7 +91,7 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weight_decay.models.gpt.chunk_rows", lambda rows, vocabulary, device: 5)
     monkeypatch.setattr(
         "weight_decay.training.schedule.matched_schedule",
-        lambda config, schedule, optimizer, steps: _Matched(
+        lambda config, schedule, optimizer, steps: _matched(
             schedule, optimizer, *(list(column) for column in zip(*((s, r, [n]) for s, r, n in RECORDED), strict=True))
         ),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,32 +12,26 @@ from torch import Tensor
 
 from weight_decay.errors import UserError
 
+Schedule = Callable[[int], float | Tensor]
+"""Learning rate η_t of optimizer step t, counted from 0, asked for just before it.
 
-class Constant:
+On the device where it depends on the weights: one for all of them, or one for each parameter.
+"""
+
+
+def constant(lr: float) -> Schedule:
     """The same η at every step."""
-
-    def __init__(self, lr: float) -> None:
-        self._lr = _non_negative("lr", lr)
-
-    def lr(self, step: int) -> float:
-        """Return η."""
-        return self._lr
+    _check_rates(lr=lr)
+    return lambda step: lr
 
 
-class TwoPhase:
+def two_phase(lr: float, drop_step: int, final_lr: float) -> Schedule:
     """η for steps before `drop_step`, `final_lr` from it on (PAPER §2, Figs 1-5, 10-12, 15)."""
-
-    def __init__(self, lr: float, drop_step: int, final_lr: float) -> None:
-        self._lr = _non_negative("lr", lr)
-        self._final_lr = _non_negative("final_lr", final_lr)
-        self._drop_step = drop_step
-
-    def lr(self, step: int) -> float:
-        """Return η for this step."""
-        return self._lr if step < self._drop_step else self._final_lr
+    _check_rates(lr=lr, final_lr=final_lr)
+    return lambda step: lr if step < drop_step else final_lr
 
 
-class WarmupCosine:
+def warmup_cosine(lr: float, warmup_steps: int, decay_steps: int, final_lr: float) -> Schedule:
     """Linear warm-up from 0 to η, half a cosine down to `final_lr`, then constant (PAPER §3).
 
     As in the study's released code the warm-up is η · step / warmup_steps: step 0 has rate 0 and the
@@ -48,27 +42,23 @@ class WarmupCosine:
 
     Raises UserError for a negative rate or a decay that ends before the warm-up does.
     """
+    _check_rates(lr=lr, final_lr=final_lr)
+    if not 0 <= warmup_steps < decay_steps:
+        raise UserError(
+            f"schedule: the warm-up takes {warmup_steps} steps and the decay ends at step {decay_steps}; "
+            "make the decay end after the warm-up."
+        )
 
-    def __init__(self, lr: float, warmup_steps: int, decay_steps: int, final_lr: float) -> None:
-        self._lr = _non_negative("lr", lr)
-        self._final_lr = _non_negative("final_lr", final_lr)
-        if not 0 <= warmup_steps < decay_steps:
-            raise UserError(
-                f"schedule: the warm-up takes {warmup_steps} steps and the decay ends at step {decay_steps}; "
-                "make the decay end after the warm-up."
-            )
-        self._warmup_steps = warmup_steps
-        self._decay_steps = decay_steps
-
-    def lr(self, step: int) -> float:
-        """Return η for this step."""
-        if step < self._warmup_steps:
-            return self._lr * step / self._warmup_steps
-        if step >= self._decay_steps:
-            return self._final_lr
-        progress = (step - self._warmup_steps) / (self._decay_steps - self._warmup_steps)
+    def rate(step: int) -> float:
+        if step < warmup_steps:
+            return lr * step / warmup_steps
+        if step >= decay_steps:
+            return final_lr
+        progress = (step - warmup_steps) / (decay_steps - warmup_steps)
         share = 0.5 * (1.0 + math.cos(math.pi * progress))
-        return self._final_lr + share * (self._lr - self._final_lr)
+        return final_lr + share * (lr - final_lr)
+
+    return rate
 
 
 class MatchedEffectiveLR:
@@ -131,7 +121,7 @@ class MatchedEffectiveLR:
         return reference_lr * (current / reference_norm) ** self.power
 
 
-def _non_negative(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise UserError(f"schedule.{name} is {value}; use a finite number that is 0 or more.")
-    return value
+def _check_rates(**rates: float) -> None:
+    for name, value in rates.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"schedule.{name} is {value}; use a finite number that is 0 or more.")

@@ -21,7 +21,7 @@ from weight_decay.errors import UserError
 from weight_decay.models.layout import channels_last
 from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
 from weight_decay.optim.norm import project_
-from weight_decay.optim.schedules import Constant
+from weight_decay.optim.schedules import constant
 from weight_decay.probes.divergence import DivergenceMonitor
 from weight_decay.tasks.regime import Regime
 from weight_decay.training.build import build_model, build_optimizer, decayed_parameters, penalty_of
@@ -72,7 +72,7 @@ def build_training(
         task=regime.task,
         stream=regime.stream,
         optimizer=optimizer,
-        schedule=build_schedule(config, clock, optimizer) if branch is None else Constant(branch.lr),
+        schedule=build_schedule(config, clock, optimizer) if branch is None else constant(branch.lr),
         averages=Averages(model, config.averaging.ema if branch is None else ()),
         tail=None if tail is None else TailAverage(model, tail.steps(clock)),
         autocast=autocast(config.precision, device),

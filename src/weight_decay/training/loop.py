@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,7 @@ from weight_decay.tasks.protocol import Batch, Stream, Task
 
 if TYPE_CHECKING:
     from weight_decay.optim.low_precision import Optimizer
-
-
-class Schedule(Protocol):
-    """Learning rate of every step."""
-
-    def lr(self, step: int) -> float | Tensor:
-        """Learning rate η_t of optimizer step `step`, counted from 0, asked for just before it.
-
-        On the device where it depends on the weights: one for all of them, or one for each parameter.
-        """
-        ...
+    from weight_decay.optim.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -80,7 +70,7 @@ class Training:
     def advance(self, observe: bool) -> None:
         """Make one optimizer step; with `observe`, also measure how far and how much it turned the weights."""
         before = weights.snapshot(self.parameters) if observe else None
-        self.lr = self.schedule.lr(self.step)
+        self.lr = self.schedule(self.step)
         self.optimizer.set_lr(self.lr)
         if self.decay_window is not None:
             self.decay_factor = self.decay_window(self.step)

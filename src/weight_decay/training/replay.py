@@ -114,7 +114,7 @@ def _drive(config: RunConfig, regime: Regime, leader: _Copy, copies: list[_Copy]
             return
         regime.task.loss(forward, regime.stream.batch(step)).backward()
         gradients = [p.grad for p in leader.parameters if p.grad is not None]
-        lr = schedule.lr(step)
+        lr = schedule(step)
         for copy in (*copies, leader):
             copy.step(lr, gradients)
 

@@ -14,12 +14,11 @@ from weight_decay.config.schedules import ConstantSchedule, MatchedSchedule, Two
 from weight_decay.config.span import Clock
 from weight_decay.errors import UserError
 from weight_decay.optim.low_precision import Optimizer
-from weight_decay.optim.schedules import Constant, MatchedEffectiveLR, TwoPhase, WarmupCosine
+from weight_decay.optim.schedules import MatchedEffectiveLR, Schedule, constant, two_phase, warmup_cosine
 from weight_decay.runs.files import read_bounded
 from weight_decay.runs.folder import standing
 from weight_decay.runs.judge import NORM, read_run, reference_digest
 from weight_decay.runs.read import Cell, DamagedRunError, Row, read_status, readable_summary
-from weight_decay.training.loop import Schedule
 
 
 def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Schedule:
@@ -28,7 +27,7 @@ def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Sch
     if isinstance(schedule, MatchedSchedule):
         return matched_schedule(config, schedule, optimizer, clock.total_steps)
     if isinstance(schedule, ConstantSchedule):
-        return Constant(lr)
+        return constant(lr)
     if isinstance(schedule, TwoPhaseSchedule):
         drop = schedule.drop_at.steps(clock)
         if drop > clock.total_steps:
@@ -36,9 +35,9 @@ def build_schedule(config: RunConfig, clock: Clock, optimizer: Optimizer) -> Sch
                 f"schedule.drop_at: {schedule.drop_at} is step {drop}, beyond the run's {clock.total_steps}; "
                 "make it shorter, or choose schedule=constant."
             )
-        return TwoPhase(lr, drop, schedule.final_lr)
+        return two_phase(lr, drop, schedule.final_lr)
     warmup, until = schedule.warmup.steps(clock), schedule.decay_until.steps(clock)
-    return WarmupCosine(lr, warmup, until, lr * schedule.final_fraction)
+    return warmup_cosine(lr, warmup, until, lr * schedule.final_fraction)
 
 
 class ReferenceMissingError(UserError):
@@ -112,7 +111,7 @@ def matched_schedule(config: RunConfig, schedule: MatchedSchedule, optimizer: Op
             f"schedule.reference: the run in {folder} has recorded {steps[-1] if steps else 0} of {total_steps} steps; "
             "choose a reference at least as long as this run."
         )
-    return _Matched(schedule, optimizer, steps, lrs, norms)
+    return _matched(schedule, optimizer, steps, lrs, norms)
 
 
 def reference_of(config: RunConfig, data: str) -> dict[str, Any] | None:
@@ -143,26 +142,20 @@ def _rows(folder: Path, identity: str) -> list[Row]:
         raise UserError(f"schedule.reference: {folder} is damaged ({error}); run the reference again.") from error
 
 
-class _Matched:
+def _matched(
+    schedule: MatchedSchedule, optimizer: Optimizer, steps: list[int], lrs: list[float], norms: list[Any]
+) -> Schedule:
     """η_t = η_ref,t · (‖w_t‖ / ‖w_ref,t‖)^power, with the norms of `optimizer` at the time of asking."""
-
-    def __init__(
-        self, schedule: MatchedSchedule, optimizer: Optimizer, steps: list[int], lrs: list[float], norms: list[Any]
-    ) -> None:
-        self._optimizer = optimizer
-        # A line recorded after step S holds the learning rate of step S - 1 and the weights that step S starts from.
-        # Both are wanted at the same steps: the learning rates are interpolated to S, and 0 is added in front, where
-        # the warm-up starts and the weights are those of the first line to a fraction of a percent.
-        at = torch.tensor([0, *steps], dtype=torch.float64)
-        taken = torch.tensor([-1, *(step - 1 for step in steps)], dtype=torch.float64)
-        interpolated = _interpolate(at, taken, torch.tensor([0.0, *lrs], dtype=torch.float64))
-        whole = schedule.norm == "whole"
-        columns = [row[0] if whole else row for row in [norms[0], *norms]]
-        self._table = MatchedEffectiveLR([0, *steps], interpolated.tolist(), columns, schedule.norm, schedule.power)
-
-    def lr(self, step: int) -> torch.Tensor:
-        """The learning rate of `step` on the device: one, or one for each parameter."""
-        return self._table.lr(step, self._optimizer.parameter_norms())
+    # A line recorded after step S holds the learning rate of step S - 1 and the weights that step S starts from.
+    # Both are wanted at the same steps: the learning rates are interpolated to S, and 0 is added in front, where
+    # the warm-up starts and the weights are those of the first line to a fraction of a percent.
+    at = torch.tensor([0, *steps], dtype=torch.float64)
+    taken = torch.tensor([-1, *(step - 1 for step in steps)], dtype=torch.float64)
+    interpolated = _interpolate(at, taken, torch.tensor([0.0, *lrs], dtype=torch.float64))
+    whole = schedule.norm == "whole"
+    columns = [row[0] if whole else row for row in [norms[0], *norms]]
+    table = MatchedEffectiveLR([0, *steps], interpolated.tolist(), columns, schedule.norm, schedule.power)
+    return lambda step: table.lr(step, optimizer.parameter_norms())
 
 
 def _interpolate(at: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
