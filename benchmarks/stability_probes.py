@@ -19,7 +19,7 @@ from _timed import timed
 from training_step_language import COMMON, write_tokens
 from weight_decay.cli import make_plan
 from weight_decay.device.choose import choose_device
-from weight_decay.probes.spikes import SpikeScore
+from weight_decay.probes.losses import SpikeScore
 from weight_decay.tasks.choose import build_regime
 from weight_decay.training.assemble import build_training
 from weight_decay.training.measure import Measurements

@@ -13,7 +13,7 @@ import torch
 
 from weight_decay.cli import make_plan
 from weight_decay.config.run import RunConfig, run_id
-from weight_decay.device import choose, compiling, memory, workers
+from weight_decay.device import choose, compiling, memory
 from weight_decay.device.traits import KNOWN, traits
 from weight_decay.errors import UserError
 from weight_decay.experiments.dry_run import describe
@@ -89,7 +89,7 @@ def test_each_worker_of_a_job_has_a_gpu_of_its_own(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    with workers.environment_of_worker(position, 3):
+    with choose.environment_of_worker(position, 3):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == devices[position % len(devices)]
         assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == given and "MKL_NUM_THREADS" not in os.environ

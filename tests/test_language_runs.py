@@ -22,7 +22,7 @@ from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments.sweep import run_cells
 from weight_decay.optim.schedules import warmup_cosine
-from weight_decay.probes.spikes import SpikeScore
+from weight_decay.probes.losses import SpikeScore
 from weight_decay.runs.folder import Labels
 from weight_decay.runs.judge import NEEDED
 from weight_decay.tasks.choose import build_regime

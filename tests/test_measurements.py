@@ -24,7 +24,7 @@ from weight_decay.errors import UserError
 from weight_decay.optim.averaging import reestimate_batch_norm, restored_buffers
 from weight_decay.probes.curvature_report import measure_curvature
 from weight_decay.probes.ensemble import SnapshotEnsemble, scores, total_variation
-from weight_decay.probes.stabilisation import StabilisationLevel
+from weight_decay.probes.losses import StabilisationLevel
 from weight_decay.runs.folder import Labels
 from weight_decay.tasks.choose import build_regime
 from weight_decay.tasks.over_training import Classification

@@ -1,11 +1,12 @@
-"""The device of a run and the number formats it computes in."""
+"""The device of a run, the number formats it computes in, and what each of several processes of one job takes."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -85,3 +86,32 @@ def device_description(device: torch.device) -> str:
         return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
     name = getattr(torch.get_device_module(device), "get_device_name", None)
     return device.type if name is None else str(name(device))
+
+
+@contextlib.contextmanager
+def environment_of_worker(position: int, threads: int) -> Iterator[None]:
+    """What a process started inside finds in its environment: its threads, and its own one of several devices.
+
+    Without it all workers of a job would take the first device. More workers than devices share them in turn.
+    """
+    # The BLAS libraries read this when the process imports them.
+    own = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **_device_of_worker(position)}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _device_of_worker(position: int) -> dict[str, str]:
+    """The variable that shows a process only its device; nothing where there is no choice."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    variable = None if accelerator is None else traits(accelerator).chosen_by
+    if variable is None:
+        return {}
+    # SLURM names the devices of a job; without it they are all of the machine's.
+    named = [device for device in os.environ.get(variable, "").split(",") if device]
+    devices = named or [str(index) for index in range(torch.accelerator.device_count())]
+    return {variable: devices[position % len(devices)]} if devices else {}

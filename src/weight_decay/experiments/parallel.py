@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
-from weight_decay.device.workers import environment_of_worker
+from weight_decay.device.choose import environment_of_worker
 from weight_decay.experiments.plan import Plan
 from weight_decay.runs.progress import Display, Slot, draw_elsewhere
 from weight_decay.training.stopping import stop_requests

@@ -13,8 +13,7 @@ from weight_decay.config.run import RunConfig
 from weight_decay.device.distributed import current
 from weight_decay.errors import UserError
 from weight_decay.probes.divergence import DivergenceMonitor
-from weight_decay.probes.spikes import SpikeScore, SpikeScores
-from weight_decay.probes.stabilisation import StabilisationLevel
+from weight_decay.probes.losses import SpikeScore, SpikeScores, StabilisationLevel
 from weight_decay.runs.folder import ForeignFolderError
 from weight_decay.training import checkpoint
 from weight_decay.training.course import Cadence, Course, Every

@@ -1,4 +1,4 @@
-"""Spike score: the share of steps whose loss, or gradient norm, stands far above what went before it."""
+"""What the losses of a run say along it: the share of spikes, and the level at which they settle (Fig 4)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+SHORTEST = 4
+"""Entries of a phase before its level is defined."""
+
 
 @dataclass
 class SpikeScore:
-    """Share of all steps so far whose value exceeds the mean of the values before it by `DEVIATIONS` of theirs.
+    """Share of steps so far whose loss, or gradient norm, exceeds the mean of those before by `DEVIATIONS` of theirs.
 
     Mean and standard deviation are those of the last `WINDOW` finite values; the first `WARM_UP` steps have too few
     before them and cannot be spikes. A NaN or an infinity is a spike and does not enter the window.
@@ -70,3 +73,34 @@ class SpikeScores(dict[str, SpikeScore]):
         """Go on from `state_dict`."""
         for name, score in self.items():
             score.load_state_dict(state[name])
+
+
+class StabilisationLevel:
+    """Mean training loss over the later half of what has been logged since the learning rate last changed.
+
+    Gradient noise keeps the loss of SGD at a constant learning rate from falling below a level of its own; over the
+    later half of the phase the fall to it is behind. Undefined (None) for the first `SHORTEST` entries of a phase,
+    and so throughout for a schedule that moves the learning rate all the time.
+    """
+
+    def __init__(self) -> None:
+        self._lr: float | None = None
+        self._losses: list[float] = []
+
+    def update(self, lr: float, loss: float) -> float | None:
+        """Take in the mean loss (nats) of the latest stretch of steps at learning rate `lr`; returns the level."""
+        if lr != self._lr:
+            self._lr, self._losses = lr, []
+        self._losses.append(loss)
+        if len(self._losses) < SHORTEST:
+            return None
+        later = self._losses[len(self._losses) // 2 :]
+        return sum(later) / len(later)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {"lr": self._lr, "losses": self._losses}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._lr, self._losses = saved["lr"], list(saved["losses"])
