@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_runs import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary
-from weight_decay.cli import make_plan
+from tiny_runs import QUIET, TINY_TEXT, TINY_VISION, folder_of, read_metrics, read_summary
+from weight_decay.cli import main, make_plan
 from weight_decay.config.run import RunConfig
 
-__all__ = ["QUIET", "TINY_TEXT", "TINY_VISION", "read_metrics", "read_summary"]
+__all__ = ["QUIET", "TINY_TEXT", "TINY_VISION", "folder_of", "read_metrics", "read_summary"]
 
 # One thread: results do not depend on how the tests are spread over cores, and two workers fit on two cores.
 torch.set_num_threads(1)
@@ -56,6 +56,13 @@ def tiny_words(folder: Path, data_root: Path) -> Callable[..., list[str]]:
         return kept + [word for word in folders if word.partition("=")[0] not in given]
 
     return make
+
+
+def exit_code(words: list[str]) -> object:
+    """What the command ends with, in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    return stopped.value.code
 
 
 def _last(words: list[str], index: int) -> bool:

@@ -21,10 +21,10 @@ import torch
 import yaml
 
 import pretend_device
-from tiny_runs import QUIET, TINY_TEXT, TINY_VISION, read_metrics, read_summary, write_fashion_mnist
+from tiny_runs import QUIET, TINY_TEXT, TINY_VISION, folder_of, read_metrics, read_summary, write_fashion_mnist
 from weight_decay.cli import make_plan
 from weight_decay.config.plain import to_dict
-from weight_decay.config.run import RunConfig, build, folder_name
+from weight_decay.config.run import RunConfig, build
 from weight_decay.device import traits
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import experiments as declared_experiments
@@ -198,7 +198,7 @@ def finish(config: RunConfig) -> Path:
 
         finish(reference_config(config, config.schedule))
         outcome = run(config, labels)
-    folder = Path(config.execution.results) / "runs" / folder_name(config)
+    folder = folder_of(config)
     if outcome not in ("completed", "diverged", "skipped"):
         lines = (folder / "error.txt").read_text().strip().splitlines()
         raise AssertionError(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import forked
-from conftest import read_metrics
+from conftest import exit_code, read_metrics
 from vision_files import write_fashion_mnist
-from weight_decay.cli import main, make_plan
+from weight_decay.cli import make_plan
 from weight_decay.config.groups import ImageData
 from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig, folder_name, run_id
@@ -35,12 +35,6 @@ def two_steps_of_the_demo(words: Words) -> list[str]:
     """Settings of a tiny run without those that the demo's experiment file decides."""
     tiny = words("text", "duration='2 steps' schedule.warmup='1 step'")
     return [word for word in tiny if word.partition("=")[0] not in ("decay.strength", "data")]
-
-
-def exit_code(words: list[str]) -> object:
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    return stopped.value.code
 
 
 @pytest.mark.parametrize(

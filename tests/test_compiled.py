@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import read_metrics, read_summary
-from weight_decay.config.run import RunConfig, folder_name
+from conftest import folder_of, read_metrics, read_summary
+from weight_decay.config.run import RunConfig
 from weight_decay.device import compiling
 from weight_decay.runs.folder import Labels
 from weight_decay.training import assemble
@@ -35,10 +35,6 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     compiling.compiler_problem.cache_clear()
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-
-
-def folder_of(config: RunConfig) -> Path:
-    return Path(config.execution.results) / "runs" / folder_name(config)
 
 
 def close(one: Path, two: Path, relative: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import read_summary
+from conftest import folder_of, read_summary
 from weight_decay.cli import main
 from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig, folder_name, run_id
@@ -50,7 +50,7 @@ def test_every_panel_shows_what_a_run_really_logs(tiny: Tiny) -> None:
     for regime in ("vision", "text"):
         config = tiny(regime)
         assert run(config, LABELS) == "completed"
-        folder = Path(config.execution.results) / "runs" / folder_name(config)
+        folder = folder_of(config)
         for line in (folder / "metrics.jsonl").read_text().splitlines():
             logged |= json.loads(line).keys()
         assert {"lr"} <= to_dict(config)["optimizer"].keys() and {"strength"} <= to_dict(config)["decay"].keys()

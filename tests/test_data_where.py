@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import forked
+from conftest import exit_code
 from text_helpers import load_tokens
-from weight_decay import cli
 from weight_decay.cli import make_plan
 from weight_decay.config.plain import to_dict
 from weight_decay.config.registry import DATA
@@ -23,12 +23,6 @@ from weight_decay.experiments.sweep import prepare, run_cells
 
 MODEL = {"over_training": ["model=resnet18_micro"], "under_training": ["model=gpt_micro", "probes=language"]}
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_text.py"
-
-
-def exit_code(words: list[str]) -> int:
-    with pytest.raises(SystemExit) as left:
-        cli.main(words)
-    return int(left.value.code or 0)
 
 
 def test_every_data_set_is_made_on_the_spot_or_has_a_home() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import read_metrics, read_summary
+from conftest import folder_of, read_metrics, read_summary
 from declared import plan
 from weight_decay.cli import make_plan
 from weight_decay.config.plain import to_dict
@@ -36,10 +36,6 @@ LABELS = Labels("test", "micro", "test")
 CPU = torch.device("cpu")
 EVERY_STEP = "probes.log_every='1 step' probes.parameter_norms=true duration='12 steps'"
 MATCHED = f"{EVERY_STEP} schedule=matched_effective_lr schedule.warmup='2 steps' decay.strength=0"
-
-
-def folder_of(config: RunConfig) -> Path:
-    return Path(config.execution.results) / "runs" / folder_name(config)
 
 
 def logged(config: RunConfig) -> dict[int, dict[str, Any]]:

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from conftest import read_metrics, read_summary
+from conftest import folder_of, read_metrics, read_summary
 from weight_decay.config.probes import CurvatureConfig
-from weight_decay.config.run import RunConfig, folder_name
+from weight_decay.config.run import RunConfig
 from weight_decay.config.span import Span
 from weight_decay.data.images.image_set import ImageSet
 from weight_decay.errors import UserError
@@ -42,10 +42,6 @@ EVERYTHING = (
     f"averaging.tail_start='5 steps' probes.reestimated=true \"probes.curvature={CURVATURE}\" "
     "'averaging.ensemble={start: 2 steps, every: 1 step, stop: 5 steps}'"
 )
-
-
-def folder_of(config: RunConfig) -> Path:
-    return Path(config.execution.results) / "runs" / folder_name(config)
 
 
 def probabilities(seed: int, samples: int = 50, classes: int = 7) -> torch.Tensor:

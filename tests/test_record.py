@@ -11,18 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import read_metrics, read_summary
-from weight_decay.config.run import RunConfig, folder_name
+from conftest import folder_of, read_metrics, read_summary
+from weight_decay.config.run import RunConfig
 from weight_decay.runs.folder import Labels
 from weight_decay.training.record import Recorder, to_host
 from weight_decay.training.run import run
 
 LABELS = Labels("test", "micro", "test")
 Tiny = Callable[..., RunConfig]
-
-
-def folder_of(config: RunConfig) -> Path:
-    return Path(config.execution.results) / "runs" / folder_name(config)
 
 
 def test_metrics_come_to_the_host_in_order_and_exactly() -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conftest import read_metrics
+from conftest import folder_of, read_metrics
 from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig, folder_name
 from weight_decay.data.images.augment import crop_and_flip
@@ -45,7 +45,7 @@ def training_of(config: RunConfig) -> Training:
 
 def recorded(config: RunConfig) -> list[dict[str, float]]:
     assert run(config, Labels("test", "micro", "test")) == "completed"
-    return read_metrics(Path(config.execution.results) / "runs" / folder_name(config))
+    return read_metrics(folder_of(config))
 
 
 def test_at_their_defaults_they_are_no_part_of_the_identity(tiny: Tiny) -> None:

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import weight_decay.training.run
-from conftest import read_metrics, read_summary
+from conftest import folder_of, read_metrics, read_summary
 from forked import Forked
 from weight_decay.cli import main
-from weight_decay.config.run import RunConfig, folder_name
+from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels
 from weight_decay.runs.lock import claimed
@@ -35,10 +35,6 @@ Tiny = Callable[..., RunConfig]
 LABELS = Labels("test", "micro", "test")
 REGIMES = ["vision", "text"]
 BRANCH = "branches=[{name: tail, start: 2 steps, every: 2 steps, duration: 3 steps, lr: 0.001, strength: 0.0, "
-
-
-def folder_of(config: RunConfig) -> Path:
-    return Path(config.execution.results) / "runs" / folder_name(config)
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

@@ -12,14 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from conftest import read_metrics, read_summary, tiny_words
+from conftest import exit_code, folder_of, read_metrics, read_summary, tiny_words
 from forked import Forked
-from weight_decay.cli import main, make_plan
-from weight_decay.config.run import RunConfig, folder_name
+from tiny_runs import until
+from weight_decay.cli import make_plan
+from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
 from weight_decay.experiments.launch import stops
 from weight_decay.runs.folder import Labels, put_aside
@@ -35,16 +35,6 @@ LABELS = Labels("test", "micro", "test")
 ROOT = os.geteuid() == 0
 
 
-def folder_of(config: RunConfig) -> Path:
-    return Path(config.execution.results) / "runs" / folder_name(config)
-
-
-def exit_code(words: list[str]) -> object:
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    return stopped.value.code
-
-
 def demo(words: Words, more: str = "") -> list[str]:
     """Two tiny cells of the under-training demo."""
     decided = ("decay.strength", "data")
@@ -54,15 +44,6 @@ def demo(words: Words, more: str = "") -> list[str]:
 
 def start(words: list[str]) -> Forked:
     return Forked(["-m", "weight_decay", *words])
-
-
-def until(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
 
 
 def mark_as_other_code(folder: Path) -> None:

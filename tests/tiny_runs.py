@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from weight_decay.config.run import RunConfig, folder_name
 
 # Images of each file in `write_fashion_mnist`, where the published set has 60,000 and 10,000.
 FASHION_MNIST = {"train": 300, "t10k": 140}
@@ -28,6 +32,21 @@ TINY_TEXT = (
     "probes.evaluation_train_samples=32"
 )
 QUIET = "tracking=disabled execution.progress=false execution.device=cpu"
+
+
+def folder_of(config: RunConfig) -> Path:
+    """Where a run lies."""
+    return Path(config.execution.results) / "runs" / folder_name(config)
+
+
+def until(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait for the condition to give something true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

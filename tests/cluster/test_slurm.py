@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cluster.conftest import REPOSITORY, command, declare, numbers, same_numbers, summary
+from tiny_runs import until
 
 SLURM = REPOSITORY / "scripts" / "one_node_slurm.sh"
 MISSING = [name for name in ("slurmctld", "slurmd", "munged", "srun") if shutil.which(name) is None]
@@ -43,16 +42,6 @@ def slurm(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
     finally:
         subprocess.run([str(SLURM), "stop", str(workplace / "slurm")], check=False)
-
-
-def until(what: str, condition: Callable[[], Any], seconds: float = 90) -> Any:
-    """Wait for the condition to give something true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
 
 
 def at_work(results: Path) -> list[Path]:

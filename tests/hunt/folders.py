@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hunt.laboratory import LABELS, Laboratory, at_step, clear, folder_of, outcome
+from conftest import folder_of
+from hunt.laboratory import LABELS, Laboratory, at_step, clear, outcome
 from hunt.ledger import Ledger, ended
 from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError

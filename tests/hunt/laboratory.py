@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import QUIET, TINY_TEXT
 from weight_decay.cli import make_plan
-from weight_decay.config.run import RunConfig, folder_name
+from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import write_plan
 from weight_decay.report.live.status import cell_state
@@ -134,11 +134,6 @@ def at_step(step: int, do: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         Training.advance = advance  # type: ignore[method-assign]
-
-
-def folder_of(config: RunConfig) -> Path:
-    """Where a run lies."""
-    return Path(config.execution.results) / "runs" / folder_name(config)
 
 
 def tables(results: Path) -> dict[str, list[Any]]:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hunt.laboratory import LABELS, Laboratory, clear, folder_of, outcome
+from conftest import folder_of
+from hunt.laboratory import LABELS, Laboratory, clear, outcome
 from hunt.ledger import Ledger, quiet
 from weight_decay.cli import main
 from weight_decay.report.live.status import status_table
