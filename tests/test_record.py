@@ -13,8 +13,9 @@ import torch
 
 from conftest import folder_of, read_metrics, read_summary
 from weight_decay.config.run import RunConfig
+from weight_decay.device.memory import to_host
 from weight_decay.runs.folder import Labels
-from weight_decay.training.record import Recorder, to_host
+from weight_decay.training.record import Recorder
 from weight_decay.training.run import run
 
 LABELS = Labels("test", "micro", "test")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from weight_decay.device.traits import traits
+from weight_decay.device.traits import traits, widest_float
 from weight_decay.errors import UserError
 
 _DEVICE_SHARE = 0.4
@@ -36,6 +36,22 @@ def copy_on_host(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: copy_on_host(value) for key, value in state.items()}
     return type(state)(copy_on_host(value) for value in state) if isinstance(state, list | tuple) else state
+
+
+def to_host(metrics: Mapping[str, Any]) -> dict[str, float | int]:
+    """Metrics as Python numbers, with a single wait for the device however many tensors there are.
+
+    Tensors may lie on several devices: what was already read back is stacked apart from what is still on the device.
+    """
+    together: dict[torch.device, dict[str, Tensor]] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Tensor):
+            together.setdefault(value.device, {})[name] = value.detach().reshape(())
+    host: dict[str, float | int] = {k: v for k, v in metrics.items() if not isinstance(v, Tensor)}
+    for device, tensors in together.items():
+        stacked = torch.stack([value.to(widest_float(device)) for value in tensors.values()])
+        host.update(zip(tensors, stacked.cpu().tolist(), strict=True))
+    return {name: host[name] for name in metrics}
 
 
 def free_memory(device: torch.device) -> int | None:

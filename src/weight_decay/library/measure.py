@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from weight_decay.device.memory import to_host
 from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.library.jacobian import jacobian_norm
@@ -61,7 +62,7 @@ class Measure:
         self._gradient: Tensor | None = None
         self._loss: Tensor | float | None = None
         self._losses = 0
-        self._pending: list[tuple[int, dict[str, Any]]] = []
+        self._pending: list[dict[str, Any]] = []
         self._read: list[dict[str, float]] = []
         self._hook = self._optimizer.register_step_pre_hook(self._about_to_step)
 
@@ -84,11 +85,7 @@ class Measure:
     @property
     def records(self) -> list[dict[str, float]]:
         """All records so far, oldest first: `step` and metrics as floats. Waits for the device."""
-        for step, metrics in self._pending:
-            tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
-            # One copy to the host for the whole record.
-            read = torch.stack([value.double() for value in tensors.values()]).tolist()
-            self._read.append({"step": step, **metrics, **dict(zip(tensors, read, strict=True))})
+        self._read += [to_host(metrics) for metrics in self._pending]
         self._pending.clear()
         return self._read
 
@@ -158,7 +155,7 @@ class Measure:
             metrics |= self._jacobian(self._batch, weights.global_norm(weights.trainable_parameters(self.model)))
         self._before = self._gradient = self._loss = None
         self._losses = 0
-        self._pending.append((self.steps, metrics))
+        self._pending.append({"step": self.steps, **metrics})
         if self.log is not None:
             record = dict(self.records[-1])
             self.log(int(record.pop("step")), record)

@@ -13,32 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from weight_decay.config.execution import TrackingConfig
 from weight_decay.device.distributed import current
-from weight_decay.device.traits import widest_float
+from weight_decay.device.memory import to_host
 from weight_decay.errors import UserError, first_line
 from weight_decay.runs.files import read_bounded
 from weight_decay.runs.progress import Progress, tell
 from weight_decay.runs.read import UNREADABLE, readable_summary
 from weight_decay.runs.seal import without_seal
-
-
-def to_host(metrics: Mapping[str, Any]) -> dict[str, float | int]:
-    """Metrics as Python numbers, with a single wait for the device however many tensors there are.
-
-    Tensors may lie on several devices: what was already read back is stacked apart from what is still on the device.
-    """
-    together: dict[torch.device, dict[str, torch.Tensor]] = {}
-    for name, value in metrics.items():
-        if isinstance(value, torch.Tensor):
-            together.setdefault(value.device, {})[name] = value.detach().reshape(())
-    host: dict[str, float | int] = {k: v for k, v in metrics.items() if not isinstance(v, torch.Tensor)}
-    for device, tensors in together.items():
-        stacked = torch.stack([value.to(widest_float(device)) for value in tensors.values()])
-        host.update(zip(tensors, stacked.cpu().tolist(), strict=True))
-    return {name: host[name] for name in metrics}
 
 
 def finite(values: Mapping[str, float | int]) -> dict[str, float | int | None]:

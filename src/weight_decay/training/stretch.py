@@ -88,7 +88,9 @@ class Segment:
             *((functools.partial(measurements.probe, probe), when) for probe, when in cadence.probes),
         ]
         self._events = [
-            Event(self.timed(self._recorded(measure)), when.every, when.start, when.also_last, when.stop)
+            Event(
+                self.timed(functools.partial(self._record, measure)), when.every, when.start, when.also_last, when.stop
+            )
             for measure, when in wanted
             if when is not None
         ]
@@ -166,12 +168,9 @@ class Segment:
         if diverged is not None:
             raise _DivergedError(diverged + 1)
 
-    def _recorded(self, measure: Callable[[], dict[str, Any]]) -> Callable[[], None]:
-        def record() -> None:
-            if metrics := measure():
-                self.write(metrics)
-
-        return record
+    def _record(self, measure: Callable[[], dict[str, Any]]) -> None:
+        if metrics := measure():
+            self.write(metrics)
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Record `metrics` at the current step."""
