@@ -1,4 +1,4 @@
-"""What a stretch of training is told from outside: where it goes, when it measures what, whose its numbers are."""
+"""What a stretch of training is told: where it goes, when it measures what, and where its numbers come from."""
 
 from __future__ import annotations
 
