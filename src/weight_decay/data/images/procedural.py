@@ -24,6 +24,7 @@ from tqdm import tqdm
 from weight_decay.config.groups import ImageData
 from weight_decay.config.registry import DATA
 from weight_decay.config.schema import require
+from weight_decay.data import splitmix
 from weight_decay.data.images.cifar5m import ORIGIN_NAME, convert_cifar5m, load_cifar5m, read_cifar5m_manifest
 from weight_decay.data.images.cifar5m_parts import PARTS
 from weight_decay.data.images.image_set import ImageSet
@@ -38,30 +39,19 @@ CLASS_NAMES = ("disc", "ring", "square", "frame", "triangle", "cross", "two bars
 TEST_START = 2**40
 _CHUNK = 256
 _BLOCK = 8192
-_GAMMA_INT = 0x9E3779B97F4A7C15
-_GAMMA = np.uint64(_GAMMA_INT)
 
 Field = np.ndarray  # float32 (n, size, size)
-
-
-def _mix(words: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: a bijection of uint64 words that scatters neighbouring counters."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 class _Draws:
     """Numbered random draws, one value per image; draw j of an image is a hash of (seed, index, j)."""
 
     def __init__(self, seed: int, indices: np.ndarray):
-        start = _mix(np.array([seed], dtype=np.uint64) + _GAMMA)
-        self.keys = _mix(start ^ _mix(indices.astype(np.uint64) * _GAMMA))
-        self.count = 0
+        self.keys, self.count = splitmix.keys(seed, indices), 0
 
     def words(self) -> np.ndarray:
         self.count += 1
-        return _mix(self.keys + np.uint64(self.count * _GAMMA_INT % 2**64))
+        return splitmix.draw(self.keys, self.count - 1)
 
     def uniform(self, low: float, high: float) -> np.ndarray:
         """Float32 (n, 1, 1) in [low, high)."""
@@ -198,8 +188,8 @@ def _soft_edge(distance_in_pixels: Field) -> Field:
 
 def _noise(draws: _Draws, size: int) -> np.ndarray:
     """Zero-mean noise of standard deviation 1, float32 (n, size, size, 3): two hashed bytes a value."""
-    pixels = np.arange(1, size * size + 1, dtype=np.uint64) * _GAMMA
-    words = _mix(draws.words()[:, None] ^ pixels[None, :]).astype("<u8", copy=False)
+    pixels = np.arange(1, size * size + 1, dtype=np.uint64) * np.uint64(splitmix.GAMMA)
+    words = splitmix.mix(draws.words()[:, None] ^ pixels[None, :]).astype("<u8", copy=False)
     octets = words.view(np.uint8).reshape(len(words), size, size, 8)
     total = octets[..., 0:6:2].astype(np.float32) + octets[..., 1:6:2]
     return (total - 255) * np.float32(1 / 104.5)

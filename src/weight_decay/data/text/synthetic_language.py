@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from weight_decay.data.splitmix import GAMMA, mix
+
 TOPICS = 32
 CAST = 6
 DRAWS = 1 << 16
-_GAMMA = 0x9E3779B97F4A7C15
 _TOPIC_WORDS = 256
 
 # Word classes: (name, words, forms of each word). A class of one word carries grammar only.
@@ -40,7 +41,8 @@ NOTHING = END_OF_DOCUMENT + 1
 _TOPICAL = (NOUN, VERB, ADJECTIVE)
 COLLOCATION = np.array([64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0])
 """Of 256: how often a word of the class is the partner of the last noun, verb or adjective."""
-_PARTNER = ((0x9E5, 0x3A1), (0x2B5, 0x0C7), (0x36D, 0x151))
+_PARTNER_FACTOR = np.array([0x9E5, 0x2B5, 0x36D, 0, 0, 0, 0, 0, 0, 0, 0])
+_PARTNER_SHIFT = np.array([0x3A1, 0x0C7, 0x151, 0, 0, 0, 0, 0, 0, 0, 0])
 
 NAME_CHOICE = np.repeat([-1, 0, 1, 2, 3, 4, 5], [96, 60, 40, 24, 16, 12, 8])
 """Which of a document's cast is named; -1: the one named last."""
@@ -112,21 +114,10 @@ class Language:
     row: np.ndarray
 
 
-def mix(words: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: a bijection of uint64 words that scatters neighbouring counters."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
-
-
 def partner(previous: np.ndarray, word_class: np.ndarray) -> np.ndarray:
     """The word of a class (noun, verb, adjective) that goes with the content word numbered `previous`."""
     factors, shifts = _PARTNER_FACTOR[word_class], _PARTNER_SHIFT[word_class]
     return (previous * factors + shifts) & (SIZES[word_class] - 1)
-
-
-_PARTNER_FACTOR = np.array([*(factor for factor, _ in _PARTNER), *[0] * (len(CLASSES) - 3)])
-_PARTNER_SHIFT = np.array([*(shift for _, shift in _PARTNER), *[0] * (len(CLASSES) - 3)])
 
 
 @functools.cache
@@ -147,7 +138,7 @@ def _hash(*numbers: int) -> int:
     """A 64-bit hash of a few numbers."""
     state = np.zeros(1, dtype=np.uint64)
     for number in numbers:
-        state = mix(state ^ np.uint64((number + 1) * _GAMMA % 2**64))
+        state = mix(state ^ np.uint64((number + 1) * GAMMA % 2**64))
     return int(state[0])
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from weight_decay.data.splitmix import GAMMA, draw, keys, mix
 from weight_decay.data.text import synthetic_language as grammar
-from weight_decay.data.text.synthetic_language import Language, language, mix
+from weight_decay.data.text.synthetic_language import Language, language
 from weight_decay.errors import UserError
 
 NAME = "synthetic_text"
@@ -20,8 +21,6 @@ VOCABULARY = 256
 END_OF_TEXT = 0
 CHUNK = 1024
 """Documents made at a time."""
-_GAMMA_INT = 0x9E3779B97F4A7C15
-_GAMMA = np.uint64(_GAMMA_INT)
 _BYTE = np.uint64(0xFF)
 
 
@@ -63,9 +62,8 @@ class _Paragraphs:
     """The paragraphs of some documents, which are generated side by side, one word of each at a time."""
 
     def __init__(self, seed: int, documents: np.ndarray) -> None:
-        start = mix(np.array([seed], dtype=np.uint64) + _GAMMA)
-        key = mix(start ^ mix((documents.astype(np.uint64) + np.uint64(1)) * _GAMMA))
-        drawn = [_draw(key, j) for j in range(2 + grammar.CAST)]
+        key = keys(seed, documents + 1)
+        drawn = [draw(key, j) for j in range(2 + grammar.CAST)]
         self.documents = len(documents)
         self.per_document = grammar.PARAGRAPHS[(drawn[0] & _BYTE).astype(np.int64)]
         self.document = np.repeat(np.arange(len(documents)), self.per_document)
@@ -74,8 +72,8 @@ class _Paragraphs:
         self.last = number == self.per_document[self.document] - 1
         names = [(word & np.uint64(1023)).astype(np.int64) + 1024 * j for j, word in enumerate(drawn[2:])]
         self.cast = np.stack(names, axis=1)[self.document]
-        self.key = mix(key[self.document] ^ mix((number.astype(np.uint64) + np.uint64(1000)) * _GAMMA))
-        own = _draw(self.key, 0)
+        self.key = mix(key[self.document] ^ mix((number.astype(np.uint64) + np.uint64(1000)) * np.uint64(GAMMA)))
+        own = draw(self.key, 0)
         self.sentences = grammar.SENTENCES[(own & _BYTE).astype(np.int64)]
         second = (own >> np.uint64(8) & _BYTE) < grammar.SECOND_TOPIC
         topics = [(drawn[1] >> np.uint64(shift) & np.uint64(31)).astype(np.int64) for shift in (0, 8)]
@@ -144,7 +142,7 @@ class _Speaker:
         """The next token of each paragraph, uint16 (paragraphs,); `NOTHING` for those that are over."""
         live, lexicon = self.live, self.lexicon
         self.place += 1
-        drawn = _draw(live["key"], self.place)
+        drawn = draw(live["key"], self.place)
         before = live["state"]
         state = grammar.NEXT[before, (drawn & _BYTE).astype(np.int64)]
         word_class = grammar.STATE_CLASS[state]
@@ -178,7 +176,8 @@ class _Speaker:
         form = np.where(word_class == grammar.PRONOUN, opening, form)
         token = grammar.BASES[word_class] + form * grammar.SIZES[word_class] + word
         if self.bits is not None:
-            self.bits[live["unit"]] += self._bits(before, state, row, word, share * (word == expected), said_before)
+            partnered, plural = share * (word == expected), number < grammar.PLURALS
+            self.bits[live["unit"]] += self._bits(before, state, row, word, partnered, said_before, plural)
 
         column = np.full(self.count, grammar.NOTHING, dtype=np.uint16)
         column[live["unit"]] = token
@@ -201,6 +200,7 @@ class _Speaker:
         word: np.ndarray,
         collocated: np.ndarray,
         said_before: np.ndarray,
+        plural: np.ndarray,
     ) -> np.ndarray:
         """-log2 of the probability of what was just said, given all before it."""
         word_class = grammar.STATE_CLASS[state]
@@ -212,23 +212,13 @@ class _Speaker:
         named = self.live["named"]
         of_name = (_NAMED[named] + _NAMED[-1] * (named == said_before)) / 256
         chance *= np.where(word_class == grammar.NAME, of_name, 1)
-        plural = self._was_plural(state)
         of_number = np.where(plural, grammar.PLURALS, 256 - grammar.PLURALS) / 256
         chance *= np.where(word_class == grammar.DETERMINER, of_number, 1)
         return -np.log2(chance)
 
-    def _was_plural(self, state: np.ndarray) -> np.ndarray:
-        number = _draw(self.live["key"], self.place) >> np.uint64(32) & _BYTE
-        return number < grammar.PLURALS
-
 
 _TRANSITION = np.stack([np.bincount(line, minlength=len(grammar.NEXT)) for line in grammar.NEXT]) / 256
 _NAMED = np.array([(j == grammar.NAME_CHOICE).sum() for j in (*range(grammar.CAST), -1)])
-
-
-def _draw(key: np.ndarray, number: int) -> np.ndarray:
-    """Draw `number` of each key: 64 hashed bits."""
-    return mix(key + np.uint64((number + 1) * _GAMMA_INT % 2**64))
 
 
 def _entropy(counts: np.ndarray) -> float:

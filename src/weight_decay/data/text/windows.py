@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from weight_decay.data.splitmix import mix
 from weight_decay.data.text.files import TokenSet
 from weight_decay.errors import UserError
 
@@ -33,10 +34,7 @@ class SeededPermutation:
     def _shuffle_once(self, values: np.ndarray) -> np.ndarray:
         left, right = values >> self._half, values & self._mask
         for key in self._keys:
-            mixed = right + key
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(31))) & self._mask)
+            left, right = right, left ^ (mix(right + key) & self._mask)
         return (left << self._half) | right
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
