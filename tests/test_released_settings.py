@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from conftest import folder_of, read_metrics
 from weight_decay.config.plain import to_dict
 from weight_decay.config.run import RunConfig, folder_name
-from weight_decay.data.images.augment import crop_and_flip
 from weight_decay.data.images.image_set import ImageSet
-from weight_decay.data.images.stream import ImageStream, Reading
+from weight_decay.data.images.stream import ImageStream, Reading, crop_and_flip
 from weight_decay.errors import UserError
 from weight_decay.models.gpt import GPT
 from weight_decay.optim.averaging import EpochAverage

@@ -15,10 +15,10 @@ import torch
 from hunt.folders import damage
 from text_helpers import beside, load_tokens
 from weight_decay.data.text import stream as streams
-from weight_decay.data.text.files import SPLITS, SplitWriter, finish_folder
+from weight_decay.data.text.files import SPLITS, SplitWriter, TokenSet, finish_folder
 from weight_decay.data.text.python_text import ensure_python_text
-from weight_decay.data.text.stream import FixedWindows, TokenSet, TokenStream, hold_out_windows
-from weight_decay.data.text.windows import SeededPermutation
+from weight_decay.data.text.stream import FixedWindows, TokenStream, validation_starts
+from weight_decay.data.text.windows import SeededPermutation, hold_out_windows
 from weight_decay.device.distributed import Ranks
 from weight_decay.errors import UserError
 
@@ -141,19 +141,19 @@ def test_with_replacement_is_uniform_over_all_starts() -> None:
 
 def test_fixed_windows_are_disjoint_seeded_and_repeat() -> None:
     token_set = counting_set(5000)
-    windows = FixedWindows(token_set, 10, 16, 100, 4, "cpu")
+    windows = FixedWindows(token_set, validation_starts(token_set, 10, 100, 4), 10, 16, "cpu")
     passes = [[inputs for inputs, _ in windows] for _ in range(2)]
     assert [len(inputs) for inputs in passes[0]] == [16] * 6 + [4]
     assert len(windows) == 7
     assert all(torch.equal(a, b) for a, b in zip(*passes, strict=True))
     starts = torch.cat(passes[0])[:, 0]
     assert len(starts.unique()) == 100 and (starts % 10 == 0).all()
-    other = torch.cat([inputs for inputs, _ in FixedWindows(token_set, 10, 16, 100, 5, "cpu")])[:, 0]
-    assert not torch.equal(starts, other)
+    other = np.sort(validation_starts(token_set, 10, 100, 5))
+    assert not np.array_equal(starts, other)
     for inputs, targets in windows:
         assert torch.equal(targets, inputs + 1)
     with pytest.raises(UserError, match=r"500 validation windows.*499"):
-        FixedWindows(token_set, 10, 16, 500, 4, "cpu")
+        validation_starts(token_set, 10, 500, 4)
 
 
 def test_held_out_blocks_are_never_touched_by_training() -> None:
@@ -169,7 +169,8 @@ def test_held_out_blocks_are_never_touched_by_training() -> None:
         stream = TokenStream(seen, 20, 50, 0, "cpu", sampling)
         used = torch.cat([torch.cat(stream.batch(step), dim=1).flatten() for step in range(stream.windows // 50)])
         assert (inside[used.numpy()] == 1).all()
-    held = torch.cat([torch.cat(pair, dim=1).flatten() for pair in FixedWindows(unseen, 20, 32, 240, 0, "cpu")])
+    windows = FixedWindows(unseen, validation_starts(unseen, 20, 240, 0), 20, 32, "cpu")
+    held = torch.cat([torch.cat(pair, dim=1).flatten() for pair in windows])
     assert (inside[held.numpy()] == 2).all()
     assert len({token_set.fingerprint, seen.fingerprint, unseen.fingerprint}) == 3
     assert unseen.split == "train-unseen"

@@ -9,8 +9,8 @@ import pytest
 
 from vision_files import write_parts
 from weight_decay.data.images import image_set
-from weight_decay.data.images.channel_counts import NAME
 from weight_decay.data.images.cifar5m import convert_cifar5m, load_cifar5m
+from weight_decay.data.images.image_set import COUNTS_NAME
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_damaged_counts_are_counted_again(folder: Path, damage: str) -> None:
     before = found.channel_statistics()
     counts = {"zeros": np.zeros((3, 256), int).tolist(), "short": [[1]]}.get(damage)
     text = damage if counts is None else f'{{"{found.fingerprint}": {counts}}}'
-    (folder / NAME).write_text(text)
+    (folder / COUNTS_NAME).write_text(text)
     assert np.array_equal(found.channel_statistics(), before)
 
 
@@ -46,6 +46,6 @@ def test_a_folder_that_cannot_be_written_to_is_no_obstacle(folder: Path, monkeyp
     def refuse(*_: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("weight_decay.data.images.channel_counts.write_json", refuse)
+    monkeypatch.setattr("weight_decay.data.images.image_set.write_json", refuse)
     load_cifar5m(folder, "train", test_images=10).channel_statistics()
-    assert not (folder / NAME).exists()
+    assert not (folder / COUNTS_NAME).exists()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from weight_decay.data.images.image_set import RowView, seeded_order
-from weight_decay.data.images.stream import FixedImages, ImageSet, ImageStream, Reading
+from weight_decay.data.images.image_set import ImageSet, RowView, seeded_order
+from weight_decay.data.images.stream import FixedImages, ImageStream, Reading
 from weight_decay.device.distributed import Ranks
 from weight_decay.errors import UserError
 

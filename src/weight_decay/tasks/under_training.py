@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from weight_decay.config.run import RunConfig
 from weight_decay.config.text import TokenData
 from weight_decay.data.text.files import TokenSet
-from weight_decay.data.text.stream import FixedWindows, TokenStream, seen_windows
+from weight_decay.data.text.stream import FixedWindows, TokenStream, seen_starts, validation_starts
 from weight_decay.data.text.windows import WindowIndex, hold_out_windows
 from weight_decay.device.choose import autocast
 from weight_decay.device.distributed import Ranks, current
@@ -160,7 +160,8 @@ def build(config: RunConfig, device: torch.device) -> Regime:
     stream.check(clock.total_steps + max((branch.duration.steps(clock) for branch in config.branches), default=0))
 
     def fixed(tokens: Any, windows: int, batch: int = probes.evaluation_batch) -> FixedWindows:
-        return FixedWindows(tokens, data.context, batch, windows, data.seed, device)
+        starts = validation_starts(tokens, data.context, windows, data.seed)
+        return FixedWindows(tokens, starts, data.context, batch, device)
 
     limit = probes.evaluation_train_samples or data.evaluation_windows
     evaluation = {"val": fixed(val, data.evaluation_windows)}
@@ -168,7 +169,8 @@ def build(config: RunConfig, device: torch.device) -> Regime:
         # A training text with fewer windows, which is passed over many times, is looked at as a whole.
         evaluation = {"train": fixed(train, min(limit, WindowIndex(train, data.context).disjoint)), **evaluation}
     else:
-        seen = seen_windows(pool, stream, clock.total_steps, limit, data.seed, probes.evaluation_batch, device)
+        starts = seen_starts(stream, clock.total_steps, limit, data.seed)
+        seen = FixedWindows(pool, starts, data.context, probes.evaluation_batch, device)
         evaluation = {"train": seen, "unseen": fixed(unseen, limit), **evaluation}
 
     def windows(number: int, at_a_time: int) -> FixedWindows:

@@ -31,11 +31,11 @@ _wanted: set[tuple[str, str]] = set()
 
 
 def resident_copy(image_set: ImageSet, device: torch.device) -> ResidentImages | None:
-    """The one copy of the set on `device`, brought there now if it was not; None if it does not fit."""
+    """The one copy of the set on `device`, brought there now if it was not; None if its images do not fit."""
     key = (image_set.fingerprint, str(device))
     copy = _there.get(key)
     if copy is None:
-        if not fits_on_device(image_set, device):
+        if image_set.images.nbytes > room_for_data(device):
             return None
         copy = _there[key] = ResidentImages(
             _upload(image_set, device), to_device(torch.from_numpy(image_set.labels), device)
@@ -51,11 +51,6 @@ def hold(image_sets: list[ImageSet], device: torch.device) -> None:
     _wanted = {(image_set.fingerprint, str(device)) for image_set in image_sets}
     for key in set(_held) - _wanted:
         del _held[key]
-
-
-def fits_on_device(image_set: ImageSet, device: torch.device) -> bool:
-    """Whether the images take no more than the device's room for data (see `room_for_data`)."""
-    return image_set.images.nbytes <= room_for_data(device)
 
 
 def _upload(image_set: ImageSet, device: torch.device) -> Tensor:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from weight_decay.data.images.augment import crop_and_flip
 from weight_decay.data.images.image_set import ImageSet, seeded_order
-from weight_decay.data.images.resident import fits_on_device, resident_copy
+from weight_decay.data.images.resident import resident_copy
+from weight_decay.data.prefetch import Prefetcher
 from weight_decay.device.distributed import Ranks
 from weight_decay.device.memory import pinned, to_device
 from weight_decay.errors import UserError
 
-__all__ = ["FixedImages", "ImageSet", "ImageStream", "Reading", "fits_on_device"]
-
-_PREFETCH_DEPTH = 2
+_AUGMENT_STREAM = 7
+"""Keeps the draws of crops and flips apart from others of the same seed."""
 
 Order = Literal["shuffled", "repeated", "stored"]
 
@@ -54,7 +52,7 @@ class ImageStream:
         batch_size: the global batch B, over all ranks.
         seed: the data seed, ≥ 0.
         device: where batches appear.
-        resident: keep all images on the device; None decides by `fits_on_device`. It changes
+        resident: keep all images on the device; None: if they fit. It changes
             speed alone: otherwise a background thread gathers the next batches from the array.
         ranks: this process takes the rank-th of so many equal contiguous pieces of each batch.
         reading: order, ends of epochs, augmentation.
@@ -92,8 +90,7 @@ class ImageStream:
         if copy is not None:
             self._images, self._labels = copy.images, copy.labels
         else:
-            self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
-            self._ahead: dict[int, Future[tuple[torch.Tensor, torch.Tensor]]] = {}
+            self._read = Prefetcher[tuple[torch.Tensor, torch.Tensor]]()
 
     def samples(self, step: int) -> int:
         """Samples presented (over all ranks) once `step` steps are done."""
@@ -110,14 +107,7 @@ class ImageStream:
         if self.resident:
             rows = self._rows(step)
             return self._seen(self._images[rows], step).permute(0, 3, 1, 2), self._labels[rows]
-        # Prefetch is a cache keyed by step: asking for any other step is right too, only slower.
-        wanted = range(step, step + 1 + _PREFETCH_DEPTH)
-        for stale in [key for key in self._ahead if key not in wanted]:
-            self._ahead.pop(stale).cancel()
-        for key in wanted:
-            if key not in self._ahead:
-                self._ahead[key] = self._worker.submit(self._gather, key)
-        images, labels = self._ahead.pop(step).result()
+        images, labels = self._read(step, self._gather)
         images = images.to(self.device, non_blocking=images.is_pinned())
         return images.permute(0, 3, 1, 2), labels.to(self.device, non_blocking=labels.is_pinned())
 
@@ -154,6 +144,28 @@ class ImageStream:
         images, labels = torch.from_numpy(self.image_set.images[rows.numpy()]), self._labels[rows]
         images = self._seen(images, step)
         return pinned(images, self.device), pinned(labels, self.device)
+
+
+def crop_and_flip(images: torch.Tensor, seed: int, step: int, batch_size: int, first: int) -> torch.Tensor:
+    """Images `first`, `first` + 1, ... of the batch of a step, each cropped from a margin and every second one flipped.
+
+    images: (b, S, S, 3), uint8, on any device. The margin is an eighth of S wide and black (0 before normalisation), as
+    torchvision's RandomCrop(32, padding=4) has it; the crop is uniform among its (2·S/8 + 1)² places. Draws are made
+    for the whole batch of `batch_size`, so an image's are the same however the batch is split.
+    """
+    count, size = images.shape[:2]
+    margin = size // 8
+    bits = np.random.Philox(key=np.array([seed, step], np.uint64), counter=[0, 0, 0, _AUGMENT_STREAM])
+    draws = np.random.Generator(bits).integers(0, [2 * margin + 1, 2 * margin + 1, 2], size=(batch_size, 3))
+    top, left, flipped = draws[first : first + count].T
+    along = np.arange(size)
+    rows = top[:, None] + along
+    columns = left[:, None] + np.where(flipped[:, None] == 1, along[::-1], along)
+    padded = images.new_zeros(count, size + 2 * margin, size + 2 * margin, images.shape[3])
+    padded[:, margin : margin + size, margin : margin + size] = images
+    index = [to_device(torch.from_numpy(np.ascontiguousarray(values)), images.device) for values in (rows, columns)]
+    each = torch.arange(count, device=images.device)[:, None, None]
+    return padded[each, index[0][:, :, None], index[1][:, None, :]]
 
 
 def epoch_samples(images: int, batch_size: int, drop_last: bool) -> int:

@@ -5,14 +5,14 @@ A window is `context + 1` successive tokens; inputs are its first `context`, tar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from weight_decay.data.prefetch import Prefetcher
 from weight_decay.data.text.files import TokenSet
 from weight_decay.data.text.windows import (
     SEEN_STREAM,
@@ -20,19 +20,15 @@ from weight_decay.data.text.windows import (
     VALIDATION_STREAM,
     SeededPermutation,
     WindowIndex,
-    hold_out_windows,
 )
 from weight_decay.device.distributed import Ranks
 from weight_decay.device.memory import pinned, to_device
 from weight_decay.errors import UserError
 
-__all__ = ["FixedWindows", "TokenSet", "TokenStream", "hold_out_windows", "seen_windows"]
-
 RESIDENT_BYTES = 1 << 30
 """A corpus up to this size is copied to the device; of a larger one, read from its memory map, a thread prepares the
 next steps."""
 
-_PREFETCHED_STEPS = 2
 _ORDER_CHUNK = 8192
 _ALONE = Ranks()
 
@@ -49,25 +45,6 @@ def _widen(windows: Tensor) -> tuple[Tensor, Tensor]:
     if windows.dtype == torch.int16:
         pair = [part.bitwise_and_(0xFFFF) for part in pair]
     return pair[0], pair[1]
-
-
-class _Prefetcher:
-    """Builds the next steps in a thread. Only a cache keyed by step: what it returns never depends on it."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="token-windows")
-        self._pending: dict[int, Future[Tensor]] = {}
-
-    def __call__(self, step: int, build: Callable[[int], Tensor]) -> Tensor:
-        # `build` is not kept: it is the stream's own method, and a circle would keep the stream's data alive.
-        future = self._pending.pop(step, None)
-        upcoming = range(step + 1, step + 1 + _PREFETCHED_STEPS)
-        for guessed in [guess for guess in self._pending if guess not in upcoming]:
-            self._pending.pop(guessed).cancel()
-        for ahead in upcoming:
-            if ahead not in self._pending:
-                self._pending[ahead] = self._pool.submit(build, ahead)
-        return build(step) if future is None else future.result()
 
 
 class TokenStream:
@@ -118,7 +95,7 @@ class TokenStream:
         if token_set.tokens.nbytes <= RESIDENT_BYTES:
             self._resident = _narrow(token_set.tokens).to(self._device)
             self._offsets = torch.arange(context + 1, device=self._device)
-        self._read = _Prefetcher()
+        self._read = Prefetcher[Tensor]()
 
     def check(self, steps: int) -> None:
         """Refuse more steps than the corpus has windows for.
@@ -186,52 +163,20 @@ class TokenStream:
 
 
 class FixedWindows:
-    """Validation batches: a fixed, seeded choice of disjoint windows, the same in every pass and run.
+    """Evaluation batches: the windows that begin at `starts` (N,), the same in every pass and run.
 
     Iterating gives (inputs, targets), int64, (batch_size, context) on the device; the last batch holds
     what remains, so a mean over all windows must weigh batches by their size.
 
     Args:
         token_set: where the windows come from.
+        starts: where they begin, such as `validation_starts` and `seen_starts` choose them.
         context: tokens per window.
         batch_size: windows per batch.
-        windows: how many windows to choose.
-        seed: chooses them.
-        device: where batches are returned; the chosen windows are kept there.
-
-    Raises:
-        UserError: the text has fewer disjoint windows than asked for.
+        device: where batches are returned; the windows are kept there.
     """
 
     def __init__(
-        self,
-        token_set: TokenSet,
-        context: int,
-        batch_size: int,
-        windows: int,
-        seed: int,
-        device: torch.device | str,
-    ) -> None:
-        index = WindowIndex(token_set, context)
-        if not 1 <= windows <= index.disjoint:
-            raise UserError(
-                f"{windows:,} validation windows of {context} tokens were asked for, but the "
-                f"{token_set.split} split of {token_set.name} has {index.disjoint:,}: "
-                f"choose a number from 1 to {index.disjoint:,}."
-            )
-        ordinals = SeededPermutation(index.disjoint, seed, VALIDATION_STREAM)(np.arange(windows))
-        self._take(token_set, index.start_disjoint(ordinals), context, batch_size, device)
-
-    @classmethod
-    def at(
-        cls, token_set: TokenSet, starts: np.ndarray, context: int, batch_size: int, device: torch.device | str
-    ) -> FixedWindows:
-        """The windows that begin at `starts` (N,), which the caller has chosen."""
-        chosen = cls.__new__(cls)
-        chosen._take(token_set, starts, context, batch_size, device)
-        return chosen
-
-    def _take(
         self, token_set: TokenSet, starts: np.ndarray, context: int, batch_size: int, device: torch.device | str
     ) -> None:
         # Sorted, so that a memory map on a disk is read in one direction.
@@ -247,22 +192,29 @@ class FixedWindows:
             yield _widen(self._windows[first : first + self._batch_size])
 
 
-def seen_windows(
-    token_set: TokenSet,
-    stream: TokenStream,
-    steps: int,
-    windows: int,
-    seed: int,
-    batch_size: int,
-    device: torch.device | str,
-) -> FixedWindows:
-    """A fixed, seeded choice among the windows that `stream` trains on in its first `steps` steps (Fig 19).
+def validation_starts(token_set: TokenSet, context: int, windows: int, seed: int) -> np.ndarray:
+    """Where a fixed, seeded choice of so many disjoint windows begins, int64 (windows,).
+
+    Raises:
+        UserError: the text has fewer disjoint windows than asked for.
+    """
+    index = WindowIndex(token_set, context)
+    if not 1 <= windows <= index.disjoint:
+        raise UserError(
+            f"{windows:,} validation windows of {context} tokens were asked for, but the "
+            f"{token_set.split} split of {token_set.name} has {index.disjoint:,}: "
+            f"choose a number from 1 to {index.disjoint:,}."
+        )
+    return index.start_disjoint(SeededPermutation(index.disjoint, seed, VALIDATION_STREAM)(np.arange(windows)))
+
+
+def seen_starts(stream: TokenStream, steps: int, windows: int, seed: int) -> np.ndarray:
+    """Where a fixed, seeded choice of the windows begins that `stream` trains on in its first `steps` steps (Fig 19).
 
     Spread evenly over the steps, so that the share seen so far is the share of the run that is over; all of them
     are seen after its last step. At most `windows`, fewer for a run that trains on fewer.
     """
     presented = stream.samples(steps)
     chosen = np.sort(SeededPermutation(presented, seed, SEEN_STREAM)(np.arange(min(windows, presented))))
-    per_step = stream.samples(1)
-    starts = [stream.global_starts(int(step))[slot] for step, slot in zip(*divmod(chosen, per_step), strict=True)]
-    return FixedWindows.at(token_set, np.array(starts), stream.context, batch_size, device)
+    pairs = zip(*divmod(chosen, stream.samples(1)), strict=True)
+    return np.array([stream.global_starts(int(step))[slot] for step, slot in pairs])
