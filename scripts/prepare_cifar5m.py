@@ -10,8 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from weight_decay.data.images.cifar5m import convert_cifar5m, load_cifar5m, read_cifar5m_manifest
+from weight_decay.data.images.cifar5m import convert_cifar5m, load_cifar5m
 from weight_decay.data.images.cifar5m_parts import OFFICIAL_PART_ROWS
+from weight_decay.data.manifest import verify_folder
 from weight_decay.errors import UserError
 
 
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         manifest = convert_cifar5m(options.source, options.target, part_rows=options.part_rows)
         if options.verify:
-            read_cifar5m_manifest(options.target, verify="sha256")
+            verify_folder(options.target)
         fields = manifest["fields"]
         print(
             f"{options.target}: {fields['parts']} parts of {fields['part_rows']:,} images,"

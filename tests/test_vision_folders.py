@@ -17,7 +17,7 @@ from vision_files import load_images, write_parts, write_tiny_imagenet
 from weight_decay.data.images.cifar import load_cifar
 from weight_decay.data.images.procedural import TEST_START, procedural_images
 from weight_decay.data.images.tiny_imagenet import convert_tiny_imagenet, load_tiny_imagenet
-from weight_decay.data.manifest import read_manifest
+from weight_decay.data.manifest import verify_folder
 from weight_decay.errors import UserError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -105,7 +105,7 @@ def test_tiny_imagenet_conversion(tmp_path: Path) -> None:
         np.testing.assert_array_equal(test.images[row], pixels[source / "val" / "images" / f"val_{row}.JPEG"])
     assert test.labels.tolist() == [1, 0, 1, 0, 1]
     assert (train.classes, train.name, test.split) == (2, "tiny_imagenet", "test:official-val")
-    read_manifest(tmp_path / "tiny_imagenet", "tiny_imagenet", verify="sha256")
+    verify_folder(tmp_path / "tiny_imagenet")
     assert not list((tmp_path / "tiny_imagenet").glob("*.partial"))
 
 

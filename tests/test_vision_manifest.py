@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from weight_decay.data.manifest import read_manifest, write_manifest
+from weight_decay.data.manifest import read_manifest, verify_folder, write_manifest
 from weight_decay.errors import UserError
 
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_manifest_holds_sizes_and_checksums(folder: Path) -> None:
-    manifest = read_manifest(folder, "demo", verify="sha256")
+    manifest = verify_folder(folder)
     assert manifest["fields"] == {"rows": 3, "shape": [1, 2]}
     assert [entry["name"] for entry in manifest["files"]] == ["a.u8", "b.u8"]
     assert manifest["files"][0]["bytes"] == 3

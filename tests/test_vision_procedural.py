@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weight_decay.data.images.cifar5m import load_cifar5m, read_cifar5m_manifest
+from weight_decay.data.images.cifar5m import load_cifar5m
 from weight_decay.data.images.procedural import (
     CLASS_NAMES,
     TEST_START,
@@ -19,6 +19,7 @@ from weight_decay.data.images.procedural import (
     procedural_images,
     write_procedural_cifar5m,
 )
+from weight_decay.data.manifest import verify_folder
 from weight_decay.errors import UserError
 
 
@@ -102,7 +103,7 @@ def test_ensure_makes_once_nests_and_cleans_up(tmp_path: Path) -> None:
     assert small != large
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {small.name, large.name}
     assert not list(tmp_path.rglob("*.npz"))
-    read_cifar5m_manifest(small, verify="sha256")
+    verify_folder(small)
     few, many = (load_cifar5m(folder, "train", 64) for folder in (small, large))
     assert few.name == "procedural"
     np.testing.assert_array_equal(few.images, many.images[: len(few)])
@@ -128,7 +129,7 @@ def test_processes_that_start_at_once_share_one_folder(tmp_path: Path) -> None:
         folders = pool.starmap(ensure_procedural, [(tmp_path, 0, 16, 3000, 100)] * 3)
     assert len(set(folders)) == 1
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folders[0].name]
-    read_cifar5m_manifest(folders[0], verify="sha256")
+    verify_folder(folders[0])
 
 
 def test_bad_requests(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import numpy as np
 import tiktoken
 
 from weight_decay.config.registry import DATA
-from weight_decay.data.text.files import SPLITS, TokenSet, open_folder
+from weight_decay.data.manifest import reading_whole
+from weight_decay.data.text.files import SPLITS, TokenSet
 from weight_decay.data.text.openwebtext import Preparation, prepare
 from weight_decay.data.text.sources import find_text
-from weight_decay.data.where import folder_of
 
 
 def small_encoding() -> tiktoken.Encoding:
@@ -80,4 +81,5 @@ def load_tokens(
     asked = {"context": 16, "vocabulary": 50257, "sampling": "one_pass", "evaluation_windows": 1, "held_out": 0.0}
     size = {"seed": 0, "train_tokens": None, **made}
     data = DATA[kind](kind=kind, name=name, **asked, held_out_block=64, **size, root=str(root))
-    return data.load(split) if verify == "sampled" else open_folder(folder_of(data), split, "sha256")
+    with nullcontext() if verify == "sampled" else reading_whole():
+        return data.load(split)

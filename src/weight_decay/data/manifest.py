@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from weight_decay.data.content import ChangedFileError, check, hashed, remember
 from weight_decay.errors import UserError
@@ -65,17 +67,15 @@ def write_manifest(folder: Path, kind: str, fields: dict[str, Any], files: list[
     return content
 
 
-Verify = Literal["sampled", "sha256"]
-
-
-def read_manifest(folder: Path, kind: str, verify: Verify = "sampled") -> dict[str, Any]:
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     """Read and check `folder/manifest.json`.
+
+    The length of every file is compared, blocks drawn at random, and all of a file that was written to or moved since
+    it was last read whole (see content.py); every byte within `reading_whole`.
 
     Args:
         folder: the data folder.
         kind: the kind the caller can read; another one is refused.
-        verify: "sampled" compares the length of every file, blocks drawn at random, and all of a file that was
-            written to or moved since it was last read whole (see content.py); "sha256" reads every byte.
 
     Returns:
         The manifest as `write_manifest` returned it.
@@ -104,7 +104,7 @@ def read_manifest(folder: Path, kind: str, verify: Verify = "sampled") -> dict[s
     for entry in content["files"]:
         _check_file(folder, entry)
     try:
-        check(folder, content, whole=verify == "sha256" or bool(_whole))
+        check(folder, content, whole=bool(_whole))
     except ChangedFileError as error:
         raise UserError(f"{error}; {_AGAIN}.") from error
     except OSError as error:
@@ -120,7 +120,8 @@ def verify_folder(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} is not a prepared data folder ({type(error).__name__}); name one with a {MANIFEST_NAME}."
         ) from error
-    return read_manifest(folder, kind, "sha256")
+    with reading_whole():
+        return read_manifest(folder, kind)
 
 
 _whole: list[bool] = []
@@ -173,3 +174,27 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     with handle:
         take(handle, wait=True)
         yield
+
+
+def made_once(folder: Path, kind: str, make: Callable[[], None]) -> Path:
+    """The prepared folder, which `make` makes if it is absent or damaged; processes that start at once take turns."""
+    with exclusive_lock(folder.with_name(f".{folder.name}.lock")):
+        if folder.exists():
+            try:
+                read_manifest(folder, kind)
+                return folder
+            except UserError as error:
+                warnings.warn(f"making {folder} again: {error}", stacklevel=3)
+                shutil.rmtree(folder)
+        make()
+    return folder
+
+
+def require_space(setting: str, root: Path, needed: int, fewer: str) -> None:
+    """UserError unless so many bytes are free: refuse before a disk is filled."""
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise UserError(
+            f"{setting}: {needed / 1e9:.1f} GB are needed in {root} and {free / 1e9:.1f} GB are free; "
+            f"ask for {fewer}, or choose another folder."
+        )

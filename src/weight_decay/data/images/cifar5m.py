@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -26,15 +25,14 @@ from weight_decay.data.images.cifar5m_parts import (
     CLASSES,
     OFFICIAL_PART_ROWS,
     PARTS,
-    DamageGuard,
     Part,
+    damage_told,
     inspect_parts,
     open_member,
 )
-from weight_decay.data.images.image_set import ImageSet, RowView, derived_fingerprint
+from weight_decay.data.images.image_set import ImageSet, derived_fingerprint
 from weight_decay.data.manifest import (
     MANIFEST_NAME,
-    Verify,
     exclusive_lock,
     read_manifest,
     write_manifest,
@@ -150,7 +148,7 @@ def _append_part(target: Path, part: Part, number: int, bar: tqdm) -> None:
         # Whatever a killed run wrote of this part is cut off first.
         images.truncate()
         labels.truncate()
-        with DamageGuard(part.path), zipfile.ZipFile(part.path) as archive:
+        with damage_told(part.path), zipfile.ZipFile(part.path) as archive:
             source, _, _ = open_member(archive, part.path, "Y")
             numbers = np.frombuffer(source.read(), dtype=label_dtype)
         wrong = np.flatnonzero((numbers < 0) | (numbers >= CLASSES))
@@ -164,14 +162,14 @@ def _append_part(target: Path, part: Part, number: int, bar: tqdm) -> None:
             source, _, _ = open_member(archive, part.path, "X")
             written = 0
             while written < part.rows:
-                with DamageGuard(part.path):
+                with damage_told(part.path):
                     block = source.read(min(block_rows, part.rows - written) * bytes_of_row)
                 if not block or len(block) % bytes_of_row:
                     raise UserError(f"{part.path} is truncated at image {written}; fetch it again.")
                 _write(images, block, images_path)
                 written += len(block) // bytes_of_row
                 bar.update(len(block) // bytes_of_row)
-            with DamageGuard(part.path):
+            with damage_told(part.path):
                 source.read(1)  # reaching the end makes zipfile compare the checksum
         for handle in (images, labels):
             handle.flush()
@@ -185,28 +183,13 @@ def _write(handle: IO[bytes], block: bytes, path: Path) -> None:
         raise UserError(f"{path} cannot be written ({error}); make room and start again, it will go on.") from error
 
 
-def read_cifar5m_manifest(folder: Path, verify: Verify = "sampled") -> dict[str, Any]:
-    """The manifest of a prepared folder, checked as `read_manifest` does and for its own fields."""
-    manifest = read_manifest(folder, KIND, verify)
-    if set(manifest["fields"]) != {"parts", "part_rows", "size", "classes", "origin"}:
-        raise UserError(f"{folder / MANIFEST_NAME} lacks CIFAR-5m's fields; prepare the data again.")
-    return manifest
-
-
-def load_cifar5m(
-    folder: Path,
-    split: str,
-    test_images: int = 10_000,
-    train_parts: Sequence[int] = (0, 1, 2, 3, 4),
-    test_part: int = 5,
-) -> ImageSet:
+def load_cifar5m(folder: Path, split: str, test_images: int = 10_000) -> ImageSet:
     """Open a prepared folder as memory maps; nothing is read until it is indexed.
 
     Args:
         folder: what `convert_cifar5m` wrote.
-        split: "train" is all of `train_parts` in the order given; "test" the first `test_images`
-            of `test_part`.
-        test_images, train_parts, test_part: the split, which publications choose differently.
+        split: "train" is all parts but the last; "test" the first `test_images` of the last.
+        test_images: how many, in which publications differ.
 
     Returns:
         The set; its `name` is "cifar5m", "cifar5m-format" where rows or size are not the published
@@ -215,31 +198,25 @@ def load_cifar5m(
     Raises:
         UserError: the folder is damaged, or the split cannot be cut from it.
     """
-    manifest = read_cifar5m_manifest(folder)
+    manifest = read_manifest(folder, KIND)
     fields = manifest["fields"]
+    if set(fields) != {"parts", "part_rows", "size", "classes", "origin"}:
+        raise UserError(f"{folder / MANIFEST_NAME} lacks CIFAR-5m's fields; prepare the data again.")
     rows, size, parts = fields["part_rows"], fields["size"], fields["parts"]
     if split not in ("train", "test"):
         raise UserError(f"CIFAR-5m has no split {split!r}; choose train or test.")
-    numbers = [*train_parts, test_part]
-    if len(set(numbers)) != len(numbers) or not train_parts or not set(numbers) <= set(range(parts)):
-        raise UserError(
-            f"CIFAR-5m cannot train on parts {list(train_parts)} and test on part {test_part};"
-            f" choose different parts from 0 to {parts - 1}."
-        )
     if not 1 <= test_images <= rows:
         raise UserError(f"{test_images} test images were asked for but a part of {folder} has {rows}; ask for fewer.")
     images = np.memmap(folder / _IMAGES, dtype=np.uint8, mode="r", shape=(parts * rows, size, size, 3))
     labels = np.fromfile(folder / _LABELS, dtype=np.uint8)
+    trained = (parts - 1) * rows
     if split == "test":
-        blocks, length, text = [test_part], test_images, f"test:part{test_part}-first{test_images}"
+        part, text = slice(trained, trained + test_images), f"test:part{parts - 1}-first{test_images}"
     else:
-        blocks, length = list(train_parts), rows
-        text = "train:parts" + "".join(str(number) for number in blocks)
-    order = np.concatenate([np.arange(number * rows, number * rows + length) for number in blocks])
-    adjacent = blocks == list(range(blocks[0], blocks[0] + len(blocks)))
+        part, text = slice(0, trained), "train:parts" + "".join(str(number) for number in range(parts - 1))
     return ImageSet(
-        images=images[order[0] : order[-1] + 1] if adjacent else RowView(images, order),
-        labels=labels[order].astype(np.int64),
+        images=images[part],
+        labels=labels[part].astype(np.int64),
         classes=fields["classes"],
         name=fields["origin"]["name"],
         split=text,

@@ -11,9 +11,11 @@ import tokenize
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 
@@ -55,13 +57,18 @@ def _find_part(source: Path, number: int) -> Path:
     return found[0]
 
 
+def read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is column-major, and dtype of an array; `member` then stands at its first data byte."""
+    if np.lib.format.read_magic(member) == (1, 0):
+        return np.lib.format.read_array_header_1_0(member)
+    return np.lib.format.read_array_header_2_0(member)
+
+
 def open_member(archive: zipfile.ZipFile, path: Path, key: str) -> tuple[IO[bytes], tuple[int, ...], np.dtype]:
     """Open array `key` at its first data byte; also its shape and dtype. Its length is checked too."""
     if f"{key}.npy" not in archive.namelist():
         raise UserError(f"{path} has no array {key!r}; fetch this CIFAR-5m part again.")
     member = archive.open(f"{key}.npy")
-    version = np.lib.format.read_magic(member)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(member)
     if dtype.hasobject or (fortran and len(shape) > 1):
         raise UserError(f"{path}: {key} is not a plain row-major array; fetch this CIFAR-5m part again.")
@@ -71,24 +78,18 @@ def open_member(archive: zipfile.ZipFile, path: Path, key: str) -> tuple[IO[byte
     return member, shape, dtype
 
 
-class DamageGuard:
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
     """Turns what zipfile and NumPy raise on a damaged part into one sentence."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> Literal[False]:
-        if isinstance(error, DAMAGE):
-            text = str(error) or type(error).__name__
-            raise UserError(f"{self.path} is truncated or damaged ({text}); fetch it again.") from error
-        return False
+    try:
+        yield
+    except DAMAGE as error:
+        text = str(error) or type(error).__name__
+        raise UserError(f"{path} is truncated or damaged ({text}); fetch it again.") from error
 
 
 def _inspect(path: Path) -> Part:
-    with DamageGuard(path), zipfile.ZipFile(path) as archive:
+    with damage_told(path), zipfile.ZipFile(path) as archive:
         images, image_shape, image_dtype = open_member(archive, path, "X")
         labels, label_shape, label_dtype = open_member(archive, path, "Y")
         images.close()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from weight_decay.config.groups import ImageData
 from weight_decay.config.registry import DATA
-from weight_decay.data.images.cifar5m_parts import DAMAGE
+from weight_decay.data.images.cifar5m_parts import DAMAGE, read_header
 from weight_decay.data.images.image_set import ImageSet, content_fingerprint, seeded_order
 from weight_decay.data.where import Home, folder_of
 from weight_decay.errors import UserError
@@ -148,9 +148,7 @@ def _checked(archive: zipfile.ZipFile, path: Path, what: str, split: str) -> tup
         raise UserError(f"{path} has no array {' or '.join(names)}; save it under one of these names.")
     member = archive.getinfo(f"{found[0]}.npy")
     with archive.open(member) as handle:
-        version = np.lib.format.read_magic(handle)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(handle)
+        shape, _, dtype = read_header(handle)
         start = handle.tell()
     kinds = "u" if what == "images" else "iu"
     if dtype.kind not in kinds or (what == "images" and dtype.itemsize != 1):

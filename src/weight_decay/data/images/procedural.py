@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,10 +24,10 @@ from weight_decay.config.groups import ImageData
 from weight_decay.config.registry import DATA
 from weight_decay.config.schema import require
 from weight_decay.data import splitmix
-from weight_decay.data.images.cifar5m import ORIGIN_NAME, convert_cifar5m, load_cifar5m, read_cifar5m_manifest
+from weight_decay.data.images.cifar5m import KIND, ORIGIN_NAME, convert_cifar5m, load_cifar5m
 from weight_decay.data.images.cifar5m_parts import PARTS
 from weight_decay.data.images.image_set import ImageSet
-from weight_decay.data.manifest import exclusive_lock
+from weight_decay.data.manifest import made_once, require_space
 from weight_decay.errors import UserError
 from weight_decay.runs.files import replacing, write_text
 
@@ -238,9 +237,7 @@ def _write_part(handle: IO[bytes], seed: int, first: int, rows: int, size: int, 
             np.lib.format.write_array(member, labels, allow_pickle=False)
 
 
-def ensure_procedural(
-    root: Path, seed: int, size: int, train_images: int, test_images: int, progress: bool = False
-) -> Path:
+def ensure_procedural(root: Path, seed: int, size: int, train_images: int, test_images: int) -> Path:
     """The prepared CIFAR-5m-format folder under `root` that holds these procedural images, made if absent.
 
     The first `train_images` of the training parts and the first `test_images` of part 5 are the same
@@ -254,33 +251,19 @@ def ensure_procedural(
         raise UserError(f"Procedural data needs at least 1 image, not {train_images} train and {test_images} test.")
     rows = max(-(-train_images // (PARTS - 1)), test_images)
     folder = root / f"procedural-v{GENERATOR_VERSION}-seed{seed}-size{size}-rows{rows}"
-    with exclusive_lock(root / f".{folder.name}.lock"):
-        if folder.exists():
-            try:
-                read_cifar5m_manifest(folder)
-                return folder
-            except UserError as error:
-                warnings.warn(f"making {folder} again: {error}", stacklevel=2)
-                shutil.rmtree(folder)
+
+    def make() -> None:
         for left_by_a_kill in root.glob(f".{folder.name}.*/"):
             shutil.rmtree(left_by_a_kill, ignore_errors=True)
-        _check_space(root, 2 * PARTS * rows * (3 * size * size + 8))
+        # The parts and their conversion exist side by side for a while.
+        require_space("data.root", root, 2 * PARTS * rows * (3 * size * size + 8), "fewer images")
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{folder.name}.") as work:
             npz, converted = Path(work) / "npz", Path(work) / "converted"
-            write_procedural_cifar5m(npz, seed, rows, size, progress)
+            write_procedural_cifar5m(npz, seed, rows, size)
             convert_cifar5m(npz, converted, progress=False, part_rows=rows)
             converted.replace(folder)
-    return folder
 
-
-def _check_space(root: Path, needed: int) -> None:
-    """Refuse before a disk is filled: the parts and their conversion exist side by side for a while."""
-    free = shutil.disk_usage(root).free
-    if needed > free:
-        raise UserError(
-            f"data.root: {needed / 1e9:.1f} GB are needed in {root} and {free / 1e9:.1f} GB are free; "
-            "ask for fewer images, or choose another folder."
-        )
+    return made_once(folder, KIND, make)
 
 
 @DATA.add("procedural")

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from weight_decay.data.manifest import Verify, read_manifest, write_manifest
+from weight_decay.data.manifest import read_manifest, write_manifest
 from weight_decay.errors import UserError
 
 KIND = "tokens"
@@ -152,10 +152,8 @@ def finish_folder(
     return write_manifest(folder, KIND, {**fields, **own}, files)
 
 
-def open_folder(folder: Path, split: str, verify: Verify = "sampled") -> TokenSet:
+def open_folder(folder: Path, split: str) -> TokenSet:
     """One split, "train" or "val", of a prepared folder as memory maps.
-
-    verify: see `read_manifest`; "sha256" reads every byte.
 
     Raises:
         UserError: another split, or the folder is missing, unfinished, damaged or of another kind.
@@ -167,7 +165,7 @@ def open_folder(folder: Path, split: str, verify: Verify = "sampled") -> TokenSe
             f"{folder} has a train.bin but no manifest.json: if it was made by nanoGPT, read it as nanogpt; "
             "otherwise its preparation did not finish, so run that again."
         )
-    manifest = read_manifest(folder, KIND, verify)
+    manifest = read_manifest(folder, KIND)
     fields = manifest["fields"]
     tokens = np.memmap(folder / f"{split}.bin", dtype=np.dtype(fields["dtype"]).newbyteorder("<"), mode="r")
     starts = np.memmap(folder / f"{split}.documents.bin", dtype="<i8", mode="r")

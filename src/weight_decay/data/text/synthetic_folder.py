@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +11,7 @@ import numpy as np
 from weight_decay.config.registry import DATA
 from weight_decay.config.schema import require
 from weight_decay.config.text import TokenData
-from weight_decay.data.manifest import exclusive_lock, read_manifest
+from weight_decay.data.manifest import made_once, require_space
 from weight_decay.data.text.files import KIND, SPLITS, SplitWriter, TokenSet, finish_folder, open_folder
 from weight_decay.data.text.synthetic_text import (
     CHUNK,
@@ -43,25 +41,15 @@ def ensure_synthetic_text(root: Path, seed: int, train_tokens: int) -> Path:
     if train_tokens < 1:
         raise UserError(f"Synthetic text needs at least 1 token, not {train_tokens}.")
     folder = Path(root) / f"{NAME}-v{GENERATOR_VERSION}-seed{seed}-tokens{train_tokens}"
-    with exclusive_lock(folder.with_name(f".{folder.name}.lock")):
-        if folder.exists():
-            try:
-                read_manifest(folder, KIND)
-                return folder
-            except UserError as error:
-                warnings.warn(f"making {folder} again: {error}", stacklevel=2)
-                shutil.rmtree(folder)
-        free = shutil.disk_usage(folder.parent).free
-        if train_tokens + VALIDATION_TOKENS > free:
-            raise UserError(
-                f"data.train_tokens: {train_tokens / 1e9:.1f} GB are needed in {root} and {free / 1e9:.1f} GB are "
-                "free; ask for fewer, or choose another folder."
-            )
+
+    def make() -> None:
+        require_space("data.train_tokens", folder.parent, train_tokens + VALIDATION_TOKENS, "fewer")
         partial = folder.with_name(f".{folder.name}.partial")
         partial.mkdir(exist_ok=True)
         _write_folder(partial, seed, train_tokens)
         partial.replace(folder)
-    return folder
+
+    return made_once(folder, KIND, make)
 
 
 def _write_folder(folder: Path, seed: int, train_tokens: int) -> None:
