@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 
 from weight_decay.data.text.encodings import gpt2_encoding
-from weight_decay.data.text.fetch import fetch_dataset
 from weight_decay.data.text.openwebtext import Preparation, prepare
-from weight_decay.data.text.sources import find_text
+from weight_decay.data.text.sources import fetch_dataset, find_text
 from weight_decay.errors import UserError
 
 DATASET = "Skylion007/openwebtext"

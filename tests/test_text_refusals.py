@@ -14,9 +14,8 @@ import tiktoken
 import forked
 from text_helpers import run, small_encoding, some_texts, write_jsonl
 from weight_decay.data.text.encodings import gpt2_encoding
-from weight_decay.data.text.fetch import fetch_dataset
 from weight_decay.data.text.openwebtext import Preparation, prepare
-from weight_decay.data.text.sources import find_text
+from weight_decay.data.text.sources import fetch_dataset, find_text
 from weight_decay.errors import UserError
 
 

@@ -15,17 +15,16 @@ from weight_decay.data.where import Home, torchvision_command
 from weight_decay.errors import UserError
 
 
-def load_cifar(kind: str, split: str, root: Path, download: bool = False) -> ImageSet:
+def load_cifar(kind: str, split: str, root: Path) -> ImageSet:
     """CIFAR-10 or CIFAR-100 in memory: 50,000 train and 10,000 test images, uint8 (N, 32, 32, 3).
 
     Args:
         kind: "cifar10" or "cifar100".
         split: "train" or "test", the official ones.
-        root: the folder that holds (or receives) torchvision's `cifar-10-batches-py` or `cifar-100-python`.
-        download: fetch the archive where it is absent; torchvision checks its MD5 either way.
+        root: the folder that holds torchvision's `cifar-10-batches-py` or `cifar-100-python`.
 
     Raises:
-        UserError: an unknown kind or split, or files that are missing, damaged or cannot be fetched.
+        UserError: an unknown kind or split, or files that are missing or damaged (torchvision checks their MD5).
     """
     # Imported here: it takes a second, and runs on other data do without it.
     from torchvision.datasets import CIFAR10, CIFAR100
@@ -34,7 +33,7 @@ def load_cifar(kind: str, split: str, root: Path, download: bool = False) -> Ima
         raise UserError(f"There is no {split!r} split of {kind!r}; choose train or test of cifar10 or cifar100.")
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[kind]
     try:
-        data = source(str(root), train=split == "train", download=download)
+        data = source(str(root), train=split == "train")
     except (RuntimeError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

@@ -30,12 +30,6 @@ SIZES = (8, 14, 16, 28, 32)
 """Sides that follow from 28 by black borders of two pixels and by means of square blocks."""
 _PREFIXES = {"train": "train", "test": "t10k"}
 _BELOW = ("", "raw/", "FashionMNIST/raw/")
-_MARKS = tuple(
-    f"{below}train-images{style}{ending}"
-    for below in _BELOW
-    for style in ("-idx3-ubyte", ".idx3-ubyte")
-    for ending in ("", ".gz")
-)
 _MOST_DEFLATE_SAVES = 1032
 _GET = (
     "get it with python -c \"from torchvision.datasets import FashionMNIST as F; F('data', download=True)\", or put any"
@@ -77,23 +71,22 @@ def load_fashion_mnist(split: str, root: Path, size: int, name: str | None = Non
 def find_fashion_mnist(root: Path, name: str | None) -> Path:
     """The folder with the idx files; UserError, saying where they were looked for and how to get them, if none has."""
     tops = [root / name] if name is not None else [root / KIND, root / "FashionMNIST"]
-    folders = [top / below for top in tops for below in _BELOW]
-    for folder in folders:
-        if any(_names(folder, "train", "images", 3)):
+    for folder in (top / below for top in tops for below in _BELOW):
+        if any((folder / name).is_file() for name in _names("train-images", 3)):
             return folder
     raise UserError(f"Fashion-MNIST is not in {' or '.join(map(str, tops))}; {_GET}.")
 
 
-def _names(folder: Path, prefix: str, what: str, axes: int) -> list[Path]:
-    stems = (f"{prefix}-{what}-idx{axes}-ubyte", f"{prefix}-{what}.idx{axes}-ubyte")
-    paths = [folder / f"{stem}{ending}" for stem in stems for ending in ("", ".gz")]
-    return [path for path in paths if path.is_file()]
+def _names(stem: str, axes: int) -> list[str]:
+    """What an idx file may be called."""
+    return [f"{stem}{dot}idx{axes}-ubyte{ending}" for dot in "-." for ending in ("", ".gz")]
 
 
 def _file(folder: Path, prefix: str, what: str, axes: int) -> Path:
-    found = _names(folder, prefix, what, axes)
+    names = _names(f"{prefix}-{what}", axes)
+    found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
-        raise UserError(f"{folder / f'{prefix}-{what}-idx{axes}-ubyte'} (or .gz) is missing; {_GET}.")
+        raise UserError(f"{folder / names[0]} (or .gz) is missing; {_GET}.")
     return found[0]
 
 
@@ -134,6 +127,9 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     blocks = pixels.reshape(len(pixels), size, block, size, block)
     area = block * block
     return ((blocks.sum(axis=(2, 4), dtype=np.uint32) + area // 2) // area).astype(np.uint8)
+
+
+_MARKS = tuple(f"{below}{name}" for below in _BELOW for name in _names("train-images", 3))
 
 
 @DATA.add("fashion_mnist")

@@ -18,7 +18,6 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -44,9 +43,7 @@ class _Job:
     """All that a worker needs to turn a piece into a shard."""
 
     source: TextSource
-    encoding: tiktoken.Encoding
-    validation_fraction: float
-    seed: int
+    wanted: Preparation
     parts: Path
 
     def shard(self, number: int) -> Path:
@@ -54,7 +51,7 @@ class _Job:
 
     def write_shard(self, number: int, spans: tuple[Span, ...]) -> tuple[int, int]:
         """Tokenise one piece into its shard; returns the numbers of documents and of tokens."""
-        end = np.array([self.encoding.eot_token], dtype=np.uint32)
+        end = np.array([self.wanted.encoding.eot_token], dtype=np.uint32)
         tokens: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
         lengths: dict[str, list[int]] = {split: [] for split in SPLITS}
         empty = 0
@@ -63,7 +60,7 @@ class _Job:
                 empty += 1
                 continue
             split = "val" if self._is_validation(document.key) else "train"
-            encoded = encode(self.encoding, document.text)
+            encoded = encode(self.wanted.encoding, document.text)
             # Narrowed at once: the encoder's four bytes a token would be twice what a shard needs.
             tokens[split].append(np.concatenate([encoded, end]).astype(_TOKEN_TYPE))
             lengths[split].append(len(encoded) + 1)
@@ -76,8 +73,8 @@ class _Job:
         return sum(map(len, lengths.values())), sum(map(sum, lengths.values()))
 
     def _is_validation(self, key: tuple[int, int]) -> bool:
-        digest = hashlib.blake2b(f"{self.seed}:{key[0]}:{key[1]}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < self.validation_fraction * 2**64
+        digest = hashlib.blake2b(f"{self.wanted.seed}:{key[0]}:{key[1]}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < self.wanted.validation_fraction * 2**64
 
 
 def encode(encoding: tiktoken.Encoding, text: str) -> np.ndarray:
@@ -156,10 +153,12 @@ def prepare(
         shutil.rmtree(parts, ignore_errors=True)
         return manifest
     parts.mkdir(parents=True, exist_ok=True)
-    with _lock(parts):
+    with (parts / "lock").open("w") as file:
+        if not take(file):
+            raise UserError(f"another process is preparing {target}: wait for it or choose another folder.")
         _compare_plan(parts / "plan.json", plan | {"piece_bytes": piece_bytes})
         pieces = source.pieces(piece_bytes)
-        job = _Job(source, wanted.encoding, wanted.validation_fraction, wanted.seed, parts)
+        job = _Job(source, wanted, parts)
         _write_shards(job, pieces, workers, progress)
         fields = {key: value for key, value in plan.items() if key != "source"}
         fields |= {"plan": digest, "end_of_text": wanted.encoding.eot_token}
@@ -185,14 +184,6 @@ def describe_encoding(encoding: tiktoken.Encoding) -> dict[str, Any]:
         except KeyError:
             continue
     return {"name": encoding.name, "vocabulary": encoding.n_vocab, "sha256": digest.hexdigest()}
-
-
-@contextmanager
-def _lock(parts: Path) -> Iterator[None]:
-    with (parts / "lock").open("w") as file:
-        if not take(file):
-            raise UserError(f"another process is preparing {parts.parent}: wait for it or choose another folder.")
-        yield
 
 
 def _compare_plan(path: Path, plan: dict[str, Any]) -> None:
@@ -282,4 +273,4 @@ def _join(job: _Job, shards: int, target: Path, fields: dict[str, Any]) -> dict[
     if not any(writer.documents for writer in writers.values()):
         raise UserError(f"{job.source.root} holds no document that is not empty.")
     fields = fields | {"empty_documents": empty}
-    return finish_folder(target, writers, job.encoding.n_vocab, np.dtype("uint16"), fields)
+    return finish_folder(target, writers, job.wanted.encoding.n_vocab, np.dtype("uint16"), fields)

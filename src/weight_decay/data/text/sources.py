@@ -7,6 +7,7 @@ makes the preparation parallel and resumable; the documents and their keys do no
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weight_decay.errors import UserError
+from weight_decay.errors import UserError, first_line
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 # A longer .txt file is cut at line ends, so that memory stays flat and it can be split for validation.
@@ -223,6 +224,43 @@ def find_text(source: Path, text_column: str) -> TextSource:
     if not files:
         raise UserError(f"{source} holds no {', '.join(SUFFIXES)} file and is no dataset saved to disk.")
     return TextSource(source, tuple(files), "files", text_column)
+
+
+def fetch_dataset(name: str, text_column: str, revision: str | None = None) -> TextSource:
+    """The train files (parquet, jsonl or txt) of a dataset repository, fetched into the `datasets` cache.
+
+    The files are read as they are: no loading script is run and no second, converted copy is made.
+
+    Args:
+        name: the repository, for example "Skylion007/openwebtext", or a local folder laid out like one.
+        text_column: where the documents are.
+        revision: branch, tag or commit; None for the main branch.
+
+    Raises:
+        UserError: there is no network, no such dataset, or no file that can be read.
+    """
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(name, revision=revision)
+        listed = [str(file) for file in (builder.config.data_files or {}).get("train", [])]
+        fetched = datasets.DownloadManager(dataset_name=name).download(listed)
+    except Exception as error:  # the hub's client raises many unrelated types, with the same remedy
+        raise UserError(
+            f"the dataset {name} could not be fetched ({type(error).__name__}: {first_line(error)}): with "
+            f"no network, run `hf download {name} --repo-type dataset --local-dir openwebtext-source` on a "
+            "machine with one, copy that folder here and give it as --source; if the repository still has a "
+            "loading script, give a --revision that holds parquet files."
+        ) from error
+    paths = [Path(path) for path in fetched]
+    if not paths or any(path.suffix not in SUFFIXES for path in paths):
+        raise UserError(f"the dataset {name} has no train files in {', '.join(SUFFIXES)}: give another --revision.")
+    # The hub's automatic conversion stops at 5 GB and says so only in the names of its folders.
+    partial = [file for file in listed if "partial-" in file]
+    if partial:
+        raise UserError(f"this revision of {name} holds only a part of it ({partial[0]}): give another --revision.")
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    return TextSource(root, tuple(paths), "files", text_column)
 
 
 def _lines(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
