@@ -15,7 +15,7 @@ from conftest import read_summary
 from vision_files import idx, load_images
 from vision_files import write_fashion_mnist as write
 from weight_decay.config.run import RunConfig
-from weight_decay.data.images.fashion_mnist import load_fashion_mnist, read_idx, resized
+from weight_decay.data.images.fashion_mnist import read_idx, resized
 from weight_decay.errors import UserError
 from weight_decay.runs.folder import Labels
 from weight_decay.training.run import run
@@ -45,7 +45,7 @@ def test_torchvision_reads_the_same_files_the_same(tmp_path: Path) -> None:
     write(tmp_path / "FashionMNIST" / "raw")
     for split in ("train", "test"):
         theirs = FashionMNIST(str(tmp_path), train=split == "train", download=False)
-        ours = load_fashion_mnist(split, tmp_path, 28)
+        ours = load_images("fashion_mnist", split, tmp_path, size=28)
         assert np.array_equal(theirs.data.numpy(), np.asarray(ours.images)[..., 0])
         assert theirs.targets.tolist() == ours.labels.tolist()
 
@@ -67,11 +67,11 @@ def test_sizes_are_borders_and_means_of_blocks() -> None:
 
 def test_damage_and_absence_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not in .*fashion_mnist or .*FashionMNIST; get it with python -c"):
-        load_fashion_mnist("train", tmp_path, 28)
+        load_images("fashion_mnist", "train", tmp_path, size=28)
     folder = tmp_path / "fashion_mnist"
     write(folder)
     with pytest.raises(UserError, match=r"data\.image_size: .* 8, 14, 16, 28, 32 pixels, not 20"):
-        load_fashion_mnist("train", tmp_path, 20)
+        load_images("fashion_mnist", "train", tmp_path, size=20)
     path = folder / "train-images-idx3-ubyte"
     whole = path.read_bytes()
     for content, reason in (
@@ -86,25 +86,25 @@ def test_damage_and_absence_are_named(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         with pytest.raises(UserError, match=reason):
-            load_fashion_mnist("train", tmp_path, 28)
+            load_images("fashion_mnist", "train", tmp_path, size=28)
     path.unlink()
     # A header may not make a small archive claim what it cannot hold.
     bomb = gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 10**6, 28, 28) + bytes(100))
     (folder / f"{path.name}.gz").write_bytes(bomb)
     with pytest.raises(UserError, match="too few for its 784,000,000 values"):
-        load_fashion_mnist("train", tmp_path, 28)
+        load_images("fashion_mnist", "train", tmp_path, size=28)
     cut = gzip.compress(whole)
     (folder / f"{path.name}.gz").write_bytes(cut[: len(cut) // 2])
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz cannot be read"):
-        load_fashion_mnist("train", tmp_path, 28)
+        load_images("fashion_mnist", "train", tmp_path, size=28)
     (folder / f"{path.name}.gz").write_bytes(cut)
     labels = folder / "train-labels-idx1-ubyte"
     labels.write_bytes(idx(np.full(300, 10)))
     with pytest.raises(UserError, match=r"train label 10, outside 0\.\.9"):
-        load_fashion_mnist("train", tmp_path, 28)
+        load_images("fashion_mnist", "train", tmp_path, size=28)
     labels.unlink()
     with pytest.raises(UserError, match=r"train-labels-idx1-ubyte \(or \.gz\) is missing"):
-        load_fashion_mnist("train", tmp_path, 28)
+        load_images("fashion_mnist", "train", tmp_path, size=28)
     assert read_idx(folder / "t10k-labels-idx1-ubyte").shape == (140,)
 
 

@@ -14,9 +14,8 @@ from PIL import Image
 
 import forked
 from vision_files import load_images, write_parts, write_tiny_imagenet
-from weight_decay.data.images.cifar import load_cifar
 from weight_decay.data.images.procedural import TEST_START, procedural_images
-from weight_decay.data.images.tiny_imagenet import convert_tiny_imagenet, load_tiny_imagenet
+from weight_decay.data.images.tiny_imagenet import convert_tiny_imagenet
 from weight_decay.data.manifest import verify_folder
 from weight_decay.errors import UserError
 
@@ -73,15 +72,13 @@ def test_cifar_files(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_cifar_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="put the extracted cifar-10-batches-py there") as caught:
-        load_cifar("cifar10", "train", tmp_path)
+        load_images("cifar10", "train", tmp_path)
     assert "\n" not in str(caught.value)
     write_cifar(tmp_path, "cifar10", monkeypatch)
     batch = tmp_path / "cifar-10-batches-py" / "data_batch_2"
     batch.write_bytes(batch.read_bytes()[:-1])
     with pytest.raises(UserError, match="cifar10 cannot be read"):
-        load_cifar("cifar10", "train", tmp_path)
-    with pytest.raises(UserError, match="choose train or test"):
-        load_cifar("cifar11", "train", tmp_path)
+        load_images("cifar10", "train", tmp_path)
 
 
 def convert_tiny(source: Path, target: Path) -> dict:
@@ -146,10 +143,10 @@ def test_bad_tiny_imagenet_is_refused_in_one_sentence(tmp_path: Path, case: str)
     write_tiny_imagenet(tmp_path / "source")
     damage(tmp_path / "source")
     with pytest.raises(UserError, match=message) as caught:
-        convert_tiny(tmp_path / "source", tmp_path / "target")
+        convert_tiny(tmp_path / "source", tmp_path / "tiny_imagenet")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="not a prepared data folder"):
-        load_tiny_imagenet(tmp_path / "target", "train")
+        load_images("tiny_imagenet", "train", tmp_path)
 
 
 def test_registry_reads_procedural_prefixes(tmp_path: Path) -> None:

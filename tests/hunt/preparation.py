@@ -23,10 +23,8 @@ from hunt.laboratory import Laboratory, clear
 from hunt.ledger import Ledger, in_a_child
 from text_helpers import run as prepare_text
 from text_helpers import some_texts, write_jsonl
-from vision_files import write_fashion_mnist, write_parts
+from vision_files import load_images, write_fashion_mnist, write_parts
 from weight_decay.data.images.cifar5m import convert_cifar5m, load_cifar5m
-from weight_decay.data.images.fashion_mnist import load_fashion_mnist
-from weight_decay.data.images.own import load_image_folder, load_npz
 from weight_decay.data.text.files import open_folder
 
 AREA = "data preparation"
@@ -105,7 +103,7 @@ def hostile_npz(folder: Path, draw: random.Random) -> str:
             arrays = {key: value for key, value in found.items() if key != name}
         _npz(path, **arrays)
     for split in ("train", "test"):
-        load_npz(path, split, 8)
+        load_images("npz", split, folder, "mine", 8)
     return "survived"
 
 
@@ -122,11 +120,11 @@ def damaged_npz(folder: Path, draw: random.Random) -> str:
     """One's own arrays with damage that disks do: the archive's checksums find it."""
     path = folder / "mine.npz"
     _good_npz(path)
-    wanted = [load_npz(path, split, 8).fingerprint for split in ("train", "test")]
+    wanted = [load_images("npz", split, folder, "mine", 8).fingerprint for split in ("train", "test")]
     other = folder / "other.bin"
     other.write_bytes(draw.randbytes(300))
     damage(path, draw, [other])
-    found = [load_npz(path, split, 8).fingerprint for split in ("train", "test")]
+    found = [load_images("npz", split, folder, "mine", 8).fingerprint for split in ("train", "test")]
     return "survived" if found == wanted else "silent"
 
 
@@ -222,7 +220,7 @@ def hostile_pictures(folder: Path, draw: random.Random) -> str:
         place = folder / "fashion_mnist"
         place.mkdir()
         write_fashion_mnist(place)
-        before = [load_fashion_mnist(split, folder, 28).fingerprint for split in ("train", "test")]
+        before = [load_images("fashion_mnist", split, folder, size=28).fingerprint for split in ("train", "test")]
         there = sorted(path for path in place.rglob("*") if path.is_file())
         path = draw.choice(there)
         content = path.read_bytes()
@@ -237,7 +235,7 @@ def hostile_pictures(folder: Path, draw: random.Random) -> str:
                 ]
             )
         )
-        after = [load_fashion_mnist(split, folder, 28).fingerprint for split in ("train", "test")]
+        after = [load_images("fashion_mnist", split, folder, size=28).fingerprint for split in ("train", "test")]
         return "survived" if after == before else "silent"
     for split in ("train", "test"):
         for label in ("cat", "dog"):
@@ -269,7 +267,7 @@ def hostile_pictures(folder: Path, draw: random.Random) -> str:
             draw.choice([b"", b"<svg/>", b"GIF89a", b"\0" * 50])
         )
     for split in ("train", "test"):
-        load_image_folder(folder / "mine", split, 8)
+        load_images("image_folder", split, folder, "mine", 8)
     return "survived"
 
 

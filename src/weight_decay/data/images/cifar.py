@@ -15,43 +15,6 @@ from weight_decay.data.where import Home, torchvision_command
 from weight_decay.errors import UserError
 
 
-def load_cifar(kind: str, split: str, root: Path) -> ImageSet:
-    """CIFAR-10 or CIFAR-100 in memory: 50,000 train and 10,000 test images, uint8 (N, 32, 32, 3).
-
-    Args:
-        kind: "cifar10" or "cifar100".
-        split: "train" or "test", the official ones.
-        root: the folder that holds torchvision's `cifar-10-batches-py` or `cifar-100-python`.
-
-    Raises:
-        UserError: an unknown kind or split, or files that are missing or damaged (torchvision checks their MD5).
-    """
-    # Imported here: it takes a second, and runs on other data do without it.
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    if kind not in ("cifar10", "cifar100") or split not in ("train", "test"):
-        raise UserError(f"There is no {split!r} split of {kind!r}; choose train or test of cifar10 or cifar100.")
-    source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[kind]
-    try:
-        data = source(str(root), train=split == "train")
-    except (RuntimeError, OSError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{kind} cannot be read from {root} ({reason}); put the extracted"
-            f" {source.base_folder} there or allow the download."
-        ) from error
-    images = np.ascontiguousarray(data.data)
-    labels = np.asarray(data.targets, dtype=np.int64)
-    return ImageSet(
-        images=images,
-        labels=labels,
-        classes=len(data.classes),
-        name=kind,
-        split=split,
-        fingerprint=content_fingerprint(images, labels),
-    )
-
-
 @DATA.add("cifar10")
 @dataclass(frozen=True)
 class Cifar10(ImageData):
@@ -61,8 +24,27 @@ class Cifar10(ImageData):
     sizes: ClassVar[tuple[int, int]] = (50_000, 10_000)
 
     def load(self, split: str) -> ImageSet:
-        """One of the official splits, in memory."""
-        return load_cifar(self.kind, split, Path(self.root))
+        """One of the official splits, in memory: 50,000 train and 10,000 test images, uint8 (N, 32, 32, 3).
+
+        Raises:
+            UserError: files are missing or damaged (torchvision checks their MD5).
+        """
+        # Imported here: it takes a second, and runs on other data do without it.
+        from torchvision.datasets import CIFAR10, CIFAR100
+
+        root = Path(self.root)
+        source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[self.kind]
+        try:
+            data = source(str(root), train=split == "train")
+        except (RuntimeError, OSError, EOFError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self.kind} cannot be read from {root} ({reason}); put the extracted"
+                f" {source.base_folder} there or allow the download."
+            ) from error
+        images = np.ascontiguousarray(data.data)
+        labels = np.asarray(data.targets, dtype=np.int64)
+        return ImageSet(images, labels, len(data.classes), self.kind, split, content_fingerprint(images, labels))
 
 
 @DATA.add("cifar100")

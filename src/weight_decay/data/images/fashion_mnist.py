@@ -37,38 +37,7 @@ _GET = (
 )
 
 
-def load_fashion_mnist(split: str, root: Path, size: int, name: str | None = None) -> ImageSet:
-    """The 60,000 training or 10,000 test images, uint8 (N, size, size, 3) with three equal channels.
-
-    Args:
-        split: "train" or "test".
-        root: the folder of all data sets.
-        size: 28 as published; 32 with a black border of two pixels; 14 and 16 by the mean of 2×2 pixels of these,
-            8 by that of 4×4, halves rounded up.
-        name: the folder below `root`; None for `fashion_mnist` or torchvision's `FashionMNIST`. The files may lie in
-            the folder itself or in its `raw` or `FashionMNIST/raw`.
-
-    Raises:
-        UserError: the files are absent, damaged, or of another shape; the size is none of these.
-    """
-    if size not in SIZES:
-        raise UserError(f"data.image_size: Fashion-MNIST comes in {', '.join(map(str, SIZES))} pixels, not {size}.")
-    folder = find_fashion_mnist(root, name)
-    prefix = _PREFIXES[split]
-    pixels, labels = read_idx(_file(folder, prefix, "images", 3)), read_idx(_file(folder, prefix, "labels", 1))
-    if pixels.shape[1:] != (SIDE, SIDE) or labels.shape != pixels.shape[:1] or not len(labels):
-        raise UserError(
-            f"{folder} has {split} images of shape {pixels.shape} and labels of shape {labels.shape} but must have"
-            f" (N, {SIDE}, {SIDE}) and (N,); fetch Fashion-MNIST again."
-        )
-    if labels.max() >= CLASSES:
-        raise UserError(f"{folder} has the {split} label {labels.max()}, outside 0..9; fetch Fashion-MNIST again.")
-    images = np.repeat(resized(pixels, size)[..., None], 3, axis=3)
-    numbers = labels.astype(np.int64)
-    return ImageSet(images, numbers, CLASSES, KIND, split, content_fingerprint(images, numbers))
-
-
-def find_fashion_mnist(root: Path, name: str | None) -> Path:
+def _folder(root: Path, name: str | None) -> Path:
     """The folder with the idx files; UserError, saying where they were looked for and how to get them, if none has."""
     tops = [root / name] if name is not None else [root / KIND, root / "FashionMNIST"]
     for folder in (top / below for top in tops for below in _BELOW):
@@ -146,5 +115,28 @@ class FashionMNISTData(ImageData):
     )
 
     def load(self, split: str) -> ImageSet:
-        """One of the official splits, in memory."""
-        return load_fashion_mnist(split, Path(self.root), self.image_size, self.name)
+        """The 60,000 training or 10,000 test images, uint8 (N, size, size, 3) with three equal channels.
+
+        28 pixels as published; 32 with a black border of two pixels; 14 and 16 by the mean of 2×2 pixels of these,
+        8 by that of 4×4, halves rounded up. The folder is `name`, or else `fashion_mnist` or torchvision's
+        `FashionMNIST`; the files may lie in it or in its `raw` or `FashionMNIST/raw`.
+
+        Raises:
+            UserError: the files are absent, damaged, or of another shape; the size is none of these.
+        """
+        size = self.image_size
+        if size not in SIZES:
+            raise UserError(f"data.image_size: Fashion-MNIST comes in {', '.join(map(str, SIZES))} pixels, not {size}.")
+        folder = _folder(Path(self.root), self.name)
+        prefix = _PREFIXES[split]
+        pixels, labels = read_idx(_file(folder, prefix, "images", 3)), read_idx(_file(folder, prefix, "labels", 1))
+        if pixels.shape[1:] != (SIDE, SIDE) or labels.shape != pixels.shape[:1] or not len(labels):
+            raise UserError(
+                f"{folder} has {split} images of shape {pixels.shape} and labels of shape {labels.shape} but must have"
+                f" (N, {SIDE}, {SIDE}) and (N,); fetch Fashion-MNIST again."
+            )
+        if labels.max() >= CLASSES:
+            raise UserError(f"{folder} has the {split} label {labels.max()}, outside 0..9; fetch Fashion-MNIST again.")
+        images = np.repeat(resized(pixels, size)[..., None], 3, axis=3)
+        numbers = labels.astype(np.int64)
+        return ImageSet(images, numbers, CLASSES, KIND, split, content_fingerprint(images, numbers))

@@ -30,41 +30,7 @@ _NAMES = {
 }
 
 
-def load_image_folder(folder: Path, split: str, size: int) -> ImageSet:
-    """One split of a folder of pictures, decoded into memory: uint8 (N, size, size, 3).
-
-    Every picture is cut to its central square and scaled to `size`. The folders of `train`, sorted by name, are the
-    classes. The pictures stand in a fixed shuffled order, so that the first of them are of all classes.
-
-    Args:
-        folder: holds `train` and `test` (or `val`), each with one folder for each class.
-        split: "train" or "test".
-        size: side in pixels.
-
-    Raises:
-        UserError: a folder is absent or empty, a class of the test set is unknown, or a picture cannot be read.
-    """
-    classes = class_names(folder)
-    where = folder / split
-    if split == "test" and not where.is_dir() and (folder / "val").is_dir():
-        where = folder / "val"
-    if not where.is_dir():
-        raise UserError(f"{where} does not exist; put the {split} pictures in {where}/CLASS.")
-    unknown = sorted({path.name for path in _folders(where)} - set(classes))
-    if unknown:
-        raise UserError(f"{where / unknown[0]} is of no class of {folder / 'train'}; move or rename it.")
-    files = [(path, label) for label, name in enumerate(classes) for path in _pictures(where / name)]
-    if not files:
-        raise UserError(f"{where} holds no picture ({', '.join(SUFFIXES)}) in a folder of its class; put some there.")
-    images = np.empty((len(files), size, size, 3), np.uint8)
-    order = seeded_order(0, _FOLDER_STREAM, len(files))
-    for row, number in enumerate(order):
-        images[row] = _decoded(files[number][0], size)
-    labels = np.array([files[number][1] for number in order], dtype=np.int64)
-    return ImageSet(images, labels, len(classes), folder.name, split, content_fingerprint(images, labels))
-
-
-def class_names(folder: Path) -> list[str]:
+def _class_names(folder: Path) -> list[str]:
     """The classes of a folder of pictures: the names of the folders in `train`, sorted; UserError if fewer than two."""
     names = [path.name for path in _folders(folder / "train")]
     if len(names) < 2:
@@ -94,50 +60,6 @@ def _decoded(path: Path, size: int) -> np.ndarray:
             return np.asarray(square if side == size else square.resize((size, size), Image.Resampling.BILINEAR))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is no picture that can be read ({error}); replace or remove it.") from error
-
-
-def npz_file(folder: Path) -> Path:
-    """The npz file of a data set whose name is that of `folder`."""
-    return folder.with_name(f"{folder.name}.npz")
-
-
-def load_npz(path: Path, split: str, size: int) -> ImageSet:
-    """One split of an npz file, in memory: uint8 (N, size, size, 3), grey images repeated to three channels.
-
-    Args:
-        path: holds `train_images`, `train_labels`, `test_images`, `test_labels`, or x_train, y_train, x_test, y_test:
-            images uint8 (N, size, size), or with one or three channels last; labels integers (N,) or (N, 1).
-        split: "train" or "test".
-        size: side in pixels; the images must have it.
-
-    Raises:
-        UserError: an array is absent, of another shape or type, or damaged. Shape, type and length are known before
-            an array is read, and nothing is unpickled.
-    """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no file; save your arrays there with numpy.savez.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            images_key, shape = _checked(archive, path, "images", split)
-            labels_key, counted = _checked(archive, path, "labels", split)
-            train_key, _ = _checked(archive, path, "labels", "train")
-        if shape[1:] not in ((size, size), (size, size, 1), (size, size, 3)) or shape[0] < 1:
-            raise UserError(
-                f"{path}: {images_key} has the shape {shape} but must be (N, {size}, {size}), with 1 or 3 channels"
-                " last or none; set data.image_size to its side."
-            )
-        if counted not in ((shape[0],), (shape[0], 1)):
-            raise UserError(f"{path}: {labels_key} has the shape {counted} but must be ({shape[0]},), one an image.")
-        with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays[images_key], arrays[labels_key].reshape(-1).astype(np.int64)
-            classes = int(arrays[train_key].max()) + 1
-    except DAMAGE as error:
-        raise UserError(f"{path} cannot be read ({error}); save it again with numpy.savez.") from error
-    if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"{path}: {labels_key} must be numbers from 0 to {classes - 1}, the largest of {train_key}.")
-    images = images[..., None] if images.ndim == 3 else images
-    images = np.repeat(images, 3, axis=3) if images.shape[3] == 1 else np.ascontiguousarray(images)
-    return ImageSet(images, labels, classes, path.stem, split, content_fingerprint(images, labels))
 
 
 def _checked(archive: zipfile.ZipFile, path: Path, what: str, split: str) -> tuple[str, tuple[int, ...]]:
@@ -173,8 +95,36 @@ class ImageFolder(ImageData):
     )
 
     def load(self, split: str) -> ImageSet:
-        """One split, decoded into memory."""
-        return load_image_folder(folder_of(self), split, self.image_size)
+        """One split, decoded into memory: uint8 (N, size, size, 3).
+
+        Every picture is cut to its central square and scaled. The folders of `train`, sorted by name, are the classes;
+        the test set may be called `val`. The pictures stand in a fixed shuffled order, so that the first of them are
+        of all classes.
+
+        Raises:
+            UserError: a folder is absent or empty, a class of the test set is unknown, or a picture cannot be read.
+        """
+        folder, size = folder_of(self), self.image_size
+        classes = _class_names(folder)
+        where = folder / split
+        if split == "test" and not where.is_dir() and (folder / "val").is_dir():
+            where = folder / "val"
+        if not where.is_dir():
+            raise UserError(f"{where} does not exist; put the {split} pictures in {where}/CLASS.")
+        unknown = sorted({path.name for path in _folders(where)} - set(classes))
+        if unknown:
+            raise UserError(f"{where / unknown[0]} is of no class of {folder / 'train'}; move or rename it.")
+        files = [(path, label) for label, name in enumerate(classes) for path in _pictures(where / name)]
+        if not files:
+            raise UserError(
+                f"{where} holds no picture ({', '.join(SUFFIXES)}) in a folder of its class; put some there."
+            )
+        images = np.empty((len(files), size, size, 3), np.uint8)
+        order = seeded_order(0, _FOLDER_STREAM, len(files))
+        for row, number in enumerate(order):
+            images[row] = _decoded(files[number][0], size)
+        labels = np.array([files[number][1] for number in order], dtype=np.int64)
+        return ImageSet(images, labels, len(classes), folder.name, split, content_fingerprint(images, labels))
 
 
 @DATA.add("npz")
@@ -191,5 +141,42 @@ class NpzData(ImageData):
     )
 
     def load(self, split: str) -> ImageSet:
-        """One split, in memory."""
-        return load_npz(npz_file(folder_of(self)), split, self.image_size)
+        """One split, in memory: uint8 (N, size, size, 3), grey images repeated to three channels.
+
+        The file holds `train_images`, `train_labels`, `test_images`, `test_labels`, or x_train, y_train, x_test,
+        y_test: images uint8 (N, size, size), or with one or three channels last; labels integers (N,) or (N, 1).
+
+        Raises:
+            UserError: an array is absent, of another shape or type, or damaged. Shape, type and length are known
+                before an array is read, and nothing is unpickled.
+        """
+        size = self.image_size
+        path = folder_of(self).with_name(f"{folder_of(self).name}.npz")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no file; save your arrays there with numpy.savez.")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                images_key, shape = _checked(archive, path, "images", split)
+                labels_key, counted = _checked(archive, path, "labels", split)
+                train_key, _ = _checked(archive, path, "labels", "train")
+            if shape[1:] not in ((size, size), (size, size, 1), (size, size, 3)) or shape[0] < 1:
+                raise UserError(
+                    f"{path}: {images_key} has the shape {shape} but must be (N, {size}, {size}), with 1 or 3 channels"
+                    " last or none; set data.image_size to its side."
+                )
+            if counted not in ((shape[0],), (shape[0], 1)):
+                raise UserError(
+                    f"{path}: {labels_key} has the shape {counted} but must be ({shape[0]},), one an image."
+                )
+            with np.load(path, allow_pickle=False) as arrays:
+                images, labels = arrays[images_key], arrays[labels_key].reshape(-1).astype(np.int64)
+                classes = int(arrays[train_key].max()) + 1
+        except DAMAGE as error:
+            raise UserError(f"{path} cannot be read ({error}); save it again with numpy.savez.") from error
+        if labels.min() < 0 or labels.max() >= classes:
+            raise UserError(
+                f"{path}: {labels_key} must be numbers from 0 to {classes - 1}, the largest of {train_key}."
+            )
+        images = images[..., None] if images.ndim == 3 else images
+        images = np.repeat(images, 3, axis=3) if images.shape[3] == 1 else np.ascontiguousarray(images)
+        return ImageSet(images, labels, classes, path.stem, split, content_fingerprint(images, labels))

@@ -154,31 +154,6 @@ def _write_blocks(path: Path, blocks: Iterable[bytes], bar: tqdm | None) -> Path
     return path
 
 
-def load_tiny_imagenet(folder: Path, split: str) -> ImageSet:
-    """Open a prepared folder: "train" (100,000 images) or "test" (the official validation set, 10,000).
-
-    Raises:
-        UserError: an unknown split, or a folder that is damaged or not prepared.
-    """
-    manifest = read_manifest(folder, KIND)
-    fields = manifest["fields"]
-    if set(fields) != _FIELDS:
-        raise UserError(f"{folder / MANIFEST_NAME} lacks Tiny-ImageNet's fields; prepare the data again.")
-    if split not in ("train", "test"):
-        raise UserError(f"Tiny-ImageNet has no split {split!r}; choose train or test.")
-    count, size = fields[f"{split}_images"], fields["size"]
-    images = np.memmap(folder / f"{split}_images.u8", dtype=np.uint8, mode="r", shape=(count, size, size, 3))
-    labels = np.fromfile(folder / f"{split}_labels.u8", dtype=np.uint8).astype(np.int64)
-    return ImageSet(
-        images=images,
-        labels=labels,
-        classes=len(fields["wnids"]),
-        name=KIND,
-        split="train" if split == "train" else "test:official-val",
-        fingerprint=derived_fingerprint(manifest["fingerprint"], split),
-    )
-
-
 @DATA.add("tiny_imagenet")
 @dataclass(frozen=True)
 class TinyImageNetData(ImageData):
@@ -190,5 +165,24 @@ class TinyImageNetData(ImageData):
     sizes: ClassVar[tuple[int, int]] = (100_000, 10_000)
 
     def load(self, split: str) -> ImageSet:
-        """One split, as memory maps."""
-        return load_tiny_imagenet(Path(self.root) / self.kind, split)
+        """One split, as memory maps: "train" (100,000 images) or "test" (10,000).
+
+        Raises:
+            UserError: the folder is damaged or not prepared.
+        """
+        folder = Path(self.root) / self.kind
+        manifest = read_manifest(folder, KIND)
+        fields = manifest["fields"]
+        if set(fields) != _FIELDS:
+            raise UserError(f"{folder / MANIFEST_NAME} lacks Tiny-ImageNet's fields; prepare the data again.")
+        count, size = fields[f"{split}_images"], fields["size"]
+        images = np.memmap(folder / f"{split}_images.u8", dtype=np.uint8, mode="r", shape=(count, size, size, 3))
+        labels = np.fromfile(folder / f"{split}_labels.u8", dtype=np.uint8).astype(np.int64)
+        return ImageSet(
+            images=images,
+            labels=labels,
+            classes=len(fields["wnids"]),
+            name=KIND,
+            split="train" if split == "train" else "test:official-val",
+            fingerprint=derived_fingerprint(manifest["fingerprint"], split),
+        )

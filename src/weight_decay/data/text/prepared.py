@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -67,31 +66,30 @@ class NanoGPTData(TokenData):
     )
 
     def load(self, split: str) -> TokenSet:
-        """One split, as a memory map; there is nothing that its bytes could be checked against."""
+        """One split, as a memory map; there is nothing that its bytes could be checked against.
+
+        Raises:
+            UserError: there are no tokens, or ids that GPT-2 does not have.
+        """
         if not folder_of(self).is_dir():
             require_data(self)
-        return load_nanogpt(folder_of(self), split)
-
-
-def load_nanogpt(folder: Path, split: str) -> TokenSet:
-    """The tokens of `<split>.bin`, as a memory map; UserError if there are none, or ids that GPT-2 does not have."""
-    path = folder / f"{split}.bin"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: nanogpt data is a folder with train.bin and val.bin.")
-    size = path.stat().st_size
-    if size == 0 or size % 2:
-        raise UserError(f"{path} has {size} bytes, which is no list of uint16 tokens: make it again.")
-    tokens = np.memmap(path, dtype="<u2", mode="r")
-    # Hashing 18 GB at every start would take minutes, and there is no manifest that could remember
-    # the result: the size and evenly spaced blocks stand for the whole, and the name says so.
-    positions = np.linspace(0, max(size - _SAMPLED_BLOCK_BYTES, 0), _SAMPLED_BLOCKS).astype(np.int64) // 2
-    digest = hashlib.sha256(str(size).encode())
-    for position in np.unique(positions):
-        block = tokens[position : position + _SAMPLED_BLOCK_BYTES // 2]
-        if int(block.max()) >= GPT2_VOCABULARY:
-            raise UserError(
-                f"{path} holds token {int(block.max())}, but nanogpt data has GPT-2's "
-                f"{GPT2_VOCABULARY} tokens: read it as what it is, or make it again."
-            )
-        digest.update(block.tobytes())
-    return TokenSet(tokens, None, GPT2_VOCABULARY, "nanogpt", split, f"sampled-{digest.hexdigest()}")
+        path = folder_of(self) / f"{split}.bin"
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: nanogpt data is a folder with train.bin and val.bin.")
+        size = path.stat().st_size
+        if size == 0 or size % 2:
+            raise UserError(f"{path} has {size} bytes, which is no list of uint16 tokens: make it again.")
+        tokens = np.memmap(path, dtype="<u2", mode="r")
+        # Hashing 18 GB at every start would take minutes, and there is no manifest that could remember
+        # the result: the size and evenly spaced blocks stand for the whole, and the name says so.
+        positions = np.linspace(0, max(size - _SAMPLED_BLOCK_BYTES, 0), _SAMPLED_BLOCKS).astype(np.int64) // 2
+        digest = hashlib.sha256(str(size).encode())
+        for position in np.unique(positions):
+            block = tokens[position : position + _SAMPLED_BLOCK_BYTES // 2]
+            if int(block.max()) >= GPT2_VOCABULARY:
+                raise UserError(
+                    f"{path} holds token {int(block.max())}, but nanogpt data has GPT-2's "
+                    f"{GPT2_VOCABULARY} tokens: read it as what it is, or make it again."
+                )
+            digest.update(block.tobytes())
+        return TokenSet(tokens, None, GPT2_VOCABULARY, "nanogpt", split, f"sampled-{digest.hexdigest()}")
