@@ -58,7 +58,7 @@ def test_backends_available_here_agree_and_the_others_are_refused() -> None:
     for backend in ("auto", *BACKENDS):
         other = small_gpt(attention=backend)
         try:
-            other.check_attention(CPU, torch.float32)
+            check_attention_backend(backend, CPU, torch.float32, other._head_width)
         except UserError as error:
             assert f"'{backend}' cannot run on cpu with float32" in str(error)
             refused = pytest.raises(UserError, match="cannot run on cpu with bfloat16")

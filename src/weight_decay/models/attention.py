@@ -108,13 +108,6 @@ class CausalSelfAttention(nn.Module):
         return self.projection(out.transpose(1, 2).reshape(batch, length, width))
 
 
-def check_attention_name(backend: str) -> None:
-    """Raise `UserError` unless `backend` is `auto` or one of `BACKENDS`."""
-    choices = ("auto", *BACKENDS)
-    if backend not in choices:
-        raise UserError(f"gpt: unknown attention backend {backend!r}; choose one of {', '.join(choices)}.")
-
-
 def attention_kernel(backend: AttentionBackend) -> AbstractContextManager[None]:
     """Return the context in which `scaled_dot_product_attention` uses `backend` and nothing else."""
     return nullcontext() if backend == "auto" else sdpa_kernel(BACKENDS[backend])

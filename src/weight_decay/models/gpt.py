@@ -19,13 +19,13 @@ from weight_decay.config.text import TokenData
 from weight_decay.device.choose import multiplied_in
 from weight_decay.errors import UserError
 from weight_decay.models.attention import (
+    BACKENDS,
     AttentionBackend,
     CausalSelfAttention,
     Taps,
     attention_kernel,
     attention_problem,
     check_attention_backend,
-    check_attention_name,
     resolve_attention,
 )
 from weight_decay.models.initialise import fill_normal
@@ -126,7 +126,9 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         width = sizes.width
-        check_attention_name(attention)
+        if attention not in ("auto", *BACKENDS):
+            choices = ", ".join(("auto", *BACKENDS))
+            raise UserError(f"gpt: unknown attention backend {attention!r}; choose one of {choices}.")
         self.context = sizes.context
         self.attention: AttentionBackend = attention
         self.scale_residual_init = scale_residual_init
@@ -195,15 +197,6 @@ class GPT(nn.Module):
             logits = logits.float()
         return F.cross_entropy(logits, targets.flatten())
 
-    def parameter_count(self, embeddings: bool = True) -> int:
-        """Return the number of parameters, or without `embeddings` those of blocks and final norm alone.
-
-        A tied table counts once. Without `embeddings`, the token and position tables and an untied head are
-        left out.
-        """
-        left_out = () if embeddings else ("token_embedding.", "position_embedding.", "head.")
-        return sum(p.numel() for name, p in self.named_parameters() if not name.startswith(left_out))
-
     def bytes_at_once(self, length: int) -> float:
         """About the memory that the forward pass of one sequence of `length` tokens needs, without a backward pass."""
         width = self.token_embedding.embedding_dim
@@ -211,10 +204,6 @@ class GPT(nn.Module):
         # The MLP's inner layer before and after its GELU; with math attention also the scores, twice, in float32.
         scores = 8.0 * heads * length**2 if self.attention == "math" else 0.0
         return 4.0 * 10 * width * length + scores
-
-    def check_attention(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Raise `UserError` unless the attention backend runs on `device` with queries of type `dtype`."""
-        check_attention_backend(self.attention, device, dtype, self._head_width)
 
     @contextmanager
     def taps(self) -> Iterator[Taps]:
@@ -248,7 +237,7 @@ class GPT(nn.Module):
         except RuntimeError:
             device = x.device.type
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-            self.check_attention(x.device, dtype)
+            check_attention_backend(self.attention, x.device, dtype, self._head_width)
             raise
         return self.final_norm(x)
 

@@ -92,16 +92,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 "linear_cross_entropy has no second derivative; use the model's logits with "
                 "torch.nn.functional.cross_entropy where create_graph=True is needed."
             )
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        hidden_dtype, weight_dtype = ctx.dtypes
-        scale = outputs[0] / hidden_gradient.shape[0]
-        return (
-            (hidden_gradient * scale).to(hidden_dtype),
-            (weight_gradient * scale).to(weight_dtype),
-            None,
-            None,
-            None,
+        scale = outputs[0] / ctx.saved_tensors[0].shape[0]
+        hidden, weight = (
+            (gradient * scale).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
+        return hidden, weight, None, None, None
 
 
 def _sum_dtype(matmul_dtype: torch.dtype) -> torch.dtype:

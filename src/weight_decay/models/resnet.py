@@ -33,9 +33,7 @@ class PreActivationBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, frozen_eps: float | None) -> None:
         super().__init__()
-        scale_invariant = frozen_eps is not None
-        bias = scale_invariant
-
+        bias = scale_invariant = frozen_eps is not None
         self.norm1 = _norm(channels_in, frozen_eps)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=bias)
         self.norm2 = _norm(channels_out, frozen_eps)

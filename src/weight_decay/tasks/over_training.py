@@ -25,8 +25,7 @@ from weight_decay.errors import UserError
 from weight_decay.optim.averaging import reestimate_batch_norm
 from weight_decay.probes.eval_mode import eval_mode
 from weight_decay.seeds import stream_seed
-from weight_decay.tasks.protocol import Batch
-from weight_decay.tasks.regime import Regime, make_clock
+from weight_decay.tasks.regime import Batch, Regime, make_clock
 
 
 class Floats:

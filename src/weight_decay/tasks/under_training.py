@@ -21,8 +21,7 @@ from weight_decay.device.traits import widest_float
 from weight_decay.errors import UserError
 from weight_decay.probes.eval_mode import eval_mode
 from weight_decay.seeds import stream_seed
-from weight_decay.tasks.protocol import Batch
-from weight_decay.tasks.regime import Regime, make_clock
+from weight_decay.tasks.regime import Batch, Regime, make_clock
 
 
 class LanguageModelling:

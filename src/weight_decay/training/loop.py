@@ -15,7 +15,7 @@ from weight_decay.device.distributed import current
 from weight_decay.optim.averaging import Averages, EpochAverage, TailAverage
 from weight_decay.optim.norm import project_
 from weight_decay.probes import weights
-from weight_decay.tasks.protocol import Batch, Stream, Task
+from weight_decay.tasks.regime import Batch, Stream, Task
 
 if TYPE_CHECKING:
     from weight_decay.optim.low_precision import Optimizer
