@@ -12,7 +12,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from weight_decay.config.span import Span
@@ -58,10 +58,7 @@ def _join(path: str, name: object) -> str:
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:  # a kind out of a registry
-        kind = value.get("kind") if isinstance(value, Mapping) else None
-        if not isinstance(kind, str) or arguments[1].place(kind) is None:
-            raise UserError(f"{path}.kind: must be one of {', '.join(arguments[1].names())}, got {kind!r}.")
-        return build_dataclass(arguments[1][kind], value, path)
+        return build_dataclass(arguments[1][_kind(value, path, arguments[1].names())], value, path)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, path)
     if origin is typing.Literal:
@@ -91,10 +88,14 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, path: str) -> Any:
         return _convert(options[0], value, path)
     # A choice between dataclasses: the field `kind` tells which.
     kinds = {kind: option for option in options for kind in typing.get_args(_hints(option)["kind"])}
+    return build_dataclass(kinds[_kind(value, path, kinds)], value, path)
+
+
+def _kind(value: Any, path: str, kinds: Collection[str]) -> str:
     kind = value.get("kind") if isinstance(value, Mapping) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise UserError(f"{path}.kind: must be one of {', '.join(kinds)}, got {kind!r}.")
-    return build_dataclass(kinds[kind], value, path)
+    return kind
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:

@@ -96,14 +96,10 @@ class ProbeConfig:
             require(span is None or span.value > 0, f'{name}: must be a positive length, got "{span}"')
         samples = self.evaluation_train_samples
         require(samples is None or samples > 0, f"evaluation_train_samples: must be positive or null, got {samples}")
-        require(self.evaluation_batch > 0, f"evaluation_batch: must be positive, got {self.evaluation_batch}")
-        require(
-            self.jacobian_per_class > 0,
-            f"jacobian_per_class: must be positive, got {self.jacobian_per_class}",
-        )
+        for name in ("evaluation_batch", "jacobian_per_class", "stability_windows"):
+            require(getattr(self, name) > 0, f"{name}: must be positive, got {getattr(self, name)}")
         draws = self.jacobian_draws
         require(draws is None or draws > 0, f"jacobian_draws: must be positive, or null for exact, got {draws}")
-        require(self.stability_windows > 0, f"stability_windows: must be positive, got {self.stability_windows}")
         settings = {"jacobian": self.jacobian_every, "stability": self.stability_every, "curvature": self.curvature}
         kinds = [kind for kind, setting in settings.items() if setting is not None] + [one.kind for one in self.more]
         require(len(set(kinds)) == len(kinds), f"more: each kind of probe once, got {', '.join(kinds)}")

@@ -124,7 +124,9 @@ class Registry:
 
     def _places(self) -> dict[str, Place]:
         own = {
-            kind: Place(f"weight_decay.config.own.{file.stem}", file) for file in own_files() for kind in self._in(file)
+            kind: Place(f"weight_decay.config.own.{file.stem}", file)
+            for file in own_files()
+            for kind in self._line.findall(file.read_text(encoding="utf-8"))
         }
         ours = _ours(self._room, self._line)
         for kind in own.keys() & ours.keys():
@@ -132,9 +134,6 @@ class Registry:
                 f"{self.setting}.kind: {own[kind].file} adds {kind}, which {ours[kind].file} has; give it another name."
             )
         return {**_others(self._group), **ours, **own}
-
-    def _in(self, file: Path) -> list[str]:
-        return self._line.findall(file.read_text(encoding="utf-8"))
 
 
 def _documented(file: Path, kind: str) -> str | None:

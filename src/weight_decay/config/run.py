@@ -79,33 +79,29 @@ class RunConfig:
             self.model.regime == self.data.regime,
             f"model: {self.data.kind} data needs a model for {'images' if images else 'text'}, got {self.model.kind}",
         )
-        require(
-            images or self.probes.jacobian_every is None,
-            "probes.jacobian_every: the Jacobian norm is for images only; set it to null",
-        )
-        require(
-            not images or (self.probes.stability_every is None and not self.probes.parameter_norms),
-            "probes: stability_every and parameter_norms are for text only; set them to null and false",
-        )
+        if images:
+            require(
+                self.probes.stability_every is None and not self.probes.parameter_norms,
+                "probes: stability_every and parameter_norms are for text only; set them to null and false",
+            )
+            require(
+                not self.probes.token_error,
+                "probes.token_error: images have their error anyway; set it to false",
+            )
+        else:
+            require(
+                self.probes.jacobian_every is None,
+                "probes.jacobian_every: the Jacobian norm is for images only; set it to null",
+            )
+            require(self.probes.curvature is None, "probes.curvature: curvature is for images only; set it to null")
+            require(not self.averaging.within_epoch, "averaging.within_epoch: is for images only; set it to false")
         require(
             not isinstance(self.schedule, MatchedSchedule) or self.optimizer.kernel == "fused",
             "optimizer.kernel: schedule=matched_effective_lr needs fused, whose learning rate stays on the device",
         )
         require(
-            images or self.probes.curvature is None,
-            "probes.curvature: curvature is for images only; set it to null",
-        )
-        require(
-            not images or not self.probes.token_error,
-            "probes.token_error: images have their error anyway; set it to false",
-        )
-        require(
             not self.probes.regularised_loss or self.decay.penalty is not None,
             f"probes.regularised_loss: {self.decay.kind} is no penalty's gradient; set it to false",
-        )
-        require(
-            images or not self.averaging.within_epoch,
-            "averaging.within_epoch: is for images only; set it to false",
         )
         require(
             not self.probes.replay or (self.precision.kind == "float32" and self.optimizer.kind == "adamw"),

@@ -53,10 +53,7 @@ class TokenData:
         check_seed("seed", self.seed)
         require(self.context > 0, f"context: must be a positive number of tokens, got {self.context}")
         require(self.vocabulary > 1, f"vocabulary: must be at least 2, got {self.vocabulary}")
-        require(
-            self.evaluation_windows > 0,
-            f"evaluation_windows: must be positive, got {self.evaluation_windows}",
-        )
+        require(self.evaluation_windows > 0, f"evaluation_windows: must be positive, got {self.evaluation_windows}")
         self.check_train_tokens()
         require(0 <= self.held_out < 1, f"held_out: must be a share of the text in [0, 1), got {self.held_out:g}")
         require(

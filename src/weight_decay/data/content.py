@@ -109,26 +109,28 @@ def _places(folder: Path, fingerprint: str) -> list[Path]:
     return [folder / VERIFIED_NAME, cache / "weight-decay" / "verified" / f"{name}.json"]
 
 
+def kept_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file keeps; an empty one if it is absent, damaged or something else."""
+    try:
+        content = json.loads(read_bounded(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _traces(folder: Path, fingerprint: str) -> dict[str, Any]:
-    for place in _places(folder, fingerprint):
-        try:
-            content = json.loads(read_bounded(place))
-            if content["fingerprint"] == fingerprint and isinstance(content["files"], dict):
-                return content["files"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
+    for content in map(kept_object, _places(folder, fingerprint)):
+        if content.get("fingerprint") == fingerprint and isinstance(content.get("files"), dict):
+            return content["files"]
     return {}
 
 
 def _blocks(folder: Path, fingerprint: str) -> dict[str, list[str]]:
     """The block hashes; none if they were never made, are damaged, or belong to other content."""
-    try:
-        content = json.loads(read_bounded(folder / BLOCKS_NAME))
-        body = {name: content[name] for name in ("fingerprint", "block_bytes", "files")}
-        sound = content["seal"] == _seal(body) and body["fingerprint"] == fingerprint
-        return body["files"] if sound and body["block_bytes"] == BLOCK_BYTES else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
+    content = kept_object(folder / BLOCKS_NAME)
+    body = {name: content.get(name) for name in ("fingerprint", "block_bytes", "files")}
+    sound = content.get("seal") == _seal(body) and body["fingerprint"] == fingerprint
+    return content["files"] if sound and body["block_bytes"] == BLOCK_BYTES else {}
 
 
 def _seal(body: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from weight_decay.data.content import kept_object
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_json
 
@@ -196,7 +196,7 @@ class ImageSet:
 
         Of prepared data they are kept beside these: counting the five million images of CIFAR-5m takes about 98 s.
         """
-        kept = {} if self.folder is None else _read_counts(self.folder / COUNTS_NAME)
+        kept = {} if self.folder is None else kept_object(self.folder / COUNTS_NAME)
         with contextlib.suppress(KeyError, ValueError, TypeError):
             counts = np.asarray(kept[self.fingerprint], dtype=np.int64)
             pixels = int(np.prod(self.images.shape[:3]))
@@ -210,7 +210,7 @@ class ImageSet:
         if self.folder is not None:
             with contextlib.suppress(OSError):
                 # What another run keeps between these two calls is lost, and counted again one day.
-                kept = _read_counts(self.folder / COUNTS_NAME)
+                kept = kept_object(self.folder / COUNTS_NAME)
                 write_json(self.folder / COUNTS_NAME, {**kept, self.fingerprint: counts.tolist()})
         return counts
 
@@ -220,14 +220,6 @@ class ImageSet:
                 f"{size} images were asked for but {self.name} ({self.split}) has {len(self)};"
                 f" ask for 1 to {len(self)}."
             )
-
-
-def _read_counts(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def chunks(images: np.ndarray | RowView) -> Iterator[tuple[int, int]]:
