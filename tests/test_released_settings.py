@@ -75,20 +75,19 @@ def test_every_image_is_one_of_the_crops_and_flips_and_all_of_them_come() -> Non
         candidates[crop.numpy().tobytes()] = (number, top, left, False)
         candidates[crop.flip(1).contiguous().numpy().tobytes()] = (number, top, left, True)
     for step in range(8):
-        for number, image in enumerate(crop_and_flip(before, 3, step, 40, 0)):
+        for number, image in enumerate(crop_and_flip(before, 3, step)):
             found = candidates[image.numpy().tobytes()]
             assert found[0] == number
             places.add(found[1:])
     assert len(places) == 50  # 320 draws of 5 · 5 · 2
 
 
-def test_augmentation_is_a_function_of_seed_and_step_however_the_batch_is_split() -> None:
+def test_augmentation_is_a_function_of_seed_and_step() -> None:
     before = images(12)
-    whole = crop_and_flip(before, 3, 7, 12, 0)
-    parts = [crop_and_flip(before[first : first + 4], 3, 7, 12, first) for first in (0, 4, 8)]
-    assert torch.equal(torch.cat(parts), whole)
-    assert not torch.equal(crop_and_flip(before, 3, 8, 12, 0), whole)
-    assert not torch.equal(crop_and_flip(before, 4, 7, 12, 0), whole)
+    whole = crop_and_flip(before, 3, 7)
+    assert torch.equal(crop_and_flip(before, 3, 7), whole)
+    assert not torch.equal(crop_and_flip(before, 3, 8), whole)
+    assert not torch.equal(crop_and_flip(before, 4, 7), whole)
 
 
 def test_a_stream_augments_alike_from_the_device_and_from_the_host() -> None:
@@ -102,7 +101,7 @@ def test_a_stream_augments_alike_from_the_device_and_from_the_host() -> None:
         (here, labels), (there, _) = (stream.batch(step) for stream in streams)
         raw, known = plain.batch(step)
         assert torch.equal(here, there) and torch.equal(labels, known)
-        assert torch.equal(here.permute(0, 2, 3, 1), crop_and_flip(raw.permute(0, 2, 3, 1), 5, step, 8, 0))
+        assert torch.equal(here.permute(0, 2, 3, 1), crop_and_flip(raw.permute(0, 2, 3, 1), 5, step))
 
 
 # -- averages and probes of images ---------------------------------------------------------------------------------

@@ -31,12 +31,7 @@ from weight_decay.data.images.cifar5m_parts import (
     open_member,
 )
 from weight_decay.data.images.image_set import ImageSet, derived_fingerprint
-from weight_decay.data.manifest import (
-    MANIFEST_NAME,
-    exclusive_lock,
-    read_manifest,
-    write_manifest,
-)
+from weight_decay.data.manifest import MANIFEST_NAME, exclusive_lock, read_manifest, write_manifest
 from weight_decay.data.where import Home
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_text
@@ -120,20 +115,15 @@ def _finished_parts(target: Path, parts: list[Part]) -> int:
         finished = json.loads((target / _PROGRESS).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return 0
-    if not isinstance(finished, list):
+    if not isinstance(finished, list) or finished != [part.identity() for part in parts][: len(finished)]:
         return 0
-    done = 0
-    while done < min(len(finished), PARTS) and finished[done] == parts[done].identity():
-        done += 1
-    if done < len(finished):
-        return 0
-    rows = done * parts[0].rows
+    rows = len(finished) * parts[0].rows
     for name, size in ((_IMAGES, rows * parts[0].size ** 2 * 3), (_LABELS, rows)):
         # A kill between the last part and the manifest leaves the final names already in place.
         written = [path for path in (target / f"{name}.partial", target / name) if path.exists()]
         if not written or written[0].stat().st_size < size:
             return 0
-    return done
+    return len(finished)
 
 
 def _append_part(target: Path, part: Part, number: int, bar: tqdm) -> None:

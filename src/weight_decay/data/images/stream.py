@@ -12,7 +12,6 @@ import torch
 from weight_decay.data.images.image_set import ImageSet, seeded_order
 from weight_decay.data.images.resident import resident_copy
 from weight_decay.data.prefetch import Prefetcher
-from weight_decay.device.distributed import Ranks
 from weight_decay.device.memory import pinned, to_device
 from weight_decay.errors import UserError
 
@@ -36,11 +35,11 @@ class Reading:
     augment: bool = False
 
 
-_ALONE, _SHUFFLED = Ranks(), Reading()
+_SHUFFLED = Reading()
 
 
 class ImageStream:
-    """Endless training batches; `batch(step)` is a pure function of (set, seed, step, rank).
+    """Endless training batches; `batch(step)` is a pure function of (set, seed, step).
 
     The stream is the concatenation of one permutation of the set per epoch, keyed by (seed, epoch);
     step s takes positions s·B to (s+1)·B of it. A batch may straddle epochs, so after s steps exactly
@@ -49,17 +48,15 @@ class ImageStream:
 
     Args:
         image_set: what to draw from.
-        batch_size: the global batch B, over all ranks.
+        batch_size: B.
         seed: the data seed, ≥ 0.
         device: where batches appear.
         resident: keep all images on the device; None: if they fit. It changes
             speed alone: otherwise a background thread gathers the next batches from the array.
-        ranks: this process takes the rank-th of so many equal contiguous pieces of each batch.
         reading: order, ends of epochs, augmentation.
 
     Raises:
-        UserError: a negative seed, a batch size below 1 or not a multiple of the ranks, or with `drop_last` above the
-            size of the set.
+        UserError: with `drop_last`, a batch size above the size of the set.
     """
 
     def __init__(
@@ -69,20 +66,11 @@ class ImageStream:
         seed: int,
         device: torch.device,
         resident: bool | None = None,
-        ranks: Ranks = _ALONE,
         reading: Reading = _SHUFFLED,
     ):
-        if seed < 0:
-            raise UserError(f"The data seed is {seed}; choose one that is not negative.")
-        if batch_size < 1 or batch_size % ranks.count:
-            raise UserError(f"A batch of {batch_size} cannot be split over {ranks.count} ranks; choose a multiple.")
-        if not 0 <= ranks.rank < ranks.count:
-            raise ValueError(f"rank {ranks.rank} of {ranks.count}")
         self.image_set, self.batch_size, self.seed, self.device = image_set, batch_size, seed, device
-        self._share = batch_size // ranks.count
         self._kept_order, self._augment = reading.order, reading.augment
         self._epoch_samples = epoch_samples(len(image_set), batch_size, reading.drop_last)
-        self._offset = ranks.rank * self._share
         self._orders: dict[int, torch.Tensor] = {}
         self._labels = torch.from_numpy(image_set.labels)
         copy = None if resident is False else resident_copy(image_set, device)
@@ -92,16 +80,12 @@ class ImageStream:
         else:
             self._read = Prefetcher[tuple[torch.Tensor, torch.Tensor]]()
 
-    def samples(self, step: int) -> int:
-        """Samples presented (over all ranks) once `step` steps are done."""
-        return step * self.batch_size
-
     def epoch(self, step: int) -> float:
         """Passes over the set once `step` steps are done."""
-        return self.samples(step) / self._epoch_samples
+        return step * self.batch_size / self._epoch_samples
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch of step 0, 1, ...: uint8 (B/ranks, 3, H, W) in channels_last format, int64 (B/ranks,)."""
+        """The batch of step 0, 1, ...: uint8 (B, 3, H, W) in channels_last format, int64 (B,)."""
         if step < 0:
             raise ValueError(f"step {step} is negative")
         if self.resident:
@@ -112,13 +96,13 @@ class ImageStream:
         return images.permute(0, 3, 1, 2), labels.to(self.device, non_blocking=labels.is_pinned())
 
     def _seen(self, images: torch.Tensor, step: int) -> torch.Tensor:
-        return crop_and_flip(images, self.seed, step, self.batch_size, self._offset) if self._augment else images
+        return crop_and_flip(images, self.seed, step) if self._augment else images
 
     def _rows(self, step: int) -> torch.Tensor:
-        """Rows of the set for this rank's share of a step, int64, on the device if the images are there."""
+        """Rows of the set for a step, int64, on the device if the images are there."""
         size = self._epoch_samples
-        position = step * self.batch_size + self._offset
-        end = position + self._share
+        position = step * self.batch_size
+        end = position + self.batch_size
         pieces = []
         while position < end:
             epoch, start = divmod(position, size)
@@ -146,18 +130,17 @@ class ImageStream:
         return pinned(images, self.device), pinned(labels, self.device)
 
 
-def crop_and_flip(images: torch.Tensor, seed: int, step: int, batch_size: int, first: int) -> torch.Tensor:
-    """Images `first`, `first` + 1, ... of the batch of a step, each cropped from a margin and every second one flipped.
+def crop_and_flip(images: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+    """The images of the batch of a step, each cropped from a margin and every second one flipped.
 
     images: (b, S, S, 3), uint8, on any device. The margin is an eighth of S wide and black (0 before normalisation), as
-    torchvision's RandomCrop(32, padding=4) has it; the crop is uniform among its (2·S/8 + 1)² places. Draws are made
-    for the whole batch of `batch_size`, so an image's are the same however the batch is split.
+    torchvision's RandomCrop(32, padding=4) has it; the crop is uniform among its (2·S/8 + 1)² places.
     """
     count, size = images.shape[:2]
     margin = size // 8
     bits = np.random.Philox(key=np.array([seed, step], np.uint64), counter=[0, 0, 0, _AUGMENT_STREAM])
-    draws = np.random.Generator(bits).integers(0, [2 * margin + 1, 2 * margin + 1, 2], size=(batch_size, 3))
-    top, left, flipped = draws[first : first + count].T
+    draws = np.random.Generator(bits).integers(0, [2 * margin + 1, 2 * margin + 1, 2], size=(count, 3))
+    top, left, flipped = draws.T
     along = np.arange(size)
     rows = top[:, None] + along
     columns = left[:, None] + np.where(flipped[:, None] == 1, along[::-1], along)
@@ -183,14 +166,9 @@ class FixedImages:
 
     Iterating yields uint8 (b, 3, H, W) in channels_last format and int64 (b,), both on the device;
     the last batch holds what is left. `len()` counts batches, `samples` counts images.
-
-    Raises:
-        UserError: the batch size is below 1.
     """
 
     def __init__(self, image_set: ImageSet, batch_size: int, device: torch.device, rows: np.ndarray | None = None):
-        if batch_size < 1:
-            raise UserError(f"The evaluation batch size is {batch_size}; choose at least 1.")
         # Training likely holds the whole set on the device already; a part of it alone where the whole does not fit.
         copy = resident_copy(image_set, device)
         if copy is None and rows is not None:
