@@ -173,7 +173,7 @@ def disagreements(experiment: str, cell: Cell, config: RunConfig) -> Iterator[tu
     average = training.averages.model_for(training.averages.decays[0])
     task.reestimate(average)
     if experiment in VISION:
-        batches = [(task.floats(images), labels) for images, labels in task._reestimation]
+        batches = [(task.floats(images), labels) for images, labels in task.reestimation]
         assert {len(images) for images, _ in batches} == {config.batch_size}
         torch.optim.swa_utils.update_bn(batches, trained.average)
     yield from pairs("average", average, trained.average.module)

@@ -144,7 +144,7 @@ def test_seen_windows_are_trained_on_and_unseen_ones_never(tiny: Tiny, sampling:
     config = tiny("text", f"data.held_out=0.2 data.held_out_block=64 data.sampling={sampling} duration='500 steps'")
     regime = build_regime(config, CPU)
     stream: Any = regime.stream
-    evaluation: dict[str, Any] = regime.task._evaluation  # type: ignore[attr-defined]
+    evaluation: dict[str, Any] = regime.task.evaluation  # type: ignore[attr-defined]
     assert list(evaluation) == ["train", "unseen", "val"]
     trained = {int(start) for step in range(500) for start in stream.global_starts(step)}
     seen = [int(start) for start in evaluation["train"].starts]

@@ -326,12 +326,12 @@ def test_reestimation_is_torchs_over_shuffled_batches_also_of_a_set_stored_by_cl
 ) -> None:
     config, regime = class_sorted_run(tiny, monkeypatch)
     model = build_training(config, regime, torch.device("cpu")).model
-    images = torch.cat([regime.task.floats(batch) for batch, _ in regime.task._reestimation])  # as it reads them
+    images = torch.cat([regime.task.floats(batch) for batch, _ in regime.task.reestimation])  # as it reads them
     exact = update_bn(copy.deepcopy(model), images, torch.arange(250))
     regime.task.reestimate(model)
     torch.testing.assert_close(statistics(model), exact, rtol=1e-4, atol=1e-5)
     # Any other shuffle gives about the same; the order on disk, one class a batch, does not.
-    labels = torch.cat([batch for _, batch in regime.task._reestimation])
+    labels = torch.cat([batch for _, batch in regime.task.reestimation])
     other = update_bn(copy.deepcopy(model), images, torch.from_numpy(np.random.default_rng(1).permutation(250)))
     stored = update_bn(copy.deepcopy(model), images, labels.argsort(stable=True))
     spread = torch.linalg.vector_norm(other - exact)
@@ -346,14 +346,14 @@ def test_every_part_of_a_training_set_is_balanced(tiny: Tiny, monkeypatch: pytes
     _, regime = class_sorted_run(tiny, monkeypatch, parts)
     task = regime.task
     for batches, each in (
-        (task._reestimation, 5),
-        (task._evaluation["train"], 3),
+        (task.reestimation, 5),
+        (task.evaluation["train"], 3),
         (task.samples(2, 100), 2),
         (task.samples(1, 100), 1),
     ):
         labels = torch.cat([labels for _, labels in batches])
         assert torch.bincount(labels, minlength=10).tolist() == [each] * 10
-    assert len(set(next(iter(task._reestimation))[1].tolist())) > 5  # and its batches mix the classes
+    assert len(set(next(iter(task.reestimation))[1].tolist())) > 5  # and its batches mix the classes
 
 
 def test_reestimation_is_in_the_precision_of_training_or_of_the_weights(

@@ -228,7 +228,7 @@ def test_token_error_is_the_share_of_tokens_that_are_not_the_likeliest(tiny: Tin
     for name in ("train", "val"):
         wrong = [
             float((model(tokens).argmax(-1) != targets).double().mean())
-            for batch in regime.task._evaluation[name]  # type: ignore[attr-defined]
+            for batch in regime.task.evaluation[name]  # type: ignore[attr-defined]
             for tokens, targets in zip(batch[0][:, None], batch[1][:, None], strict=True)
         ]
         assert len(wrong) == 32 and float(metrics[f"{name}/error"]) == pytest.approx(np.mean(wrong), rel=1e-12)

@@ -40,7 +40,7 @@ def test_fingerprint_follows_content_not_place(folder: Path, tmp_path_factory: p
     other = tmp_path_factory.mktemp("other")
     (other / "a.u8").write_bytes(b"abc")
     (other / "b.u8").write_bytes(b"")
-    files = [Path("a.u8"), Path("b.u8")]
+    files = [other / "a.u8", other / "b.u8"]
     assert write_manifest(other, "demo", {"shape": [1, 2], "rows": 3}, files)["fingerprint"] == first
     assert write_manifest(other, "demo", {"shape": [1, 2], "rows": 4}, files)["fingerprint"] != first
     (other / "a.u8").write_bytes(b"abd")

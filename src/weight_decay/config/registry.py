@@ -1,18 +1,8 @@
 """The kinds that a config may name, each one file: found by reading the files, imported only when a config names it.
 
-A kind is a frozen dataclass of settings that can build what it describes. It stands in a file of the registry's room:
-
-    @MODELS.add("mlp")
-    @dataclass(frozen=True)
-    class MLP(ModelConfig):
-        width: int
-
-        def build(self, data): ...
-
-or in a Python file in the folder of `--config-dir`, or in an installed package that names the class in an entry point:
-
-    [project.entry-points."weight_decay.models"]
-    mlp = "their_package.mlp:MLP"
+A kind is a frozen dataclass of settings that can build what it describes. It stands in a file of the registry's room,
+in a Python file in the folder of `--config-dir`, or in an installed package that names the class in an entry point
+(examples: docs/extending.md).
 
 The line with `add` stands at the margin, with the name in quotes, because it is read and not run: a list of names, and
 a run's fingerprint of code, must not import torch.

@@ -40,7 +40,7 @@ def write_manifest(folder: Path, kind: str, fields: dict[str, Any], files: list[
         kind: what the folder holds, for example "cifar5m"; `read_manifest` asks for it again.
         fields: plain JSON values the reader needs (shapes, counts). They are part of the
             fingerprint, so keep out paths and times, which do not change the content.
-        files: the data files: absolute, below `folder` as it is given, or relative to it.
+        files: the data files, below `folder`.
 
     Returns:
         The manifest: `kind`, `version`, `fields`, `files` (name, bytes, sha256) and `fingerprint`.
@@ -49,8 +49,7 @@ def write_manifest(folder: Path, kind: str, fields: dict[str, Any], files: list[
         UserError: a file is missing or lies outside the folder.
     """
     entries, blocks = [], {}
-    for file in files:
-        path = file if file.is_absolute() or file.is_relative_to(folder) else folder / file
+    for path in files:
         try:
             name = path.resolve().relative_to(folder.resolve()).as_posix()
             whole, blocks[name] = hashed(path)

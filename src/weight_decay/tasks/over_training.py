@@ -60,6 +60,7 @@ class Normalised:
         return ((self.floats(images), labels) for images, labels in self.stored)
 
 
+@dataclass(eq=False)
 class Classification:
     """Cross-entropy on labelled images, evaluated on fixed batches of both sets.
 
@@ -69,19 +70,13 @@ class Classification:
     autocast: the precision of training; reestimate_autocast: that of re-estimation; device: where the batches are.
     """
 
-    def __init__(
-        self,
-        evaluation: dict[str, Iterable[Batch]],
-        reestimation: Iterable[Batch],
-        balanced: Callable[[int, int], Iterable[Batch]],
-        floats: Floats,
-        autocast: Callable[[], AbstractContextManager[Any]],
-        reestimate_autocast: Callable[[], AbstractContextManager[Any]],
-        device: torch.device,
-    ) -> None:
-        self.device = device
-        self._evaluation, self._reestimation, self._balanced = evaluation, reestimation, balanced
-        self.floats, self.autocast, self._reestimate_autocast = floats, autocast, reestimate_autocast
+    evaluation: dict[str, Iterable[Batch]]
+    reestimation: Iterable[Batch]
+    balanced: Callable[[int, int], Iterable[Batch]]
+    floats: Floats
+    autocast: Callable[[], AbstractContextManager[Any]]
+    reestimate_autocast: Callable[[], AbstractContextManager[Any]]
+    device: torch.device
 
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
         """Mean cross-entropy of a batch in nats; `forward` maps float images (B, 3, H, W) to logits (B, classes)."""
@@ -98,7 +93,7 @@ class Classification:
         """`train/loss`, `train/error`, `test/loss`, `test/error` of the model in eval mode; its mode is restored."""
         metrics: dict[str, Tensor] = {}
         with eval_mode(model):
-            for name, batches in self._evaluation.items():
+            for name, batches in self.evaluation.items():
                 metrics |= {f"{name}/{key}": value for key, value in self._evaluate_set(model, batches).items()}
         return metrics
 
@@ -116,19 +111,19 @@ class Classification:
 
     def reestimate(self, model: nn.Module) -> None:
         """One pass over training data for the batch-norm statistics of an averaged model (PAPER §1)."""
-        with torch.no_grad(), self._reestimate_autocast():
-            reestimate_batch_norm(model, (self.floats(images) for images, _ in self._reestimation))
+        with torch.no_grad(), self.reestimate_autocast():
+            reestimate_batch_norm(model, (self.floats(images) for images, _ in self.reestimation))
 
     def samples(self, number: int, at_a_time: int) -> Iterable[Batch]:
         """`number` training images of each class, normalised (B, 3, H, W), with their labels."""
-        return Normalised(self._balanced(number, at_a_time), self.floats)
+        return Normalised(self.balanced(number, at_a_time), self.floats)
 
     @torch.no_grad()
     def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Class probabilities (N, classes), float32, of the model in eval mode for the test set; labels (N,)."""
         probabilities, truth = [], []
         with eval_mode(model):
-            for images, labels in self._evaluation["test"]:
+            for images, labels in self.evaluation["test"]:
                 logits = self._logits(model, images)
                 probabilities.append(torch.softmax(logits, 1))
                 truth.append(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from weight_decay.seeds import stream_seed
 from weight_decay.tasks.regime import Batch, Regime, make_clock
 
 
+@dataclass(eq=False)
 class LanguageModelling:
     """Mean cross-entropy of the next token, evaluated on fixed windows.
 
@@ -33,18 +35,12 @@ class LanguageModelling:
     token_error: evaluate the error of the most likely next token, too.
     """
 
-    def __init__(
-        self,
-        evaluation: Mapping[str, Iterable[Batch]],
-        autocast: Callable[[], AbstractContextManager[Any]],
-        windows: Callable[[int, int], Iterable[Batch]],
-        device: torch.device,
-        ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
-        token_error: bool = False,
-    ) -> None:
-        self._evaluation, self._windows, self._ranks = evaluation, windows, ranks
-        self.autocast, self.device = autocast, device
-        self._token_error = token_error
+    evaluation: Mapping[str, Iterable[Batch]]
+    autocast: Callable[[], AbstractContextManager[Any]]
+    windows: Callable[[int, int], Iterable[Batch]]
+    device: torch.device
+    ranks: Ranks
+    token_error: bool
 
     def loss(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
         """Mean cross-entropy in nats per token; `forward` maps (tokens, targets) to it."""
@@ -62,9 +58,9 @@ class LanguageModelling:
         """
         metrics: dict[str, Tensor] = {}
         with eval_mode(model):
-            for name, batches in self._evaluation.items():
+            for name, batches in self.evaluation.items():
                 metrics[f"{name}/loss"] = self._mean(model, batches, self._summed_loss)
-                if self._token_error:
+                if self.token_error:
                     metrics[f"{name}/error"] = self._mean(model, batches, self._summed_error)
         return metrics
 
@@ -73,9 +69,9 @@ class LanguageModelling:
         total, windows = torch.zeros((), dtype=widest_float(device), device=device), 0
         for index, (tokens, targets) in enumerate(batches):
             windows += len(tokens)
-            if index % self._ranks.count == self._ranks.rank:
+            if index % self.ranks.count == self.ranks.rank:
                 total += summed(model, tokens, targets)
-        return self._ranks.sum_(total) / windows
+        return self.ranks.sum_(total) / windows
 
     def _summed_loss(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of each window, added up; of parts of the batch where the memory is small."""
@@ -107,7 +103,7 @@ class LanguageModelling:
 
     def samples(self, number: int, at_a_time: int) -> Iterable[Batch]:
         """`number` validation windows, tokens (B, T) with the next ones; fewer where evaluation has fewer."""
-        return self._windows(number, min(number, at_a_time))
+        return self.windows(number, min(number, at_a_time))
 
     def predictions(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Never called: the config refuses snapshot ensembles for text."""
@@ -176,5 +172,5 @@ def build(config: RunConfig, device: torch.device) -> Regime:
         return fixed(val, min(number, data.evaluation_windows), min(at_a_time, data.evaluation_windows))
 
     precision = autocast(config.precision, device)
-    task = LanguageModelling(evaluation, precision, windows, device, current(), probes.token_error)
+    task = LanguageModelling(evaluation, precision, windows, device, ranks, probes.token_error)
     return Regime(task, stream, clock, described)

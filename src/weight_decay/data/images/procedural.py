@@ -194,9 +194,7 @@ def _noise(draws: _Draws, size: int) -> np.ndarray:
     return (total - 255) * np.float32(1 / 104.5)
 
 
-def write_procedural_cifar5m(
-    target: Path, seed: int, rows_per_part: int, size: int, progress: bool = False
-) -> list[Path]:
+def write_procedural_cifar5m(target: Path, seed: int, rows_per_part: int, size: int, progress: bool = False) -> None:
     """Write CIFAR-5m's own six npz files, part0.npz to part5.npz, and `origin.json` that says who made them.
 
     Parts 0-4 hold images 0, 1, 2, ... in order and part 5 the images from `TEST_START` on, so a
@@ -211,15 +209,11 @@ def write_procedural_cifar5m(
     target.mkdir(parents=True, exist_ok=True)
     origin = {"name": NAME, "generator_version": GENERATOR_VERSION, "seed": seed}
     write_text(target / ORIGIN_NAME, json.dumps(origin))
-    paths = []
     with tqdm(total=PARTS * rows_per_part, unit="image", desc="procedural", disable=not progress) as bar:
         for number in range(PARTS):
             first = TEST_START if number == PARTS - 1 else number * rows_per_part
-            path = target / f"part{number}.npz"
-            with replacing(path) as handle:
+            with replacing(target / f"part{number}.npz") as handle:
                 _write_part(handle, seed, first, rows_per_part, size, bar)
-            paths.append(path)
-    return paths
 
 
 def _write_part(handle: IO[bytes], seed: int, first: int, rows: int, size: int, bar: tqdm) -> None:

@@ -18,8 +18,6 @@ from weight_decay.errors import UserError
 _AUGMENT_STREAM = 7
 """Keeps the draws of crops and flips apart from others of the same seed."""
 
-Order = Literal["shuffled", "repeated", "stored"]
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -31,7 +29,7 @@ class Reading:
     """
 
     drop_last: bool = False
-    order: Order = "shuffled"
+    order: Literal["shuffled", "repeated", "stored"] = "shuffled"
     augment: bool = False
 
 

@@ -53,7 +53,7 @@ class TokenStream:
     Args:
         token_set: where the windows come from.
         context: tokens per window.
-        batch_size: windows per step over all ranks.
+        batch_size: windows per step over all ranks, a multiple of their number.
         seed: chooses the windows; the model, its precision and its decay have no part in it.
         device: where batches are returned.
         sampling: "with_replacement" draws every window's start independently and uniformly (the
@@ -64,7 +64,7 @@ class TokenStream:
         windows: number of disjoint windows, which is what `one_pass` can give and one epoch means.
 
     Raises:
-        UserError: the batch does not divide among the ranks, or the text is shorter than a window.
+        UserError: the text is shorter than a window.
     """
 
     def __init__(
@@ -77,10 +77,6 @@ class TokenStream:
         sampling: Literal["with_replacement", "one_pass"],
         ranks: Ranks = _ALONE,
     ) -> None:
-        if sampling not in ("with_replacement", "one_pass"):
-            raise UserError(f"sampling must be with_replacement or one_pass, not {sampling!r}.")
-        if batch_size < 1 or batch_size % ranks.count:
-            raise UserError(f"a batch of {batch_size} windows does not divide into {ranks.count} equal parts (ranks).")
         self._tokens = token_set.tokens
         self._label = f"the {token_set.split} split of {token_set.name}"
         self.context, self._batch_size, self._seed, self._sampling = context, batch_size, seed, sampling

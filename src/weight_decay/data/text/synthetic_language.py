@@ -116,8 +116,7 @@ class Language:
 
 def partner(previous: np.ndarray, word_class: np.ndarray) -> np.ndarray:
     """The word of a class (noun, verb, adjective) that goes with the content word numbered `previous`."""
-    factors, shifts = _PARTNER_FACTOR[word_class], _PARTNER_SHIFT[word_class]
-    return (previous * factors + shifts) & (SIZES[word_class] - 1)
+    return (previous * _PARTNER_FACTOR[word_class] + _PARTNER_SHIFT[word_class]) & (SIZES[word_class] - 1)
 
 
 @functools.cache

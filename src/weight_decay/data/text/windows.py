@@ -50,8 +50,6 @@ class WindowIndex:
     """Numbers the windows of a token set: those that start anywhere, and the disjoint ones."""
 
     def __init__(self, token_set: TokenSet, context: int) -> None:
-        if context < 1:
-            raise UserError(f"the context must be at least 1 token, not {context}.")
         whole = np.array([[0, len(token_set.tokens)]], dtype=np.int64)
         segments = whole if token_set.segments is None else token_set.segments
         lengths = segments[:, 1] - segments[:, 0]
