@@ -129,7 +129,6 @@ def _finished_parts(target: Path, parts: list[Part]) -> int:
 def _append_part(target: Path, part: Part, number: int, bar: tqdm) -> None:
     bytes_of_row = part.size * part.size * 3
     block_rows = max(1, _BLOCK_BYTES // bytes_of_row)
-    label_dtype = np.dtype(part.label_dtype)
     mode = "r+b" if number else "wb"
     images_path, labels_path = target / f"{_IMAGES}.partial", target / f"{_LABELS}.partial"
     with images_path.open(mode) as images, labels_path.open(mode) as labels:
@@ -139,8 +138,7 @@ def _append_part(target: Path, part: Part, number: int, bar: tqdm) -> None:
         images.truncate()
         labels.truncate()
         with damage_told(part.path), zipfile.ZipFile(part.path) as archive:
-            source, _, _ = open_member(archive, part.path, "Y")
-            numbers = np.frombuffer(source.read(), dtype=label_dtype)
+            numbers = np.frombuffer(open_member(archive, part.path, "Y")[0].read(), dtype=part.label_dtype)
         wrong = np.flatnonzero((numbers < 0) | (numbers >= CLASSES))
         if len(wrong):
             raise UserError(

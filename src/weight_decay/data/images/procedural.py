@@ -270,10 +270,8 @@ class ProceduralData(ImageData):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("train_size", "test_size"):
-            require(
-                getattr(self, name) is not None,
-                f"{name}: the procedural generator is endless, so say how many images",
-            )
+            said = getattr(self, name) is not None
+            require(said, f"{name}: the procedural generator is endless, so say how many images")
 
     def load(self, split: str) -> ImageSet:
         """The first `train_size` or `test_size` images of a split, as memory maps."""

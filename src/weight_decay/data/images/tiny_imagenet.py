@@ -28,7 +28,6 @@ from weight_decay.runs.files import replacing
 KIND = "tiny_imagenet"
 SIZE = 64
 _AGAIN = "extract the Tiny-ImageNet archive again"
-_FIELDS = {"wnids", "size", "train_images", "test_images"}
 
 LabelledFiles = list[tuple[Path, int]]
 
@@ -120,10 +119,7 @@ def convert_tiny_imagenet(
             raise UserError(
                 f"{source / 'wnids.txt'} lists {len(wnids)} classes, not {classes} different ones; {_AGAIN}."
             )
-        splits = {
-            "train": _list_train(source, wnids, train_per_class),
-            "test": _list_val(source, wnids, val_images),
-        }
+        splits = {"train": _list_train(source, wnids, train_per_class), "test": _list_val(source, wnids, val_images)}
         files = []
         total = sum(len(listed) for listed in splits.values())
         with tqdm(total=total, unit="image", disable=not progress) as bar:
@@ -133,13 +129,8 @@ def convert_tiny_imagenet(
                 images = (_decode(path).tobytes() for path, _ in listed)
                 files.append(_write_blocks(target / f"{split}_images.u8", images, bar))
                 files.append(_write_blocks(target / f"{split}_labels.u8", [labels.tobytes()], None))
-        fields = {
-            "wnids": wnids,
-            "size": SIZE,
-            "train_images": len(splits["train"]),
-            "test_images": len(splits["test"]),
-        }
-        return write_manifest(target, KIND, fields, files)
+        counts = {f"{split}_images": len(listed) for split, listed in splits.items()}
+        return write_manifest(target, KIND, {"wnids": wnids, "size": SIZE, **counts}, files)
 
 
 def _write_blocks(path: Path, blocks: Iterable[bytes], bar: tqdm | None) -> Path:
@@ -173,7 +164,7 @@ class TinyImageNetData(ImageData):
         folder = Path(self.root) / self.kind
         manifest = read_manifest(folder, KIND)
         fields = manifest["fields"]
-        if set(fields) != _FIELDS:
+        if set(fields) != {"wnids", "size", "train_images", "test_images"}:
             raise UserError(f"{folder / MANIFEST_NAME} lacks Tiny-ImageNet's fields; prepare the data again.")
         count, size = fields[f"{split}_images"], fields["size"]
         images = np.memmap(folder / f"{split}_images.u8", dtype=np.uint8, mode="r", shape=(count, size, size, 3))

@@ -21,7 +21,6 @@ from weight_decay.data.text.synthetic_text import (
     VOCABULARY,
     synthetic_documents,
 )
-from weight_decay.errors import UserError
 
 # Held-out documents begin far beyond any training document, and are the same for every training size.
 VALIDATION_START = 2**40
@@ -36,10 +35,8 @@ def ensure_synthetic_text(root: Path, seed: int, train_tokens: int) -> Path:
     folder is made again. Memory is flat.
 
     Raises:
-        UserError: a negative seed, no tokens, or a folder that cannot hold them.
+        UserError: a folder that cannot hold them.
     """
-    if train_tokens < 1:
-        raise UserError(f"Synthetic text needs at least 1 token, not {train_tokens}.")
     folder = Path(root) / f"{NAME}-v{GENERATOR_VERSION}-seed{seed}-tokens{train_tokens}"
 
     def make() -> None:

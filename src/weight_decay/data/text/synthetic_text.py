@@ -13,7 +13,6 @@ import numpy as np
 from weight_decay.data.splitmix import GAMMA, draw, keys, mix
 from weight_decay.data.text import synthetic_language as grammar
 from weight_decay.data.text.synthetic_language import Language, language
-from weight_decay.errors import UserError
 
 NAME = "synthetic_text"
 GENERATOR_VERSION = 1
@@ -27,13 +26,9 @@ _BYTE = np.uint64(0xFF)
 def synthetic_documents(seed: int, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The bytes of these documents joined, uint8 (sum of lengths,), and the length of each, int64 (D,).
 
-    A pure function of (seed, document), alike in any chunking. Each document ends with byte 0, which is nowhere else.
-
-    Raises:
-        UserError: a negative seed.
+    A pure function of (seed ≥ 0, document), alike in any chunking. Each document ends with byte 0, which is nowhere
+    else.
     """
-    if seed < 0:
-        raise UserError(f"Synthetic text needs a seed ≥ 0, not {seed}.")
     parts = [_Paragraphs(seed, documents[i : i + CHUNK]).write() for i in range(0, len(documents), CHUNK)]
     if not parts:
         return np.zeros(0, dtype=np.uint8), np.zeros(0, dtype=np.int64)
