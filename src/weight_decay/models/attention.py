@@ -23,6 +23,14 @@ BACKENDS: dict[str, SDPBackend] = {
 }
 
 
+_UNSEEN = torch.tensor(math.nan)
+
+
+def _largest(before: Tensor, values: Tensor) -> Tensor:
+    found = values.abs().max()
+    return found if before is _UNSEEN else torch.maximum(before, found)
+
+
 class Taps:
     """Largest magnitudes seen in the passes of a probe, as 0-dimensional tensors on the model's device.
 
@@ -34,34 +42,17 @@ class Taps:
     """
 
     def __init__(self) -> None:
-        self._attention_logits: list[Tensor] = []
-        self._residuals: list[Tensor] = []
-        self._output_logits: list[Tensor] = []
-
-    @property
-    def max_attention_logit(self) -> Tensor:
-        """The largest |q·k/√d| so far."""
-        return _largest(self._attention_logits)
-
-    @property
-    def max_residual(self) -> Tensor:
-        """The largest magnitude in the residual stream so far."""
-        return _largest(self._residuals)
-
-    @property
-    def max_output_logit(self) -> Tensor:
-        """The largest |logit| so far."""
-        return _largest(self._output_logits)
+        self.max_attention_logit = self.max_residual = self.max_output_logit = _UNSEEN
 
     @torch.no_grad()
     def see_residual(self, stream: Tensor) -> None:
         """Take in a residual stream of any shape."""
-        self._residuals.append(stream.abs().max())
+        self.max_residual = _largest(self.max_residual, stream)
 
     @torch.no_grad()
     def see_output_logits(self, logits: Tensor) -> None:
         """Take in output logits of any shape."""
-        self._output_logits.append(logits.abs().max())
+        self.max_output_logit = _largest(self.max_output_logit, logits)
 
     @torch.no_grad()
     def see_queries_and_keys(self, queries: Tensor, keys: Tensor) -> None:
@@ -72,7 +63,7 @@ class Taps:
                 if query.dtype in (torch.float16, torch.bfloat16):
                     query, key = query.float(), key.float()
                 logits = (query @ key.transpose(-2, -1)) / math.sqrt(query.shape[-1])
-            self._attention_logits.append(logits.tril().abs().max())
+            self.max_attention_logit = _largest(self.max_attention_logit, logits.tril())
 
 
 class CausalSelfAttention(nn.Module):
@@ -159,7 +150,3 @@ def resolve_attention(
     sample = torch.zeros(1, 1, length, head_width, device=device, dtype=dtype, requires_grad=True)
     chosen = SDPBackend(torch._fused_sdp_choice(sample, sample, sample, is_causal=True))
     return next((name for name, known in BACKENDS.items() if known == chosen), chosen.name.lower())
-
-
-def _largest(seen: list[Tensor]) -> Tensor:
-    return torch.stack(seen).max() if seen else torch.tensor(math.nan)

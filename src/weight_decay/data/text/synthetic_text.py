@@ -8,6 +8,8 @@ known to a few percent (`entropy_bounds`). `GENERATOR_VERSION` must rise with an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from weight_decay.data.splitmix import GAMMA, draw, keys, mix
@@ -84,9 +86,8 @@ class _Paragraphs:
     def write(self) -> tuple[np.ndarray, np.ndarray]:
         """Bytes and lengths, as `synthetic_documents` returns them."""
         lexicon = language()
-        columns = self._speak(lexicon, None)
-        columns.append(np.where(self.last, grammar.END_OF_DOCUMENT, grammar.NOTHING).astype(np.uint16))
-        tokens = np.stack(columns, axis=1)
+        ends = np.where(self.last, grammar.END_OF_DOCUMENT, grammar.NOTHING).astype(np.uint16)
+        tokens = np.stack([*_Speaker(self, lexicon, None), ends], axis=1)
         length = lexicon.length[tokens].sum(axis=1)
         flat = tokens[tokens != grammar.NOTHING]
         text = lexicon.spelling[flat][np.arange(16) < lexicon.length[flat][:, None]]
@@ -97,20 +98,16 @@ class _Paragraphs:
     def surprise(self, lexicon: Language) -> np.ndarray:
         """-log2 of the probability of each paragraph's words, given its topic, cast and number of sentences."""
         bits = np.zeros(len(self.document))
-        self._speak(lexicon, bits)
+        for _ in _Speaker(self, lexicon, bits):
+            pass
         return bits
-
-    def _speak(self, lexicon: Language, bits: np.ndarray | None) -> list[np.ndarray]:
-        """Token numbers, one array (paragraphs,) for each place in a paragraph; adds to `bits` if given."""
-        speaker = _Speaker(self, lexicon, bits)
-        columns = []
-        while speaker.speaking:
-            columns.append(speaker.say())
-        return columns
 
 
 class _Speaker:
-    """Where each paragraph is in its grammar; `say` takes all of them one word further."""
+    """Where each paragraph is in its grammar; each iteration says the next token of all that go on.
+
+    bits: (paragraphs,), to which the surprise of each token is added; None to leave it out.
+    """
 
     def __init__(self, paragraphs: _Paragraphs, lexicon: Language, bits: np.ndarray | None) -> None:
         count = len(paragraphs.key)
@@ -128,12 +125,11 @@ class _Speaker:
             "previous": np.zeros(count, dtype=np.int64),
         }
 
-    @property
-    def speaking(self) -> bool:
-        """Whether any paragraph goes on."""
-        return len(self.live["unit"]) > 0
+    def __iter__(self) -> Iterator[np.ndarray]:
+        while len(self.live["unit"]):
+            yield self._say()
 
-    def say(self) -> np.ndarray:
+    def _say(self) -> np.ndarray:
         """The next token of each paragraph, uint16 (paragraphs,); `NOTHING` for those that are over."""
         live, lexicon = self.live, self.lexicon
         self.place += 1
