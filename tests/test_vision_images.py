@@ -163,10 +163,10 @@ def test_fixed_images_repeat_their_rows(fits: bool, limit: int | None, monkeypat
     fixed = FixedImages(toy, 8, CPU, rows)
     count = limit or 30
     wanted = np.arange(30) if rows is None else rows
-    assert (len(fixed), fixed.samples) == (-(-count // 8), count)
+    assert fixed.samples == count
     for _ in range(2):
         batches = list(fixed)
-        assert len(batches) == len(fixed)
+        assert len(batches) == -(-count // 8)
         images, labels = (torch.cat(column) for column in zip(*batches, strict=True))
         np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), np.asarray(toy.images)[wanted])
         np.testing.assert_array_equal(labels.numpy(), toy.labels[wanted])

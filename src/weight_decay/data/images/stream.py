@@ -163,7 +163,7 @@ class FixedImages:
     """The images of `rows` (all if None, in dataset order) in that order, in the same batches at every iteration.
 
     Iterating yields uint8 (b, 3, H, W) in channels_last format and int64 (b,), both on the device;
-    the last batch holds what is left. `len()` counts batches, `samples` counts images.
+    the last batch holds what is left. `samples` counts images.
     """
 
     def __init__(self, image_set: ImageSet, batch_size: int, device: torch.device, rows: np.ndarray | None = None):
@@ -177,9 +177,6 @@ class FixedImages:
         self._rows = None if rows is None else to_device(torch.from_numpy(rows), device)
         self._images = None if copy is None else copy.images
         self._labels = torch.from_numpy(image_set.labels).to(device) if copy is None else copy.labels
-
-    def __len__(self) -> int:
-        return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, self.samples, self.batch_size):

@@ -92,21 +92,13 @@ class SplitWriter:
             file.truncate(size)
             file.seek(0, os.SEEK_END)
 
-    def starts_with(self, tokens: np.ndarray) -> bool:
-        """Whether the tokens written so far begin with these."""
-        self._files[0].seek(0)
-        found = self._files[0].read(tokens.nbytes)
-        self._files[0].seek(0, os.SEEK_END)
-        return found == tokens.astype(self._dtype).tobytes()
-
-    def ends_with(self, tokens: np.ndarray) -> bool:
-        """Whether the tokens written so far end with these."""
-        self._files[0].seek(max(self.tokens * self._dtype.itemsize - tokens.nbytes, 0))
-        return self._files[0].read() == tokens.astype(self._dtype).tobytes()
-
-    def start_over(self) -> None:
-        """Forget what was kept."""
-        self.tokens = self.documents = 0
+    def keep_if(self, head: np.ndarray, tail: np.ndarray) -> None:
+        """Forget what was kept unless the tokens written so far begin and end with these."""
+        end = self.tokens * self._dtype.itemsize
+        for start, wanted in ((0, head), (max(end - tail.nbytes, 0), tail)):
+            self._files[0].seek(start)
+            if self._files[0].read(wanted.nbytes) != wanted.astype(self._dtype).tobytes():
+                self.tokens = self.documents = 0
         self._cut()
 
     @staticmethod

@@ -180,9 +180,6 @@ class FixedWindows:
         self.windows, self._batch_size = len(starts), batch_size
         self._windows = _narrow(token_set.tokens[self.starts[:, None] + np.arange(context + 1)]).to(device)
 
-    def __len__(self) -> int:
-        return -(-self.windows // self._batch_size)
-
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, self.windows, self._batch_size):
             yield _widen(self._windows[first : first + self._batch_size])
