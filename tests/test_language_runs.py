@@ -134,7 +134,7 @@ def test_rounding_is_for_bfloat16_weights(tiny: Tiny) -> None:
 def test_a_short_training_text_is_evaluated_as_a_whole(tmp_path: Path) -> None:
     config = min(plan("passes_text", "micro").cells, key=lambda cell: cell.config.data.train_tokens).config
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path)))
-    starts = build_regime(config, CPU).task._evaluation["train"].starts  # type: ignore[attr-defined]
+    starts = build_regime(config, CPU).task.evaluation["train"].starts  # type: ignore[attr-defined]
     assert 12_000 // 64 // 2 < len(starts) < config.probes.evaluation_train_samples
     assert all(np.diff(starts) >= 64)
 
