@@ -177,8 +177,11 @@ def _passes(tables: Tables, theme: Theme) -> Figure:
         curve(left, rows, axis_name, metric, color, label=f"λ = {strength:g}", marker="o")
         keys = pd.MultiIndex.from_frame(rows[[axis_name, "seed"]])
         curve(right, rows.assign(gap=rows[metric] - none.reindex(keys).to_numpy()), axis_name, "gap", color, marker="o")
+    sizes = sorted(runs[axis_name].unique())
     for axis in (left, right):
-        plain_log(axis, "x")
+        axis.set_xscale("log")
+        axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        axis.minorticks_off()
         axis.invert_xaxis()
         axis.set_xlabel("training tokens (fewer: more passes)")
     left.set_ylabel("final validation loss")

@@ -19,7 +19,7 @@ def experiments_markdown(results: Path, names: Iterable[str], claims: list[Resul
     seen: dict[tuple[str, frozenset[str]], str] = {}
     for name in names:
         scales = [tables_of(results, name, scale) for scale in scales_of(results, name)]
-        figure = str(scales[0].runs["figure"].iloc[0]) if scales else "–"
+        figure = str(scales[0].runs["figure"].fillna("–").iloc[0]) if scales else "–"
         ran = "; ".join(_cost(tables) for tables in scales) or "not run"
         came = []
         for tables in scales:
