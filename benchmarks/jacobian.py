@@ -49,10 +49,12 @@ def bare(model: nn.Module, images: Tensor) -> None:
     flags = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False)
     first_output: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: object, output: Tensor) -> None:
+        first_output.append(output.requires_grad_())
+
     # The first layer is a norm on 3 channels: its output is the earliest gradient that any method needs.
-    handle = model.input_norm.register_forward_hook(
-        lambda module, arguments, output: first_output.append(output.requires_grad_()) or output
-    )
+    handle = model.get_submodule("input_norm").register_forward_hook(keep)
     logits = model(images)
     handle.remove()
     for c in range(CLASSES):

@@ -105,10 +105,11 @@ def compare(size: str, folder: Path, arguments: argparse.Namespace) -> None:
     for _ in range(arguments.rounds):
         for name, step in peers.items():
             best[name] = min(best[name], timed(functools.partial(step, steps), device) / steps)
-    tokens = plainest.batch_size * plainest.data.context  # type: ignore[union-attr]
-    print(f"{size}, {device}, {arguments.threads} thread(s), {arguments.precision}, {tokens} tokens a step")
+    data: Any = plainest.data
+    step_tokens = plainest.batch_size * data.context
+    print(f"{size}, {device}, {arguments.threads} thread(s), {arguments.precision}, {step_tokens} tokens a step")
     for name, seconds in best.items():
-        print(f"  {name:16s} {1e3 * seconds:9.3f} ms  {tokens / seconds:12,.0f} tokens/s")
+        print(f"  {name:16s} {1e3 * seconds:9.3f} ms  {step_tokens / seconds:12,.0f} tokens/s")
     for peer in [name for name in ("plain", "nanoGPT") if name in best]:
         for name in [name for name in best if name.startswith("ours")]:
             ratio = best[peer] / best[name]
@@ -177,7 +178,8 @@ def plain_step(config: RunConfig, folder: Path, device: torch.device) -> Callabl
         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
     more: dict[str, Any] = {"fused": True} if device.type == "cuda" else {}
-    optimizer = torch.optim.AdamW(groups, lr=config.optimizer.lr, betas=config.optimizer.betas, **more)
+    settings: Any = config.optimizer
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, **more)
     return repeated(config, folder, device, model, loss, optimizer)
 
 
@@ -189,22 +191,22 @@ def nanogpt_step(config: RunConfig, folder: Path, device: torch.device, checkout
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["nanogpt_model"] = module
-    shape, data = config.model, config.data
+    shape: Any = config.model
+    data: Any = config.data
+    settings: Any = config.optimizer
     with contextlib.redirect_stdout(None):
         spec.loader.exec_module(module)
         chosen: Any = module.GPTConfig(
-            block_size=data.context,  # type: ignore[union-attr]
-            vocab_size=data.vocabulary,  # type: ignore[union-attr]
-            n_layer=shape.layers,  # type: ignore[union-attr]
-            n_head=shape.heads,  # type: ignore[union-attr]
+            block_size=data.context,
+            vocab_size=data.vocabulary,
+            n_layer=shape.layers,
+            n_head=shape.heads,
             n_embd=shape.width,
             dropout=0.0,
             bias=False,
         )
         model = module.GPT(chosen).to(device)
-        optimizer = model.configure_optimizers(
-            config.decay.strength, config.optimizer.lr, config.optimizer.betas, device.type
-        )
+        optimizer = model.configure_optimizers(config.decay.strength, settings.lr, settings.betas, device.type)
     return repeated(config, folder, device, model, lambda inputs, targets: model(inputs, targets)[1], optimizer)
 
 

@@ -130,7 +130,7 @@ class Watch:
         F.cross_entropy = self.wrap(F.cross_entropy)
         training.optimizer.step = self.wrap(training.optimizer.step)  # type: ignore[method-assign]
         training.optimizer.zero_grad = self.wrap(training.optimizer.zero_grad)  # type: ignore[method-assign]
-        torch.Tensor.backward = self.wrap(torch.Tensor.backward)  # type: ignore[method-assign, assignment]
+        torch.Tensor.backward = self.wrap(torch.Tensor.backward)  # type: ignore[method-assign]
 
 
 def seconds(work: Callable[[int], None], count: int, device: torch.device) -> float:
@@ -162,12 +162,12 @@ def main() -> None:
             "plain": plain_loop(config, device),
             "ours": our_loop(config, regime, training, folder, arguments.steps),
         }
-        for loop in loops.values():
-            loop(2)
-        times: dict[str, list[float]] = {loop: [] for loop in loops}
+        for work in loops.values():
+            work(2)
+        times: dict[str, list[float]] = {name: [] for name in loops}
         for _ in range(arguments.rounds):
-            for loop, work in loops.items():
-                times[loop].append(seconds(work, arguments.steps, device))
+            for name, work in loops.items():
+                times[name].append(seconds(work, arguments.steps, device))
         overheads = []
         if device.type == "cpu":  # on a GPU the calls return before the work is done
             watch = Watch(clock_of(device))
@@ -176,9 +176,9 @@ def main() -> None:
                 watch.total = 0.0
                 whole = seconds(loops["ours"], arguments.steps, device)
                 overheads.append(1 - watch.total / (whole * arguments.steps))
-    for loop, values in times.items():
+    for name, values in times.items():
         each = statistics.median(values)
-        print(f"{loop:5s} {1000 * each:7.2f} ms a step, {arguments.batch / each:8.0f} images/s")
+        print(f"{name:5s} {1000 * each:7.2f} ms a step, {arguments.batch / each:8.0f} images/s")
     speed = statistics.median(plain / ours for plain, ours in zip(times["plain"], times["ours"], strict=True))
     told = f"{speed:.2f} times (goal: at least {SPEED_GOAL})"
     print(f"images/s against the plain loop: {told} {verdict(speed >= SPEED_GOAL)}")

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from packaging.metadata import Metadata
 from packaging.requirements import Requirement
@@ -120,7 +121,7 @@ def dependencies(names: Iterable[str]) -> dict[str, importlib.metadata.Distribut
 
 def licence_of(distribution: importlib.metadata.Distribution) -> str:
     """What its metadata say: the expression, the classifiers, or the first line of the licence; empty if nothing."""
-    told = distribution.metadata
+    told: Any = distribution.metadata  # a message of `email`, which its type does not say
     if expression := told.get("License-Expression"):
         return expression
     classifiers = told.get_all("Classifier") or []

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -56,7 +55,7 @@ class Site:
         return judged_claims(self.results)
 
     @functools.cached_property
-    def declared(self) -> dict[str, Mapping[str, Any]]:
+    def declared(self) -> dict[str, Declared]:
         """Every experiment, with what its file says."""
         return experiments()
 
