@@ -19,7 +19,7 @@ def experiments_markdown(results: Path, names: Iterable[str], claims: list[Resul
     seen: dict[tuple[str, frozenset[str]], str] = {}
     for name in names:
         scales = [tables_of(results, name, scale) for scale in scales_of(results, name)]
-        figure = str(scales[0].runs["figure"].fillna("–").iloc[0]) if scales else "–"
+        figures = [str(figure) for tables in scales[:1] for figure in tables.runs["figure"].dropna()]
         ran = "; ".join(_cost(tables) for tables in scales) or "not run"
         came = []
         for tables in scales:
@@ -30,7 +30,7 @@ def experiments_markdown(results: Path, names: Iterable[str], claims: list[Resul
             came += _outcomes(
                 [claim for claim in claims if (claim.claim.experiment, claim.scale) == (name, tables.scale)]
             )
-        rows.append([f"`{name}`", figure, ran, "; ".join(came) or "–"])
+        rows.append([f"`{name}`", figures[0] if figures else "–", ran, "; ".join(came) or "–"])
     return "\n".join(markdown_table(rows, "l" * len(HEADER)))
 
 
