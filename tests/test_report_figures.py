@@ -14,7 +14,7 @@ from weight_decay.errors import UserError
 from weight_decay.report.figures import demo as figures
 from weight_decay.report.figures.curvature import spectra_rows, survival
 from weight_decay.report.figures.grid import second_phase
-from weight_decay.report.figures.paper import OVER_TRAINING, paper_figures
+from weight_decay.report.figures.paper import OVER_TRAINING, figures_of, paper_figures
 from weight_decay.report.figures.reference import reference
 from weight_decay.report.figures.style import LIGHT, Draw, rc
 from weight_decay.report.figures.vision import best_decay_per_size, branch_ends, one_decay_for_all
@@ -145,7 +145,7 @@ def test_the_reference_gives_the_papers_numbers(results: Path) -> None:
 def test_another_folder_of_results_has_the_papers_curves_beside_its_own(results: Path, tmp_path: Path) -> None:
     assert reference(tmp_path, "2a", "test_error").equals(reference(results, "2a", "test_error"))
     shutil.copytree(results / "tables", tmp_path / "tables")
-    (figure,) = OVER_TRAINING["fig15_sphere"](tmp_path, tables_of(tmp_path, "fig15_sphere", "micro"))
+    (figure,) = figures_of(tmp_path, tables_of(tmp_path, "fig15_sphere", "micro"))
     assert figure.path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -8,16 +8,18 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from weight_decay.errors import UserError
+from weight_decay.report.figures.demo import Drawing
 from weight_decay.report.figures.rules import (
-    _forest,
-    _passes,
-    _timescale,
-    _tuned,
     best_strengths,
     differences,
+    forest,
+    passes,
     rate_exponent,
+    timescale,
+    tuned,
 )
 from weight_decay.report.figures.style import LIGHT, rc
 from weight_decay.report.page.rules import rules_markdown
@@ -44,6 +46,12 @@ def tables(frame: pd.DataFrame) -> Tables:
     return Tables("decay_rules_under_training", "micro", frame, frame)
 
 
+def built(drawing: Drawing, frame: pd.DataFrame) -> Figure:
+    """The figure of a table, built but not rendered."""
+    with matplotlib.rc_context(rc(LIGHT)):
+        return drawing.__wrapped__(Path(), tables(frame), LIGHT)
+
+
 def test_strengths_are_chosen_on_pilot_seeds_and_a_diverged_one_is_not_chosen() -> None:
     best = best_strengths(ROWS, "ema/val/loss")
     assert dict(zip(best["decay"], best["strength"], strict=True)) == {"decoupled": 0.1, "l1": 0.2}
@@ -68,11 +76,10 @@ def test_differences_are_paired_and_pilots_enter_no_interval() -> None:
 
 
 def test_the_forest_names_every_kind_best_first() -> None:
-    with matplotlib.rc_context(rc(LIGHT)):
-        figure = _forest(tables(ROWS), LIGHT)
+    figure = built(forest, ROWS)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["l1 (0.2)", "decoupled (0.1)"]
     with pytest.raises(UserError, match="no pair"):
-        _forest(tables(ROWS[ROWS["decay.strength"] > 0]), LIGHT)
+        built(forest, ROWS[ROWS["decay.strength"] > 0])
 
 
 def test_the_table_has_the_figures_numbers(tmp_path: Path) -> None:
@@ -95,9 +102,8 @@ def test_passes_and_tuned_rates_are_drawn() -> None:
         [row("decoupled", strength, 0, strength + passes / 100) | {"data.train_tokens": 64 / passes, "optimizer.lr": lr}
          for strength in (0.0, 0.1) for passes in (1, 4) for lr in (0.1, 0.2)]
     )  # fmt: skip
-    with matplotlib.rc_context(rc(LIGHT)):
-        left, right = _passes(tables(grid[grid["optimizer.lr"] == 0.1]), LIGHT).axes
-        labels = [line.get_label() for line in _tuned(tables(grid), LIGHT).axes[0].lines]
+    left, right = built(passes, grid[grid["optimizer.lr"] == 0.1]).axes
+    labels = [line.get_label() for line in built(tuned, grid).axes[0].lines]
     assert [line.get_label() for line in left.lines] == ["λ = 0", "λ = 0.1"]
     np.testing.assert_allclose(right.lines[1].get_ydata(), 0.1)
     assert labels == ["η·λ = 0", "η·λ = 0.01", "η·λ = 0.02"]
@@ -114,7 +120,6 @@ def test_the_exponent_of_a_constant_timescale_is_minus_one() -> None:
     assert rate_exponent(frame, "val/loss") == (pytest.approx(-1.0), pytest.approx(0.0, abs=1e-12), 2)
     constant = frame.assign(**{"ema/val/loss": np.log(frame["decay.strength"]) ** 2})
     assert rate_exponent(constant, "ema/val/loss")[0] == pytest.approx(0.0, abs=1e-12)
-    with matplotlib.rc_context(rc(LIGHT)):
-        figure = _timescale(tables(frame), LIGHT)
+    figure = built(timescale, frame)
     assert figure.axes[0].get_title(loc="left").startswith("λ ∝ η^p, p = -1")
     assert len(figure.axes[0].lines) == 4

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from weight_decay.report.figures.demo import DrawnFigure, cells_of, drawn
-from weight_decay.report.figures.style import DASHED, LineStyle, Theme, curve, legend, new_figure, plain_log
+from weight_decay.report.figures.demo import cells_of, drawing
+from weight_decay.report.figures.style import DASHED, LineStyle, Theme, curve, legend, new_figure, panel_grid, plain_log
 from weight_decay.report.tables.cells import spectra_rows
 from weight_decay.report.tables.read import LEARNING_RATE, Tables
 
@@ -23,18 +23,14 @@ SMALLEST = 1e-5
 """Eigenvalues below this share of the largest are rounding."""
 
 
-def similarity(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "Curvature and gradient noise",
+    "E cos(A v, B v) over Gaussian v: 1 where two matrices agree up to a factor. A point for each seed, with "
+    "two standard errors over the random vectors.",
+    "Cosine similarity of Hessian, Gauss-Newton part and gradient-noise covariance.",
+)
+def similarity(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Cosine similarity of Hessian, Gauss-Newton part and gradient-noise covariance, a point for each seed (Fig 13)."""
-    return drawn(
-        results, tables, "Curvature and gradient noise",
-        "E cos(A v, B v) over Gaussian v: 1 where two matrices agree up to a factor. A point for each seed, with "
-        "two standard errors over the random vectors.",
-        "Cosine similarity of Hessian, Gauss-Newton part and gradient-noise covariance.",
-        lambda theme: _similarity(tables, theme),
-    )  # fmt: skip
-
-
-def _similarity(tables: Tables, theme: Theme) -> Figure:
     figure, (axis,) = new_figure(1, 1, tables.stamp, width=6.0, height=3.6)
     for position, metric in enumerate(PAIRS):
         values, errors = tables.runs[metric].to_numpy(), tables.runs[f"{metric}_error"].to_numpy()
@@ -47,31 +43,24 @@ def _similarity(tables: Tables, theme: Theme) -> Figure:
     return figure
 
 
-def spectra(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "Spectra of the gradient noise",
+    "Share of the eigenvalues that are larger than the one on the axis, at the end of the large-rate phase: the "
+    "noise covariance (solid) and its decoupled approximation (dashed). Quadrature nodes of all seeds together.",
+    "Complementary cumulative spectra of the gradient-noise covariance and of its decoupled approximation.",
+)
+def spectra(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Eigenvalues of the gradient noise with and without decoupling, for every (η, λ) (Figs 16-18)."""
-    return drawn(
-        results, tables, "Spectra of the gradient noise",
-        "Share of the eigenvalues that are larger than the one on the axis, at the end of the large-rate phase: the "
-        "noise covariance (solid) and its decoupled approximation (dashed). Quadrature nodes of all seeds together.",
-        "Complementary cumulative spectra of the gradient-noise covariance and of its decoupled approximation.",
-        lambda theme: _spectra(tables, theme),
-    )  # fmt: skip
-
-
-def _spectra(tables: Tables, theme: Theme) -> Figure:
     rows = spectra_rows(tables)
     cells = cells_of(rows, theme)
-    columns = 2 if len(cells) > 1 else 1
-    figure, axes = new_figure(-(-len(cells) // columns), columns, tables.stamp, width=4.6)
-    for axis, (of_cell, name, color) in zip(axes, cells, strict=False):
+    figure, axes = panel_grid(len(cells), min(2, len(cells)), tables.stamp, width=4.6)
+    for axis, (of_cell, name, color) in zip(axes, cells, strict=True):
         for kind, line in SPECTRA.items():
             values, above = survival(of_cell, kind)
             axis.step(values, above, where="post", color=color, linestyle=line, linewidth=1.6)
         axis.set(title=name, xlabel="eigenvalue", ylabel="share of larger eigenvalues")
         plain_log(axis, "x")
         plain_log(axis)
-    for axis in axes[len(cells) :]:
-        axis.set_axis_off()
     legend(figure, axes[0], columns=2, lines={"gradient noise": "-", "decoupled": DASHED})
     return figure
 
@@ -87,18 +76,14 @@ def survival(rows: pd.DataFrame, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return values, shares[::-1].cumsum()[::-1]
 
 
-def ensemble(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "Ensemble of snapshots or average of weights",
+    "Left: final test error of the last iterate, of the moving average of the weights and of the ensemble that "
+    "averages the predictions of snapshots. Right: how far the predictions of the latter two are apart.",
+    "Test error of iterate, average and ensemble against the learning rate, and their total variation.",
+)
+def ensemble(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Error of iterate, EMA and snapshot ensemble, and total variation between the latter two (Tables 2, 3)."""
-    return drawn(
-        results, tables, "Ensemble of snapshots or average of weights",
-        "Left: final test error of the last iterate, of the moving average of the weights and of the ensemble that "
-        "averages the predictions of snapshots. Right: how far the predictions of the latter two are apart.",
-        "Test error of iterate, average and ensemble against the learning rate, and their total variation.",
-        lambda theme: _ensemble(tables, theme),
-    )  # fmt: skip
-
-
-def _ensemble(tables: Tables, theme: Theme) -> Figure:
     figure, (error, distance) = new_figure(1, 2, tables.band_stamp, width=4.6)
     lines = {"iterate": "test/error", "moving average (EMA)": "ema/test/error", "ensemble": "ensemble/test/error"}
     for (name, metric), color in zip(lines.items(), theme.series, strict=False):

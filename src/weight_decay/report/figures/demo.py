@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,6 +24,7 @@ from weight_decay.report.figures.style import (
     new_figure,
     plain_log,
     save,
+    with_average,
 )
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics, tables_of
 
@@ -40,6 +44,9 @@ class DrawnFigure:
     scale: str
 
 
+Drawing = Callable[..., DrawnFigure]
+"""What draws a figure to disk, from the folder of results and an experiment's tables."""
+
 LINES: dict[str, LineStyle] = {"iterate": "-", "moving average (EMA)": DASHED}
 
 
@@ -51,32 +58,33 @@ def drawn(
     return DrawnFigure(path, title, caption, alternative, tables.experiment, tables.scale)
 
 
-def demo_figures(results: Path, scale: str = "micro") -> list[DrawnFigure]:
-    """Draw both demo figures from `results`/tables into `results`/figures (PNG, dark PNG, PDF).
+def drawing(title: str, caption: str, alternative: str, part: str = "") -> Callable[[Callable[..., Figure]], Drawing]:
+    """Makes of `draw(results, tables, theme, **options)` a function of all but the theme that draws to disk.
 
-    Raises UserError when a table is absent.
+    As `drawn` does it, for a figure whose words are the same for all tables.
     """
-    return [demo_over_training(results, scale), demo_under_training(results, scale)]
+
+    def declared(draw: Callable[..., Figure]) -> Drawing:
+        @functools.wraps(draw)
+        def to_disk(results: Path, tables: Tables, **options: Any) -> DrawnFigure:
+            in_theme = functools.partial(draw, results, tables, **options)
+            return drawn(results, tables, title, caption, alternative, in_theme, part)
+
+        return to_disk
+
+    return declared
 
 
-def demo_over_training(results: Path, scale: str) -> DrawnFigure:
+@drawing(
+    "Over-training: many passes, SGD",
+    "The vertical dotted line marks the drop of the learning rate. Before it, compare the iterate "
+    "(solid) with its moving average (dashed), which is free of most of the noise.",
+    "Panels against epochs for large and small learning rate, with and without weight decay: "
+    "test error, training loss, Jacobian norm and weight norm.",
+)
+def over_training(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Test error, training loss, ‖J‖ and ‖w‖ against epochs for the 2×2 of η and λ (Figs 2, 3)."""
-    tables = tables_of(results, "demo_over_training", scale)
-    return drawn(
-        results,
-        tables,
-        "Over-training: many passes, SGD",
-        "The vertical dotted line marks the drop of the learning rate. Before it, compare the iterate "
-        "(solid) with its moving average (dashed), which is free of most of the noise.",
-        "Panels against epochs for large and small learning rate, with and without weight decay: "
-        "test error, training loss, Jacobian norm and weight norm.",
-        lambda theme: _over_training(tables, theme),
-    )
-
-
-def _over_training(tables: Tables, theme: Theme) -> Figure:
     curves = tables.main_curves
-    cells = cells_of(curves, theme)
     panels: list[tuple[str, str, str, float]] = [
         ("test/error", "Test error", "test error (%)", 100.0),
         ("train/loss", "Training loss", "training cross-entropy", 1.0),
@@ -86,25 +94,27 @@ def _over_training(tables: Tables, theme: Theme) -> Figure:
     panels = [panel for panel in panels if not missing_metrics(curves, [panel[0]])]
     rows, columns = (2, 2) if len(panels) == 4 else (1, len(panels))
     figure, axes = new_figure(rows, columns, tables.band_stamp, width=4.6)
-    drop = rate_drop(curves)
     for axis, (metric, title, label, factor) in zip(axes, panels, strict=True):
-        for measured, name, color in cells:
-            # Before the first step the iterate's batch-norm statistics are placeholders, and ‖J‖ means nothing.
-            rows_of_cell = measured[measured["step"] > 0] if metric.startswith("jacobian/") else measured
-            curve(axis, rows_of_cell, "epoch", metric, color, label=name, factor=factor)
-            averaged = f"ema/{metric}"
-            if metric != "weights/norm" and not missing_metrics(rows_of_cell, [averaged]):
-                curve(axis, rows_of_cell, "epoch", averaged, color, linestyle=DASHED, factor=factor, linewidth=1.5)
+        over_epochs(axis, curves, metric, theme, 1.5, factor=factor)
         if metric != "test/error":
             plain_log(axis)
         else:
             axis.set_ylim(bottom=0)
-        if drop is not None:
-            axis.axvline(drop, color=theme.muted, linewidth=1.0, linestyle=DOTTED)
         axis.set(title=title, xlabel="epoch", ylabel=label)
         axis.margins(x=0.01)
     legend(figure, axes[0], columns=3, lines=LINES)
     return figure
+
+
+def over_epochs(axis: Axes, curves: pd.DataFrame, metric: str, theme: Theme, thin: float, *, factor: float) -> None:
+    """Iterate and average (`thin`) of every (η, λ) against epochs, and where the learning rate drops."""
+    # Before the first step the iterate's batch-norm statistics are placeholders, and ‖J‖ means nothing.
+    shown = curves[curves["step"] > 0] if metric.startswith("jacobian/") else curves
+    for rows, name, color in cells_of(shown, theme):
+        with_average(axis, rows, "epoch", metric, color, thin, label=name, factor=factor)
+    drop = rate_drop(curves)
+    if drop is not None:
+        axis.axvline(drop, color=theme.muted, linewidth=1.0, linestyle=DOTTED)
 
 
 def cells_of(curves: pd.DataFrame, theme: Theme) -> list[tuple[pd.DataFrame, str, str]]:
@@ -129,23 +139,16 @@ def rate_drop(curves: pd.DataFrame) -> float | None:
     return min(last) if last else None
 
 
-def demo_under_training(results: Path, scale: str) -> DrawnFigure:
+@drawing(
+    "Under-training: one pass, AdamW",
+    "Top right: the loss with decay minus the loss without, at the same step and seed; below zero, "
+    "decay is ahead. The effective learning rate is the learning rate over the norm of the weights, "
+    "both of which change as the run goes on.",
+    "Four panels against iterations for each weight decay: validation loss, loss difference to no decay, "
+    "effective learning rate and weight norm.",
+)
+def under_training(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Validation loss, its difference to λ = 0, effective LR and ‖w‖ against iterations (Figs 6 and 7)."""
-    tables = tables_of(results, "demo_under_training", scale)
-    return drawn(
-        results,
-        tables,
-        "Under-training: one pass, AdamW",
-        "Top right: the loss with decay minus the loss without, at the same step and seed; below zero, "
-        "decay is ahead. The effective learning rate is the learning rate over the norm of the weights, "
-        "both of which change as the run goes on.",
-        "Four panels against iterations for each weight decay: validation loss, loss difference to no decay, "
-        "effective learning rate and weight norm.",
-        lambda theme: _under_training(tables, theme),
-    )
-
-
-def _under_training(tables: Tables, theme: Theme) -> Figure:
     curves = tables.main_curves
     figure, (loss, difference, rate, norm) = new_figure(2, 2, tables.band_stamp, width=4.6)
     strengths = sorted(curves[DECAY].unique())
@@ -153,8 +156,7 @@ def _under_training(tables: Tables, theme: Theme) -> Figure:
     gaps: list[tuple[pd.DataFrame, str]] = []
     for decay in strengths:
         rows = curves[curves[DECAY] == decay]
-        curve(loss, rows, "step", "val/loss", colors[decay], label=f"λ = {decay:g}")
-        curve(loss, rows, "step", "ema/val/loss", colors[decay], linestyle=DASHED, linewidth=1.5)
+        with_average(loss, rows, "step", "val/loss", colors[decay], 1.5, label=f"λ = {decay:g}")
         curve(rate, rows[rows["step"] > 0], "step", "effective_lr/adamw", colors[decay], geometric=True)
         curve(norm, rows, "step", "weights/norm", colors[decay], geometric=True)
         if decay != strengths[0]:
@@ -176,6 +178,18 @@ def _under_training(tables: Tables, theme: Theme) -> Figure:
         axis.margins(x=0.01)
     legend(figure, loss, columns=len(strengths) + 2, lines=LINES)
     return figure
+
+
+DEMO = {"demo_over_training": over_training, "demo_under_training": under_training}
+"""The demo's own figures, which `demo-report` draws."""
+
+
+def demo_figures(results: Path, scale: str = "micro") -> list[DrawnFigure]:
+    """Draw both demo figures from `results`/tables into `results`/figures (PNG, dark PNG, PDF).
+
+    Raises UserError when a table is absent.
+    """
+    return [draw(results, tables_of(results, name, scale)) for name, draw in DEMO.items()]
 
 
 def paired_difference(curves: pd.DataFrame, metric: str, coordinate: str, ours: float, theirs: float) -> pd.DataFrame:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from weight_decay.report.figures.demo import JACOBIAN_LABEL, DrawnFigure, drawn
-from weight_decay.report.figures.reference import decay_of, reference
-from weight_decay.report.figures.style import Theme, curve, faded, legend, new_figure, plain_log, shades
+from weight_decay.report.figures.demo import JACOBIAN_LABEL, drawing
+from weight_decay.report.figures.reference import decay_of, paper_title, reference
+from weight_decay.report.figures.style import COLORMAP, Theme, curve, faded, legend, new_figure, plain_log, shades
 from weight_decay.report.tables.cells import EMA_ERROR, EMA_JACOBIAN, second_phase
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
 
@@ -23,18 +23,15 @@ _QUANTITIES = (
 )
 
 
-def heatmaps(results: Path, tables: Tables, paper_figure: str | None) -> DrawnFigure:
+@drawing(
+    "Error and Jacobian norm over the grid",
+    "Each cell is a mean over seeds; a cross marks a cell in which a run diverged. "
+    "Along an anti-diagonal the product η·λ is constant.",
+    "Heatmaps of test error and Jacobian norm of the averaged weights over learning rate and decay.",
+    part="-heatmaps",
+)
+def heatmaps(results: Path, tables: Tables, theme: Theme, paper_figure: str | None = None) -> Figure:
     """EMA test error and EMA ‖J‖² over η and λ (Figs 3 and 10), above the paper's where digitised."""
-    return drawn(
-        results, tables, "Error and Jacobian norm over the grid",
-        "Each cell is a mean over seeds; a cross marks a cell in which a run diverged. "
-        "Along an anti-diagonal the product η·λ is constant.",
-        "Heatmaps of test error and Jacobian norm of the averaged weights over learning rate and decay.",
-        lambda theme: _heatmaps(results, tables, paper_figure, theme), part="-heatmaps",
-    )  # fmt: skip
-
-
-def _heatmaps(results: Path, tables: Tables, paper_figure: str | None, theme: Theme) -> Figure:
     runs = tables.runs
     measured = [item for item in _QUANTITIES if not missing_metrics(runs, [item[0]])]
     rows = 1 if paper_figure is None else 2
@@ -55,7 +52,7 @@ def _heatmaps(results: Path, tables: Tables, paper_figure: str | None, theme: Th
                 continue
             points = points.assign(decay=decay_of(points), value=points["y"] * factor)
             _heatmap(below, points.pivot_table("value", "lr", "decay"), label, theme, metric == EMA_JACOBIAN)
-            below.set_title(f"Paper, Fig. {paper_figure} (digitised)", color=theme.muted)
+            below.set_title(paper_title(paper_figure), color=theme.muted)
     return figure
 
 
@@ -64,12 +61,12 @@ def _heatmap(axis: Axes, table: pd.DataFrame, label: str, theme: Theme, logarith
     values = table.to_numpy(dtype=float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     norm = LogNorm(low, max(high, low * 1.001)) if logarithmic and low > 0 else Normalize(low, high)
-    image = axis.imshow(values, origin="lower", aspect="auto", cmap=theme.colormap, norm=norm)
+    image = axis.imshow(values, origin="lower", aspect="auto", cmap=COLORMAP, norm=norm)
     axis.grid(False)
     axis.set_xticks(range(len(table.columns)), [f"{decay:g}" for decay in table.columns], rotation=45)
     axis.set_yticks(range(len(table.index)), [f"{rate:g}" for rate in table.index])
     axis.set(xlabel="weight decay λ", ylabel="learning rate η")
-    colors = colormaps[theme.colormap]
+    colors = colormaps[COLORMAP]
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             red, green, blue, _ = colors(norm(value))
@@ -84,24 +81,19 @@ def _heatmap(axis: Axes, table: pd.DataFrame, label: str, theme: Theme, logarith
     bar.outline.set_visible(False)
 
 
-def against_product(results: Path, tables: Tables, paper_figure: str | None) -> DrawnFigure:
+@drawing(
+    "The product η·λ",
+    "If only the product matters, the lines of different learning rates fall on one another. λ = 0 is left out.",
+    "Test error, Jacobian norm and noise scale against the product of learning rate and decay.",
+    part="-product",
+)
+def against_product(results: Path, tables: Tables, theme: Theme, paper_figure: str | None = None) -> Figure:
     """EMA error, EMA ‖J‖² and σ against η·λ, and error against training loss, a line for each η (Fig 4)."""
-    return drawn(
-        results, tables, "The product η·λ",
-        "If only the product matters, the lines of different learning rates fall on one another. "
-        "λ = 0 is left out.",
-        "Test error, Jacobian norm and noise scale against the product of learning rate and decay.",
-        lambda theme: _against_product(results, tables, paper_figure, theme), part="-product",
-    )  # fmt: skip
-
-
-def _against_product(results: Path, tables: Tables, paper_figure: str | None, theme: Theme) -> Figure:
     runs = tables.runs[tables.runs[DECAY] > 0]
     # Rounded, so that 0.1 × 0.003 and 0.3 × 0.001 are one point of the axis.
     runs = runs.assign(product=(runs[LEARNING_RATE] * runs[DECAY]).map(lambda value: float(f"{value:.6g}")))
     panels: list[tuple[str, str, str, float]] = [
-        (EMA_ERROR, "product", "test error of the EMA (%)", 100.0),
-        (EMA_JACOBIAN, "product", r"Jacobian norm of the EMA $\|J\|_F^2$", 1.0),
+        *((metric, "product", label, factor) for metric, _, label, factor in _QUANTITIES),
         ("noise/scale", "product", r"noise scale $\sigma_{\eta,\lambda}$", 1.0),
         (EMA_ERROR, "train/loss", "test error of the EMA (%)", 100.0),
     ]
@@ -132,19 +124,11 @@ def _against_product(results: Path, tables: Tables, paper_figure: str | None, th
         if points.empty:
             continue
         points = points.assign(decay=decay_of(points))
-        points = points.assign(product=points["lr"] * points["decay"])
+        points = points.assign(product=points["lr"] * points["decay"]).sort_values("product")
         axis.set_axis_on()
-        groups = sorted(points[points["decay"] > 0].groupby("lr"), key=lambda group: float(str(group[0])))
+        groups = points[points["decay"] > 0].groupby("lr")
         for (_, part), color in zip(groups, shades(theme, len(groups)), strict=True):
-            part = part.sort_values("product")
-            axis.plot(
-                part["product"],
-                part["y"] * factor,
-                "-o",
-                color=faded(color, theme),
-                markersize=3,
-                linewidth=1,
-            )
+            axis.plot(part["product"], part["y"] * factor, "-o", color=faded(color, theme), markersize=3, linewidth=1)
         axis.set(xlabel="η · λ", ylabel=label)
         axis.set_title("Paper (digitised)", color=theme.muted)
         plain_log(axis, "x")
@@ -154,18 +138,14 @@ def _against_product(results: Path, tables: Tables, paper_figure: str | None, th
     return figure
 
 
-def sphere(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "On the sphere",
+    "Scale-invariant network projected on the sphere after every step, so that the learning rate is the "
+    "effective one. Measured after a second phase at the smallest rate.",
+    "Final test error and Jacobian norm against the learning rate, ours and the paper's.",
+)
+def sphere(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Final test error against η for SGD on the unit sphere (Fig 15): is the best η inside?"""
-    return drawn(
-        results, tables, "On the sphere",
-        "Scale-invariant network projected on the sphere after every step, so that the learning rate is the "
-        "effective one. Measured after a second phase at the smallest rate.",
-        "Final test error and Jacobian norm against the learning rate, ours and the paper's.",
-        lambda theme: _sphere(results, tables, theme),
-    )  # fmt: skip
-
-
-def _sphere(results: Path, tables: Tables, theme: Theme) -> Figure:
     runs = second_phase(tables)
     panels = [
         ("test/error", "final test error (%)", 100.0),

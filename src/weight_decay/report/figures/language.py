@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from weight_decay.report.figures.demo import LINES, NORM_LABEL, DrawnFigure, drawn, zoom
+from weight_decay.report.figures.demo import LINES, NORM_LABEL, DrawnFigure, drawing, drawn, zoom
 from weight_decay.report.figures.differences import DIFFERENCE_METRIC, differences, smoothed, with_differences
-from weight_decay.report.figures.reference import decay_of, reference
+from weight_decay.report.figures.reference import decay_of, paper_title, reference
 from weight_decay.report.figures.style import (
     DASHED,
     Theme,
@@ -21,9 +21,12 @@ from weight_decay.report.figures.style import (
     empty,
     faded,
     legend,
+    legend_within,
     new_figure,
+    panel_grid,
     plain_log,
     shades,
+    with_average,
 )
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
 
@@ -107,13 +110,14 @@ FIGURE_23 = (
 )
 
 
-def trajectories(results: Path, tables: Tables, panels: tuple[Panel, ...], title: str, caption: str) -> DrawnFigure:
+def trajectories(results: Path, tables: Tables, panels: tuple[Panel, ...], title: str) -> DrawnFigure:
     """Each cell of an experiment against iterations, one panel for each quantity (Figs 6, 7, 19-23, 26)."""
     curves = with_differences(_with_gaps(tables.main_curves), list(NAMES))
     shown = [panel for panel in panels if not missing_metrics(curves, [panel.metric])]
     names = ", ".join(panel.label for panel in shown)
     return drawn(
-        results, tables, title, caption, f"{names} against iterations, a line for each cell.",
+        results, tables, title, "Dashed: the moving average of the weights.",
+        f"{names} against iterations, a line for each cell.",
         lambda theme: _trajectories(results, tables, curves, shown, theme),
     )  # fmt: skip
 
@@ -123,19 +127,16 @@ def _trajectories(results: Path, tables: Tables, curves: pd.DataFrame, panels: l
     slots = [
         (panel, paper) for panel in panels for paper in ((False, True) if len(beside.get(panel, ())) else (False,))
     ]
-    columns = 2 if len(slots) in (2, 4) else 3
-    figure, axes = new_figure(-(-len(slots) // columns), columns, tables.band_stamp, width=4.4)
+    figure, axes = panel_grid(len(slots), 2 if len(slots) in (2, 4) else 3, tables.band_stamp, width=4.4)
     lines = cells(curves, theme)
     completed = set(tables.runs["run_id"][tables.runs["status"] == "completed"])
-    for axis, (panel, paper) in zip(axes, slots, strict=False):
+    for axis, (panel, paper) in zip(axes, slots, strict=True):
         if paper:
             _paper(axis, panel, beside[panel], theme)
         else:
             _ours(axis, panel, lines, completed, theme)
         axis.set(xlabel="iteration", ylabel=panel.label)
         axis.margins(x=0.01)
-    for axis in axes[len(slots) :]:
-        axis.set_axis_off()
     legend(figure, axes[0], columns=3, lines=LINES)
     return figure
 
@@ -143,25 +144,23 @@ def _trajectories(results: Path, tables: Tables, curves: pd.DataFrame, panels: l
 def _ours(
     axis: Axes, panel: Panel, lines: list[tuple[pd.DataFrame, str, str]], completed: set[str], theme: Theme
 ) -> None:
-    # What is zoomed in on: a run that diverges would hide all others.
-    measured = []
     if panel.metric == DIFFERENCE_METRIC:
         differences(axis, lines, theme)
         return
+    measured = []
     for part, name, color in lines:
         part = smoothed(part) if panel.metric == "batch/loss" else part
         part = part[part["step"] > 0] if panel.logarithmic else part
-        curve(axis, part, "step", panel.metric, color, label=name, geometric=panel.logarithmic)
+        drawn_metrics = with_average(
+            axis, part, "step", panel.metric, color, 1.3, label=name, geometric=panel.logarithmic
+        )
+        # What is zoomed in on: a run that diverges would hide all others.
         whole = part[part["run_id"].isin(completed)]
-        measured.append((whole, panel.metric))
-        averaged = f"ema/{panel.metric}"
-        if panel.metric.endswith("/loss") and not missing_metrics(part, [averaged]):
-            curve(axis, part, "step", averaged, color, linestyle=DASHED, linewidth=1.3)
-            measured.append((whole, averaged))
+        measured += [(whole, metric) for metric in drawn_metrics if len(whole)]
     if panel.logarithmic:
         plain_log(axis)
     if panel.zoomed:
-        zoom(axis, [(rows, metric) for rows, metric in measured if len(rows)])
+        zoom(axis, measured)
     if panel.metric.startswith("gap/"):
         axis.axhline(0, color=theme.muted, linewidth=1.0)
     if panel.paper is not None:
@@ -172,20 +171,23 @@ def cells(curves: pd.DataFrame, theme: Theme) -> list[tuple[pd.DataFrame, str, s
     """Rows, label and colour of each cell of the grid, seeds together, in the order of what varies."""
     varying = [name for name in NAMES if name in curves and curves[name].nunique(dropna=False) > 1]
     varying = varying or [DECAY]
-    groups = list(curves.groupby(varying, dropna=False, sort=True))
-    palette = list(theme.series) if len(groups) <= len(theme.series) else shades(theme, len(groups))
-    if varying == [DECAY]:
-        colors = decay_colors(theme, curves[DECAY])
-        palette = [colors[float(rows[DECAY].iloc[0])] for _, rows in groups]
     found = []
-    for (values, rows), color in zip(groups, palette, strict=False):
-        found.append((rows, ", ".join(_words(varying, values)), color))
+    for values, rows, color in colored(curves, varying, theme):
+        pairs = zip(varying, values, strict=True)
+        words = ", ".join(said(name, value) for name, value in pairs if not pd.isna(value))
+        found.append((rows, words or "as Fig 6", color))
     return found
 
 
-def _words(names: list[str], values: Any) -> list[str]:
-    pairs = zip(names, values if isinstance(values, tuple) else (values,), strict=True)
-    return [said(name, value) for name, value in pairs if not pd.isna(value)] or ["as Fig 6"]
+def colored(curves: pd.DataFrame, names: list[str], theme: Theme) -> list[tuple[tuple[Any, ...], pd.DataFrame, str]]:
+    """Values, rows and colour of each group that agrees in `names`; where they are λ alone, it has its own colours."""
+    groups = list(curves.groupby(names, dropna=False, sort=True))
+    if names == [DECAY]:
+        colors = decay_colors(theme, curves[DECAY])
+        palette = [colors[rows[DECAY].iloc[0]] for _, rows in groups]
+    else:
+        palette = list(theme.series) if len(groups) <= len(theme.series) else shades(theme, len(groups))
+    return [(values, rows, color) for (values, rows), color in zip(groups, palette, strict=False)]
 
 
 def said(name: str, value: Any) -> str:
@@ -224,28 +226,18 @@ def _paper(axis: Axes, panel: Panel, points: pd.DataFrame, theme: Theme) -> None
         axis.locator_params(axis="y", nbins=6)
     axis.locator_params(axis="x", nbins=4)
     axis.set_title(paper_title(panel.paper[0]), color=theme.muted)
-    handles, labels = axis.get_legend_handles_labels()
-    named = dict(zip(labels, handles, strict=True))
-    axis.legend(named.values(), named.keys(), fontsize=7.5, handlelength=1.8, loc="best")
+    legend_within(axis, fontsize=7.5)
 
 
-def paper_title(figure: str) -> str:
-    """The title of a panel of the paper's."""
-    return f"Paper, Fig. {figure} (digitised)"
-
-
-def tails(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "A tiny learning rate from each snapshot",
+    "Weight decay raises the loss at a large learning rate and the fall when it becomes tiny: "
+    "the fall is the validation loss at the snapshot minus that at the end of its branch.",
+    "Final validation loss of the tiny-learning-rate branches and their fall, against the snapshot's step.",
+    part="-tails",
+)
+def tails(results: Path, tables: Tables, theme: Theme) -> Figure:
     """What a tiny learning rate wins from each snapshot: loss at its end, and its fall (Fig 6)."""
-    return drawn(
-        results, tables, "A tiny learning rate from each snapshot",
-        "Weight decay raises the loss at a large learning rate and the fall when it becomes tiny: "
-        "the fall is the validation loss at the snapshot minus that at the end of its branch.",
-        "Final validation loss of the tiny-learning-rate branches and their fall, against the snapshot's step.",
-        lambda theme: _tails(results, tables, theme), "-tails",
-    )  # fmt: skip
-
-
-def _tails(results: Path, tables: Tables, theme: Theme) -> Figure:
     figure, (level, fall, theirs) = new_figure(1, 3, tables.band_stamp, width=4.4)
     _paper_tails(theirs, reference(results, "6", "train_loss", "tiny_lr"), theme)
     ends = tables.summary[tables.summary["branch"] != "main"]

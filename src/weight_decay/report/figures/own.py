@@ -9,17 +9,16 @@ from matplotlib.figure import Figure
 
 from weight_decay.report.figures.demo import JACOBIAN_LABEL, LINES, NORM_LABEL, DrawnFigure, drawn, zoom
 from weight_decay.report.figures.differences import paired_line
-from weight_decay.report.figures.language import NAMES, said
+from weight_decay.report.figures.language import NAMES, colored, said
 from weight_decay.report.figures.style import (
     DASHED,
     LineStyle,
     Theme,
-    curve,
-    decay_colors,
     legend,
     new_figure,
+    panel_grid,
     plain_log,
-    shades,
+    with_average,
 )
 from weight_decay.report.tables.read import DECAY, Tables, missing_metrics
 
@@ -95,7 +94,7 @@ def differences(tables: Tables, metric: str) -> list[tuple[pd.DataFrame, str, st
     if not names:
         return []
     of_cell = {
-        values if isinstance(values, tuple) else (values,): rows.groupby(["seed", "step"])[metric].mean().dropna()
+        values: rows.groupby(["seed", "step"])[metric].mean().dropna()
         for values, rows in tables.main_curves.groupby(names, dropna=False, sort=True)
     }
     found = []
@@ -139,39 +138,26 @@ def _cells(tables: Tables, theme: Theme) -> list[Cell]:
     curves = tables.main_curves
     if not names:
         return [(curves, "all runs", theme.series[0])]
-    groups = list(curves.groupby(names, dropna=False, sort=True))
-    if names == [DECAY]:
-        colors = decay_colors(theme, curves[DECAY])
-        palette = [colors[float(rows[DECAY].iloc[0])] for _, rows in groups]
-    else:
-        palette = list(theme.series) if len(groups) <= len(theme.series) else shades(theme, len(groups))
-    return [(rows, label_of(rows.iloc[0][names]), color) for (_, rows), color in zip(groups, palette, strict=False)]
+    return [(rows, label_of(rows.iloc[0][names]), color) for _, rows, color in colored(curves, names, theme)]
 
 
 def _overview(tables: Tables, panels: list[tuple[str, str]], theme: Theme) -> Figure:
-    columns = min(3, max(1, len(panels)))
-    figure, axes = new_figure(-(-len(panels) // columns), columns, tables.band_stamp, width=4.4)
+    figure, axes = panel_grid(len(panels), min(3, len(panels)), tables.band_stamp, width=4.4)
     cells = _cells(tables, theme)
-    for axis, (metric, label) in zip(axes, panels, strict=False):
+    for axis, (metric, label) in zip(axes, panels, strict=True):
         logarithmic = metric.startswith(("effective_lr/", "weights/", "jacobian/"))
         shown = []
         for rows, name, color in cells:
             # Before the first step nothing has an effective rate, and batch-norm statistics are placeholders.
             rows = rows[rows["step"] > 0] if logarithmic else rows
-            curve(axis, rows, "step", metric, color, label=name, geometric=logarithmic)
-            shown.append((rows, metric))
-            averaged = f"ema/{metric}"
-            if not missing_metrics(rows, [averaged]):
-                curve(axis, rows, "step", averaged, color, linestyle=DASHED, linewidth=1.3, geometric=logarithmic)
-                shown.append((rows, averaged))
+            drawn_metrics = with_average(axis, rows, "step", metric, color, 1.3, label=name, geometric=logarithmic)
+            shown += [(rows, one) for one in drawn_metrics]
         if logarithmic and all((rows[name].dropna() > 0).all() for rows, name in shown):
             plain_log(axis)
         elif not logarithmic:
             zoom(axis, shown)
         axis.set(xlabel="step", ylabel=label)
         axis.margins(x=0.01)
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
     legend(figure, axes[0], columns=3, lines=LINES)
     return figure
 

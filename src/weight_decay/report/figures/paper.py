@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from weight_decay.errors import UserError
 from weight_decay.report.figures.curvature import ensemble, similarity, spectra
-from weight_decay.report.figures.demo import DrawnFigure
+from weight_decay.report.figures.demo import DEMO, Drawing, DrawnFigure
 from weight_decay.report.figures.drawn import made_of, remember, up_to_date
 from weight_decay.report.figures.grid import against_product, heatmaps, sphere
 from weight_decay.report.figures.language import (
@@ -43,6 +43,7 @@ from weight_decay.report.figures.vision import (
 from weight_decay.report.tables.read import Tables, scales_of, tables_of
 
 _LEVELS = "The vertical dotted line marks the drop of the learning rate. The paper's curves are drained of colour."
+_REAL = f"Fashion-MNIST, beside the paper's CIFAR-10. {_LEVELS}"
 _LONG = "The paper's final values were read off its plots, within half a point."
 
 
@@ -53,74 +54,58 @@ def _long(part: str) -> tuple[Panel, ...]:
     )
 
 
-def _epochs(panels: tuple[Panel, ...], title: str, caption: str) -> Callable[[Path, Tables], list[DrawnFigure]]:
-    return lambda results, tables: [against_epochs(results, tables, panels, title, caption)]
+def _epochs(panels: tuple[Panel, ...], title: str, caption: str) -> Drawing:
+    return partial(against_epochs, panels=panels, title=title, caption=caption)
 
 
-def _steps(
-    panels: tuple[LanguagePanel, ...], title: str, caption: str = "Dashed: the moving average of the weights."
-) -> Callable[[Path, Tables], list[DrawnFigure]]:
-    return lambda results, tables: [trajectories(results, tables, panels, title, caption)]
+def _steps(panels: tuple[LanguagePanel, ...], title: str) -> Drawing:
+    return partial(trajectories, panels=panels, title=title)
 
 
-OVER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
-    "fig01_cifar5m_size": lambda results, tables: [dataset_size(results, tables)],
-    "fig02_cifar10": _epochs(FIGURE_2, "Learning rate and decay", _LEVELS),
-    "fig02_real_images": _epochs(
-        FIGURE_2, "Learning rate and decay on real images", f"Fashion-MNIST, beside the paper's CIFAR-10. {_LEVELS}"
-    ),
-    "fig02d_tiny_imagenet": _epochs(FIGURE_2D, "The same on Tiny-ImageNet", _LEVELS),
-    "fig03_grid_tiny_imagenet": lambda results, tables: [
-        heatmaps(results, tables, "3"),
-        against_product(results, tables, "3"),
-    ],
-    "fig05_finetune": lambda results, tables: [finetuning(results, tables)],
-    "fig10_grid_cifar10": lambda results, tables: [
-        heatmaps(results, tables, None),
-        against_product(results, tables, None),
-    ],
-    "fig11a_vgg": _epochs(_long("a"), "Long training, VGG16", _LONG),
-    "fig11b_resnet18": _epochs(_long("b"), "Long training, ResNet18", _LONG),
-    "fig11c_resnet34": _epochs(_long("c"), "Long training, ResNet34 on CIFAR-100", _LONG),
-    "fig13_similarity": lambda results, tables: [similarity(results, tables)],
-    "fig15_sphere": lambda results, tables: [sphere(results, tables)],
-    "fig16_spectra": lambda results, tables: [spectra(results, tables)],
-    "tab02_ensemble": lambda results, tables: [ensemble(results, tables)],
+OVER_TRAINING: dict[str, tuple[Drawing, ...]] = {
+    "fig01_cifar5m_size": (dataset_size,),
+    "fig02_cifar10": (_epochs(FIGURE_2, "Learning rate and decay", _LEVELS),),
+    "fig02_real_images": (_epochs(FIGURE_2, "Learning rate and decay on real images", _REAL),),
+    "fig02d_tiny_imagenet": (_epochs(FIGURE_2D, "The same on Tiny-ImageNet", _LEVELS),),
+    "fig03_grid_tiny_imagenet": (partial(heatmaps, paper_figure="3"), partial(against_product, paper_figure="3")),
+    "fig05_finetune": (finetuning,),
+    "fig10_grid_cifar10": (heatmaps, against_product),
+    "fig11a_vgg": (_epochs(_long("a"), "Long training, VGG16", _LONG),),
+    "fig11b_resnet18": (_epochs(_long("b"), "Long training, ResNet18", _LONG),),
+    "fig11c_resnet34": (_epochs(_long("c"), "Long training, ResNet34 on CIFAR-100", _LONG),),
+    "fig13_similarity": (similarity,),
+    "fig15_sphere": (sphere,),
+    "fig16_spectra": (spectra,),
+    "tab02_ensemble": (ensemble,),
 }
 
-UNDER_TRAINING: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
-    "fig06_language_model": lambda results, tables: [
-        *_steps(FIGURE_6, "One pass over text")(results, tables),
-        tails(results, tables),
-    ],
-    "fig07_effective_lr": _steps(FIGURE_7, "Matched effective learning rates"),
-    "fig08_bfloat16_divergence": lambda results, tables: [divergence(results, tables)],
-    "fig19_generalisation_gap": _steps(FIGURE_19, "The generalisation gap"),
-    "fig20_layernorm_decay": _steps(LOSSES, "Decay on LayerNorm too"),
-    "fig21_l2_penalty": _steps(LOSSES, "An l2 penalty instead of decay"),
-    "fig22_sgd_momentum": _steps(LOSSES, "SGD with momentum"),
-    "fig23_averaging": _steps(FIGURE_23, "Averages of the weights"),
-    "constant_lr": _steps(LOSSES, "A constant learning rate"),
-    "slower_decay": _steps(LOSSES, "A slower decay of the learning rate"),
-    "bfloat16_decay_lost": lambda results, tables: [decay_kept(results, tables)],
-    "bfloat16_replay": lambda results, tables: [replay(results, tables)],
-    "effective_lr_matching": _steps(MATCHING, "Matching: norms, QK-norm, gentler, longer"),
+UNDER_TRAINING: dict[str, tuple[Drawing, ...]] = {
+    "fig06_language_model": (_steps(FIGURE_6, "One pass over text"), tails),
+    "fig07_effective_lr": (_steps(FIGURE_7, "Matched effective learning rates"),),
+    "fig08_bfloat16_divergence": (divergence,),
+    "fig19_generalisation_gap": (_steps(FIGURE_19, "The generalisation gap"),),
+    "fig20_layernorm_decay": (_steps(LOSSES, "Decay on LayerNorm too"),),
+    "fig21_l2_penalty": (_steps(LOSSES, "An l2 penalty instead of decay"),),
+    "fig22_sgd_momentum": (_steps(LOSSES, "SGD with momentum"),),
+    "fig23_averaging": (_steps(FIGURE_23, "Averages of the weights"),),
+    "constant_lr": (_steps(LOSSES, "A constant learning rate"),),
+    "slower_decay": (_steps(LOSSES, "A slower decay of the learning rate"),),
+    "bfloat16_decay_lost": (decay_kept,),
+    "bfloat16_replay": (replay,),
+    "effective_lr_matching": (_steps(MATCHING, "Matching: norms, QK-norm, gentler, longer"),),
 }
 
-RULES: dict[str, Callable[[Path, Tables], list[DrawnFigure]]] = {
-    "decay_rules_over_training": lambda results, tables: [forest(results, tables)],
-    "decay_rules_under_training": lambda results, tables: [forest(results, tables)],
-    "timescale_over_training": lambda results, tables: [timescale(results, tables)],
-    "timescale_under_training": lambda results, tables: [timescale(results, tables)],
-    "passes_text": lambda results, tables: [passes(results, tables)],
-    "tuned_lr": lambda results, tables: [tuned(results, tables)],
+RULES: dict[str, tuple[Drawing, ...]] = {
+    "decay_rules_over_training": (forest,),
+    "decay_rules_under_training": (forest,),
+    "timescale_over_training": (timescale,),
+    "timescale_under_training": (timescale,),
+    "passes_text": (passes,),
+    "tuned_lr": (tuned,),
 }
 
 FIGURES = {**OVER_TRAINING, **UNDER_TRAINING, **RULES}
 """Experiment -> its figures, from its tables. Any other experiment is drawn as figures/own.py does it."""
-DEMO = ("demo_over_training", "demo_under_training")
-"""The demo's own, which `demo-report` draws."""
-
 
 Key = tuple[str, str]
 """An experiment and a scale."""
@@ -131,16 +116,13 @@ def paper_figures(results: Path, jobs: int = 1) -> list[DrawnFigure]:
 
     Raises UserError for tables that cannot be drawn.
     """
+    wanted = [(name, scale) for name in (*FIGURES, *own_experiments(results)) for scale in scales_of(results, name)]
     drawn = []
-    for figures in draw_experiments(results, _with_tables(results), jobs, dark=False).values():
+    for figures in draw_experiments(results, wanted, jobs, dark=False).values():
         if isinstance(figures, UserError):
             raise figures
         drawn += figures
     return drawn
-
-
-def _with_tables(results: Path) -> list[Key]:
-    return [(name, scale) for name in (*FIGURES, *own_experiments(results)) for scale in scales_of(results, name)]
 
 
 def own_experiments(results: Path) -> list[str]:
@@ -151,7 +133,9 @@ def own_experiments(results: Path) -> list[str]:
 
 def figures_of(results: Path, tables: Tables) -> list[DrawnFigure]:
     """Draw the figures of one experiment: those declared for it, or those that any experiment has."""
-    return FIGURES.get(tables.experiment, any_figures)(results, tables)
+    if tables.experiment not in FIGURES:
+        return any_figures(results, tables)
+    return [draw(results, tables) for draw in FIGURES[tables.experiment]]
 
 
 def draw_experiments(

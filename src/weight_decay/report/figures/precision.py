@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from weight_decay.report.figures.demo import DrawnFigure, drawn
-from weight_decay.report.figures.language import paper_title, said
-from weight_decay.report.figures.reference import decay_of, reference
+from weight_decay.report.figures.demo import drawing
+from weight_decay.report.figures.language import said
+from weight_decay.report.figures.reference import decay_of, paper_title, reference
 from weight_decay.report.figures.style import (
     DASHED,
     LineStyle,
@@ -22,24 +21,21 @@ from weight_decay.report.figures.style import (
     empty,
     faded,
     legend,
+    legend_within,
     new_figure,
     plain_log,
 )
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
 
 
-def divergence(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "Precision, decay and divergence",
+    "Top: final validation loss against decay; a cross marks cells in which a run diverged. Below: the largest "
+    "attention logit and activation at the end.",
+    "Final validation loss and stability indicators against decay for learning rates, precisions and kernels.",
+)
+def divergence(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Which runs diverge, what they end at, and the indicators that move first (Figs 8, 24, 25)."""
-    return drawn(
-        results, tables, "Precision, decay and divergence",
-        "Top: final validation loss against decay; a cross marks cells in which a run diverged. Below: the largest "
-        "attention logit and activation at the end.",
-        "Final validation loss and stability indicators against decay for learning rates, precisions and kernels.",
-        lambda theme: _divergence(results, tables, theme),
-    )  # fmt: skip
-
-
-def _divergence(results: Path, tables: Tables, theme: Theme) -> Figure:
     runs = tables.runs
     quantities = [
         ("val/loss", "final validation loss"),
@@ -63,7 +59,7 @@ def _divergence(results: Path, tables: Tables, theme: Theme) -> Figure:
             for index, (kind, rows) in enumerate(groups):
                 rows = rows[rows[LEARNING_RATE] == rate]
                 color = theme.series[index % len(theme.series)]
-                name = ", ".join(said(name, value) for name, value in zip(kinds, _tuple(kind), strict=False))
+                name = ", ".join(said(name, value) for name, value in zip(kinds, kind, strict=False))
                 if rows.empty:
                     axis.plot([], [], color=color, marker="o", label=name)
                     continue
@@ -77,10 +73,6 @@ def _divergence(results: Path, tables: Tables, theme: Theme) -> Figure:
     return figure
 
 
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _paper_divergence(axis: Axes, points: pd.DataFrame, theme: Theme) -> None:
     """The paper's nine runs in bfloat16 and three in float32, all at η = 1e-3: a line for each seed."""
     axis.set_axis_on()
@@ -92,24 +84,11 @@ def _paper_divergence(axis: Axes, points: pd.DataFrame, theme: Theme) -> None:
         color = faded(colors[float(str(decay))], theme)
         label = f"λ = {decay:g}" + (", float32" if precision == "float32" else "")
         axis.plot(rows["x"], rows["y"], color=color, linewidth=0.9, linestyle=line, label=label)
-    handles, labels = axis.get_legend_handles_labels()
-    named = dict(zip(labels, handles, strict=True))
-    axis.legend(named.values(), named.keys(), fontsize=7.0, handlelength=1.8, loc="best")
+    legend_within(axis, fontsize=7.0)
     axis.set_ylim(2.9, 3.5)
     axis.locator_params(axis="x", nbins=4)
     axis.set(xlabel="iteration", ylabel="training loss")
     axis.set_title(paper_title("8"), color=theme.muted)
-
-
-def decay_kept(results: Path, tables: Tables) -> DrawnFigure:
-    """Share of float32's weight decay that bfloat16 weights keep, against η·λ (a figure of our own)."""
-    return drawn(
-        results, tables, "What bfloat16 does to weight decay",
-        "Kept: the fall of the log weight norm that decay causes, divided by the same in float32. The dotted line is "
-        "η·λ = 1/512, where a step of decay is half a unit in the last place.",
-        "Share of the weight decay kept against the product of learning rate and decay, for kernels and roundings.",
-        lambda theme: _decay_kept(tables, theme),
-    )  # fmt: skip
 
 
 def kept_shares(runs: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +110,14 @@ def kept_shares(runs: pd.DataFrame) -> pd.DataFrame:
     return joined.assign(product=product, kept=joined["fall"] / joined["fall_exact"])
 
 
-def _decay_kept(tables: Tables, theme: Theme) -> Figure:
+@drawing(
+    "What bfloat16 does to weight decay",
+    "Kept: the fall of the log weight norm that decay causes, divided by the same in float32. The dotted line is "
+    "η·λ = 1/512, where a step of decay is half a unit in the last place.",
+    "Share of the weight decay kept against the product of learning rate and decay, for kernels and roundings.",
+)
+def decay_kept(results: Path, tables: Tables, theme: Theme) -> Figure:
+    """Share of float32's weight decay that bfloat16 weights keep, against η·λ (a figure of our own)."""
     shares = kept_shares(tables.runs)
     figure, (axis,) = new_figure(1, 1, tables.band_stamp, width=7.0, height=4.2)
     lines: tuple[LineStyle, ...] = ("-", DASHED)
@@ -159,18 +145,14 @@ ROUNDINGS = {
 }
 
 
-def replay(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "What bfloat16 does to weight decay, by replay",
+    "One sequence of a run's own gradients drives weights with and without decay in each arithmetic. A point for "
+    "each seed: what decay did to bfloat16 weights, along what it did to float32 ones. 0 is lost, 1 is kept.",
+    "Share of weight decay that is kept by each rounding and kernel of bfloat16 weights.",
+)
+def replay(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Share of float32's weight decay that bfloat16 weights keep when the same gradients are replayed (our own)."""
-    return drawn(
-        results, tables, "What bfloat16 does to weight decay, by replay",
-        "One sequence of a run's own gradients drives weights with and without decay in each arithmetic. A point for "
-        "each seed: what decay did to bfloat16 weights, along what it did to float32 ones. 0 is lost, 1 is kept.",
-        "Share of weight decay that is kept by each rounding and kernel of bfloat16 weights.",
-        lambda theme: _replay(tables, theme),
-    )  # fmt: skip
-
-
-def _replay(tables: Tables, theme: Theme) -> Figure:
     runs = tables.runs
     strengths = sorted({float(str(name).rpartition("_")[2]) for name in runs if str(name).startswith("replay/")})
     figure, axes = new_figure(1, max(1, len(strengths)), tables.stamp, width=6.0, height=3.2)

@@ -9,20 +9,9 @@ import pandas as pd
 from weight_decay.errors import UserError
 from weight_decay.places import REFERENCE
 
-COLUMNS = (
-    "figure",
-    "metric",
-    "x_axis",
-    "x",
-    "y",
-    "lr",
-    "weight_decay",
-    "iterate",
-    "precision",
-    "seed",
-    "start",
-    "note",
-)
+COLUMNS = [
+    "figure", "metric", "x_axis", "x", "y", "lr", "weight_decay", "iterate", "precision", "seed", "start", "note",
+]  # fmt: skip
 
 
 def reference_file(results: Path) -> Path:
@@ -44,7 +33,7 @@ def reference(results: Path, figure: str, metric: str, iterate: str | None = Non
         points = pd.read_csv(path, dtype={"figure": str, "precision": str, "note": str, "weight_decay": str})
     except ValueError as error:
         raise UserError(f"The reference {path} cannot be read ({error}): restore it from git.") from error
-    if tuple(points.columns) != COLUMNS:
+    if list(points.columns) != COLUMNS:
         raise UserError(f"The reference {path} must have the columns {', '.join(COLUMNS)}: restore it from git.")
     chosen = points[(points["figure"] == figure) & (points["metric"] == metric)]
     if iterate is not None:
@@ -55,3 +44,8 @@ def reference(results: Path, figure: str, metric: str, iterate: str | None = Non
 def decay_of(points: pd.DataFrame) -> pd.Series:
     """λ of each point as a number; NaN where the paper only says that it is positive."""
     return pd.to_numeric(points["weight_decay"], errors="coerce")
+
+
+def paper_title(figure: str) -> str:
+    """The title of a panel of the paper's."""
+    return f"Paper, Fig. {figure} (digitised)"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from weight_decay.errors import UserError
-from weight_decay.report.figures.demo import DrawnFigure, drawn
+from weight_decay.report.figures.demo import drawing
 from weight_decay.report.figures.style import Theme, curve, legend, new_figure, plain_log, shades
 from weight_decay.report.statistics import paired_interval
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
@@ -28,19 +28,6 @@ OUTCOMES = (
     ("val/loss", "validation loss", 1.0, "nats"),
     ("ema/val/loss", "validation loss of the EMA", 1.0, "nats"),
 )
-
-
-def forest(results: Path, tables: Tables) -> DrawnFigure:
-    """Each kind at its best strength: difference to no decay and to decoupled decay, and effective learning rate."""
-    return drawn(
-        results, tables, "Kinds of weight decay",
-        "Each kind at its best strength (in brackets), chosen by the average's outcome on pilot seeds where there are "
-        "any and otherwise, too kindly, on these seeds. Differences are paired by seed, with 95 % intervals (Student's "
-        "t) where there are two seeds or more; left is better. Right: the effective learning rate at the end, in units "
-        "of the same seed's without decay.",
-        "For each kind of weight decay, its difference in outcome to no decay and to decoupled decay with intervals.",
-        lambda theme: _forest(tables, theme),
-    )  # fmt: skip
 
 
 def best_strengths(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -96,7 +83,16 @@ def differences(runs: pd.DataFrame, metric: str, factor: float, best: pd.DataFra
     return pd.DataFrame(rows, columns=columns).replace([-np.inf, np.inf], np.nan)
 
 
-def _forest(tables: Tables, theme: Theme) -> Figure:
+@drawing(
+    "Kinds of weight decay",
+    "Each kind at its best strength (in brackets), chosen by the average's outcome on pilot seeds where there are "
+    "any and otherwise, too kindly, on these seeds. Differences are paired by seed, with 95 % intervals (Student's "
+    "t) where there are two seeds or more; left is better. Right: the effective learning rate at the end, in units "
+    "of the same seed's without decay.",
+    "For each kind of weight decay, its difference in outcome to no decay and to decoupled decay with intervals.",
+)
+def forest(results: Path, tables: Tables, theme: Theme) -> Figure:
+    """Each kind at its best strength: difference to no decay and to decoupled decay, and effective learning rate."""
     runs = tables.runs
     outcomes = [outcome for outcome in OUTCOMES if not missing_metrics(runs, [outcome[0]])]
     if not outcomes or "decay" not in runs:
@@ -156,18 +152,14 @@ def _effective(axis: Axes, runs: pd.DataFrame, order: list[str], strengths: pd.S
     axis.set(title="effective learning rate", xlabel=f"final {symbol}, times that without decay")
 
 
-def passes(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "Passes over a text",
+    "Left: loss on other documents after the same number of presentations, from one pass over much text to many "
+    "over little. Right: difference to no decay of the same seed; below the line decay is better.",
+    "Validation loss against training tokens for each decay, and its difference to the run without decay.",
+)
+def passes(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Loss against the number of passes for each decay, and what decay wins over none (Fig 1 for language)."""
-    return drawn(
-        results, tables, "Passes over a text",
-        "Left: loss on other documents after the same number of presentations, from one pass over much text to many "
-        "over little. Right: difference to no decay of the same seed; below the line decay is better.",
-        "Validation loss against training tokens for each decay, and its difference to the run without decay.",
-        lambda theme: _passes(tables, theme),
-    )  # fmt: skip
-
-
-def _passes(tables: Tables, theme: Theme) -> Figure:
     runs, axis_name, metric = tables.runs, "data.train_tokens", "val/loss"
     figure, (left, right) = new_figure(1, 2, tables.band_stamp, width=4.6, height=3.6)
     strengths = sorted(runs[DECAY].unique())
@@ -190,17 +182,13 @@ def _passes(tables: Tables, theme: Theme) -> Figure:
     return figure
 
 
-def tuned(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "Each at its own learning rate",
+    "λ·η is the same along a line. What counts is the lowest point of each line, not the gap at one learning rate.",
+    "Final validation loss of iterate and average against the learning rate for each product of rate and decay.",
+)
+def tuned(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Final losses against the learning rate for each amount of decay λ·η, with and without averaging."""
-    return drawn(
-        results, tables, "Each at its own learning rate",
-        "λ·η is the same along a line. What counts is the lowest point of each line, not the gap at one learning rate.",
-        "Final validation loss of iterate and average against the learning rate for each product of rate and decay.",
-        lambda theme: _tuned(tables, theme),
-    )  # fmt: skip
-
-
-def _tuned(tables: Tables, theme: Theme) -> Figure:
     runs = tables.runs
     product = (runs[LEARNING_RATE] * runs[DECAY]).map(lambda value: float(f"{value:.2g}"))
     runs = runs.assign(product=product)
@@ -214,18 +202,6 @@ def _tuned(tables: Tables, theme: Theme) -> Figure:
         axis.set(xlabel="η", ylabel=metric.replace("ema/", "EMA, ").replace("val/loss", "final validation loss"))
     legend(figure, axes[0], columns=4)
     return figure
-
-
-def timescale(results: Path, tables: Tables) -> DrawnFigure:
-    """What each decay costs above the best of its setting, against τ = 1/(ηλ) in steps and as a share of the run."""
-    return drawn(
-        results, tables, "Is the best decay a timescale?",
-        "A line for each learning rate, batch size and length: the average's outcome above the lowest of its line, "
-        "against τ = 1/(ηλ). Where lines fall on one another, that τ is what counts. In the title: the exponent p of "
-        "λ ∝ η^p at the best decay, with its 95 % interval over seeds; a constant timescale has -1.",
-        "Loss above the best of each setting against the timescale of decay in steps and as a share of the run.",
-        lambda theme: _timescale(tables, theme),
-    )  # fmt: skip
 
 
 def rate_exponent(runs: pd.DataFrame, metric: str) -> tuple[float, float, int]:
@@ -249,7 +225,15 @@ def rate_exponent(runs: pd.DataFrame, metric: str) -> tuple[float, float, int]:
     return found.mean, found.high - found.mean, found.count
 
 
-def _timescale(tables: Tables, theme: Theme) -> Figure:
+@drawing(
+    "Is the best decay a timescale?",
+    "A line for each learning rate, batch size and length: the average's outcome above the lowest of its line, "
+    "against τ = 1/(ηλ). Where lines fall on one another, that τ is what counts. In the title: the exponent p of "
+    "λ ∝ η^p at the best decay, with its 95 % interval over seeds; a constant timescale has -1.",
+    "Loss above the best of each setting against the timescale of decay in steps and as a share of the run.",
+)
+def timescale(results: Path, tables: Tables, theme: Theme) -> Figure:
+    """What each decay costs above the best of its setting, against τ = 1/(ηλ) in steps and as a share of the run."""
     runs = tables.runs
     present = [metric for metric, *_ in OUTCOMES if not missing_metrics(runs, [metric])]
     if not present or not {LEARNING_RATE, "batch_size", "duration"} <= set(runs.columns):

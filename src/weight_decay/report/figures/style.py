@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from weight_decay.report.tables.read import band
+from weight_decay.report.tables.read import band, missing_metrics
 from weight_decay.runs.files import write_if_changed
 
 DOTS_PER_INCH = 160
@@ -43,7 +44,6 @@ class Theme:
     background: str
     series: tuple[str, ...]
     paper: str
-    colormap: str
 
 
 LIGHT = Theme(
@@ -52,19 +52,8 @@ LIGHT = Theme(
     muted="#59636e",
     grid="#e4e7eb",
     background="#ffffff",
-    series=(
-        "#0072b2",
-        "#d55e00",
-        "#56b4e9",
-        "#e69f00",
-        "#009e73",
-        "#cc79a7",
-        "#8c6d00",
-        "#4d4d9f",
-        "#333333",
-    ),
+    series=("#0072b2", "#d55e00", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#8c6d00", "#4d4d9f", "#333333"),
     paper="#9aa0a6",
-    colormap="viridis_r",
 )
 DARK = Theme(
     name="dark",
@@ -72,21 +61,11 @@ DARK = Theme(
     muted="#9aa5b1",
     grid="#2c333b",
     background="#14181d",
-    series=(
-        "#4aa8e0",
-        "#f0803c",
-        "#9bd3f5",
-        "#f2be4a",
-        "#3cc79c",
-        "#e39cc4",
-        "#d1b545",
-        "#9d9df0",
-        "#d0d0d0",
-    ),
+    series=("#4aa8e0", "#f0803c", "#9bd3f5", "#f2be4a", "#3cc79c", "#e39cc4", "#d1b545", "#9d9df0", "#d0d0d0"),
     paper="#6f7781",
-    colormap="viridis_r",
 )
 
+COLORMAP = "viridis_r"
 Draw = Callable[[Theme], Figure]
 
 
@@ -130,28 +109,28 @@ def rc(theme: Theme) -> dict[str, Any]:
 
 
 Files = tuple[tuple[Theme, str, tuple[str, ...]], ...]
-_ALL: Files = ((LIGHT, "", ("png", "pdf")), (DARK, ".dark", ("png",)))
-_FILES: ContextVar[Files] = ContextVar("files", default=_ALL)
+_FILES: ContextVar[Files] = ContextVar("files", default=((LIGHT, "", ("png", "pdf")), (DARK, ".dark", ("png",))))
+_HIDDEN = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+"""What matplotlib would write into a file, and changes from one call to the next."""
 
 
 @contextlib.contextmanager
-def light_only(*kinds: str) -> Iterator[None]:
+def _only(files: Files) -> Iterator[None]:
+    before = _FILES.set(files)
+    try:
+        yield
+    finally:
+        _FILES.reset(before)
+
+
+def light_only(*kinds: str) -> contextlib.AbstractContextManager[None]:
     """Within it `save` writes the light theme alone, in the `kinds` named (png, pdf): in less than half the time."""
-    before = _FILES.set(((LIGHT, "", kinds),))
-    try:
-        yield
-    finally:
-        _FILES.reset(before)
+    return _only(((LIGHT, "", kinds),))
 
 
-@contextlib.contextmanager
-def undrawn() -> Iterator[None]:
+def undrawn() -> contextlib.AbstractContextManager[None]:
     """Within it `save` draws nothing and returns where the figure would be: for the words of those that are there."""
-    before = _FILES.set(())
-    try:
-        yield
-    finally:
-        _FILES.reset(before)
+    return _only(())
 
 
 def save(draw: Draw, folder: Path, name: str) -> Path:
@@ -166,10 +145,7 @@ def save(draw: Draw, folder: Path, name: str) -> Path:
             FigureCanvasAgg(figure)
             for kind in kinds:
                 content = io.BytesIO()
-                hidden = (
-                    {"Software": None} if kind == "png" else {"CreationDate": None, "Creator": None, "Producer": None}
-                )
-                figure.savefig(content, format=kind, dpi=DOTS_PER_INCH, metadata=hidden)
+                figure.savefig(content, format=kind, dpi=DOTS_PER_INCH, metadata=_HIDDEN[kind])
                 write_if_changed(folder / f"{name}{suffix}.{kind}", content.getvalue())
                 figure.set_layout_engine("none")  # the layout is found; finding it again takes as long as drawing
     return folder / f"{name}.png"
@@ -196,6 +172,21 @@ def legend(figure: Figure, axis: Axes, *, columns: int, lines: dict[str, LineSty
     longest = max(map(len, labels), default=1)
     columns = max(1, min(columns, int(figure.get_size_inches()[0] / (0.085 * longest + 0.7))))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2.6, columnspacing=1.8)
+
+
+def panel_grid(count: int, most: int, stamp: str, *, width: float) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows of `most`; in the last row what is left over stays empty."""
+    figure, axes = new_figure(-(-count // most), most, stamp, width=width)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return figure, axes[:count]
+
+
+def legend_within(axis: Axes, fontsize: float) -> None:
+    """A legend in a panel of its own, each label once."""
+    handles, labels = axis.get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    axis.legend(named.values(), named.keys(), fontsize=fontsize, handlelength=1.8, loc="best")
 
 
 def faded(color: str, theme: Theme) -> str:
@@ -243,23 +234,29 @@ def curve(
         axis.fill_between(drawn[x], low, high, color=color, alpha=0.18, linewidth=0)
 
 
+def with_average(
+    axis: Axes, curves: pd.DataFrame, x: str, metric: str, color: str, thin: float, **line: Any
+) -> list[str]:
+    """The curve of `metric` and, dashed and `thin`, that of the EMA where it was measured; returns what was drawn."""
+    curve(axis, curves, x, metric, color, **line)
+    averaged = f"ema/{metric}"
+    if missing_metrics(curves, [averaged]):
+        return [metric]
+    curve(axis, curves, x, averaged, color, **{**line, "label": "_", "linestyle": DASHED, "linewidth": thin})
+    return [metric, averaged]
+
+
 def decay_colors(theme: Theme, strengths: Iterable[float]) -> dict[float, str]:
     """A colour for each λ, the same in every figure: none, the smallest, the next, ..."""
-    order = sorted(set(strengths))
-    positive = [decay for decay in order if decay > 0]
-    places = [(0, 4, 5, 3, 6, 7, 2)[index % 7] for index in range(len(positive))]
-    colors = {decay: theme.series[place] for decay, place in zip(positive, places, strict=True)}
-    return {0.0: theme.series[1], **colors} if 0 in order else colors
+    places = itertools.cycle((0, 4, 5, 3, 6, 7, 2))
+    return {decay: theme.series[next(places) if decay > 0 else 1] for decay in sorted(set(strengths))}
 
 
 def plain_log(axis: Axes, which: Literal["x", "y"] = "y") -> None:
     """A logarithmic axis whose ticks are plain numbers, dense enough to be read off, never crowded."""
-    if which == "x":
-        axis.set_xscale("log")
-    else:
-        axis.set_yscale("log")
+    axis.set(**{f"{which}scale": "log"})
     scaled = axis.xaxis if which == "x" else axis.yaxis
-    low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
+    low, high = scaled.get_view_interval()
     crowded = high / low > (30 if which == "x" else 300)
     scaled.set_major_locator(LogLocator(base=10, subs=(1,) if crowded else (1, 2, 5), numticks=9))
     scaled.set_major_formatter(FuncFormatter(_plain))

@@ -15,13 +15,13 @@ from weight_decay.report.figures.demo import (
     NORM_LABEL,
     DrawnFigure,
     cells_of,
+    drawing,
     drawn,
-    rate_drop,
+    over_epochs,
 )
-from weight_decay.report.figures.reference import decay_of, reference
+from weight_decay.report.figures.reference import decay_of, paper_title, reference
 from weight_decay.report.figures.style import (
     DASHED,
-    DOTTED,
     LineStyle,
     Theme,
     curve,
@@ -80,22 +80,7 @@ def _against_epochs(results: Path, tables: Tables, panels: list[Panel], theme: T
     figure, axes = new_figure(len(panels), 2, tables.band_stamp, width=4.6)
     for row, panel in enumerate(panels):
         ours, theirs = axes[2 * row], axes[2 * row + 1]
-        for rows, name, color in cells_of(curves, theme):
-            curve(ours, rows, "epoch", panel.metric, color, label=name, factor=panel.factor)
-            if not missing_metrics(rows, [f"ema/{panel.metric}"]):
-                curve(
-                    ours,
-                    rows,
-                    "epoch",
-                    f"ema/{panel.metric}",
-                    color,
-                    linestyle=DASHED,
-                    factor=panel.factor,
-                    linewidth=1.4,
-                )
-        drop = rate_drop(curves)
-        if drop is not None:
-            ours.axvline(drop, color=theme.muted, linewidth=1.0, linestyle=DOTTED)
+        over_epochs(ours, curves, panel.metric, theme, 1.4, factor=panel.factor)
         _paper_curves(results, theirs, panel, theme, named=row == 0)
         _finish(ours, theirs, panel, theme)
     legend(figure, axes[0], columns=3, lines=LINES)
@@ -110,17 +95,10 @@ def _paper_curves(results: Path, axis: Axes, panel: Panel, theme: Theme, named: 
     for rows, name, color in cells_of(cells, theme):
         for iterate, line in lines.items():
             part = rows[rows["iterate"] == iterate]
-            label = name if iterate == "sgd" else "_"
-            marker = "o" if len(part) == 1 else ""
             axis.plot(
-                part["x"],
-                part["y"] * panel.factor,
-                linestyle=line,
-                color=faded(color, theme),
-                label=label,
-                linewidth=1.2,
-                marker=marker,
-            )
+                part["x"], part["y"] * panel.factor, linestyle=line, color=faded(color, theme), linewidth=1.2,
+                label=name if iterate == "sgd" else "_", marker="o" if len(part) == 1 else "",
+            )  # fmt: skip
     if not points.empty and named:
         axis.legend(fontsize=7.5, ncols=2, handlelength=1.8, loc="best")
 
@@ -134,26 +112,21 @@ def _finish(ours: Axes, theirs: Axes, panel: Panel, theme: Theme) -> None:
         elif panel.factor == 100:
             axis.set_ylim(bottom=0)
     ours.set_title("Ours")
-    theirs.set_title(f"Paper, Fig. {panel.paper_figure} (digitised)", color=theme.muted)
+    theirs.set_title(paper_title(panel.paper_figure), color=theme.muted)
     if not theirs.lines:
         empty(theirs, "not digitised", theme)
 
 
-def finetuning(results: Path, tables: Tables) -> DrawnFigure:
+@drawing(
+    "Fine-tuning along the way",
+    "Each fine-tuned point starts from the iterate at that epoch and trains on at a small learning "
+    "rate without decay. The lower row of each pair is the paper's.",
+    "Training loss, test error, Jacobian norm and weight norm of iterate, average and fine-tuned iterate.",
+)
+def finetuning(results: Path, tables: Tables, theme: Theme) -> Figure:
     """Iterate, EMA and fine-tuned iterate for each η against epochs (Figs 5 and 14)."""
-    panels = [panel for panel in FIGURE_5 if not missing_metrics(tables.main_curves, [panel.metric])]
-    return drawn(
-        results, tables, "Fine-tuning along the way",
-        "Each fine-tuned point starts from the iterate at that epoch and trains on at a small learning "
-        "rate without decay. The lower row of each pair is the paper's.",
-        "Training loss, test error, Jacobian norm and weight norm of iterate, average and fine-tuned "
-        "iterate.",
-        lambda theme: _finetuning(results, tables, panels, theme),
-    )  # fmt: skip
-
-
-def _finetuning(results: Path, tables: Tables, panels: list[Panel], theme: Theme) -> Figure:
     main, finetuned = tables.main_curves, branch_ends(tables)
+    panels = [panel for panel in FIGURE_5 if not missing_metrics(main, [panel.metric])]
     rates = sorted(main[LEARNING_RATE].unique())
     digitised = [not reference(results, panel.paper_figure, panel.paper_metric).empty for panel in panels]
     figure, axes = new_figure(len(panels) + sum(digitised), 3, tables.band_stamp, width=3.6, height=2.5)
@@ -171,8 +144,8 @@ def _finetuning(results: Path, tables: Tables, panels: list[Panel], theme: Theme
                     curve(axis, source, "epoch", metric, color, label=label, factor=panel.factor, marker=marker)
         for axis, iterate in zip(theirs, ("sgd", "ema", "finetuned"), strict=False):
             points = reference(results, panel.paper_figure, panel.paper_metric, iterate)
-            groups = sorted(points.groupby("lr"), key=lambda group: float(str(group[0])))
-            for (_, part), color in zip(groups, shades(theme, max(1, len(groups))), strict=False):
+            groups = points.groupby("lr")
+            for (_, part), color in zip(groups, shades(theme, len(groups)), strict=False):
                 axis.plot(part["x"], part["y"] * panel.factor, color=faded(color, theme), linewidth=1.2)
         for axis, name in zip(ours, ("Iterate", "Moving average (EMA)", "Fine-tuned"), strict=True):
             axis.set_title(name)
@@ -183,21 +156,9 @@ def _finetuning(results: Path, tables: Tables, panels: list[Panel], theme: Theme
             elif panel.logarithmic:
                 plain_log(axis)
         for axis in theirs:
-            axis.set_title(f"Paper, Fig. {panel.paper_figure} (digitised)", color=theme.muted)
+            axis.set_title(paper_title(panel.paper_figure), color=theme.muted)
     legend(figure, axes[0], columns=len(rates))
     return figure
-
-
-def dataset_size(results: Path, tables: Tables) -> DrawnFigure:
-    """Test and train error against the number of distinct training images, presentations fixed (Fig 1)."""
-    return drawn(
-        results, tables, "From many passes to one",
-        "Every run sees the same number of images; from left to right they are repeated less. One λ for "
-        "all sizes is the one with the lowest mean test error, the dashed line has the best λ of each size; "
-        "both were chosen by the test error shown.",
-        "Test and training error against data-set size, with and without decay, ours above the paper's.",
-        lambda theme: _dataset_size(results, tables, theme),
-    )  # fmt: skip
 
 
 def best_decay_per_size(runs: pd.DataFrame) -> pd.DataFrame:
@@ -208,7 +169,15 @@ def best_decay_per_size(runs: pd.DataFrame) -> pd.DataFrame:
     return decayed.merge(best, on=[TRAIN_SIZE, DECAY])
 
 
-def _dataset_size(results: Path, tables: Tables, theme: Theme) -> Figure:
+@drawing(
+    "From many passes to one",
+    "Every run sees the same number of images; from left to right they are repeated less. One λ for "
+    "all sizes is the one with the lowest mean test error, the dashed line has the best λ of each size; "
+    "both were chosen by the test error shown.",
+    "Test and training error against data-set size, with and without decay, ours above the paper's.",
+)
+def dataset_size(results: Path, tables: Tables, theme: Theme) -> Figure:
+    """Test and train error against the number of distinct training images, presentations fixed (Fig 1)."""
     runs = tables.runs
     chosen = one_decay_for_all(runs)
     series: list[tuple[str, pd.DataFrame, str, LineStyle]] = [
@@ -221,23 +190,13 @@ def _dataset_size(results: Path, tables: Tables, theme: Theme) -> Figure:
     for column, (metric, name) in enumerate((("test", "Test error"), ("train", "Training error"))):
         ours, theirs = axes[column], axes[2 + column]
         for label, rows, color, line in series:
-            curve(
-                ours,
-                rows,
-                TRAIN_SIZE,
-                f"{metric}/error",
-                color,
-                label=label,
-                factor=100,
-                linestyle=line,
-                marker="o",
-            )
+            curve(ours, rows, TRAIN_SIZE, f"{metric}/error", color, label=label, factor=100, linestyle=line, marker="o")
         points = reference(results, "1", f"{metric}_error")
         for decays, color in ((True, theme.series[0]), (False, theme.series[1])):
             part = points[(points["weight_decay"] != "0.0") == decays]
             theirs.plot(part["x"], 100 * part["y"], "-o", color=faded(color, theme), markersize=4)
         ours.set_title(f"{name}, ours")
-        theirs.set_title("Paper, Fig. 1 (digitised)", color=theme.muted)
+        theirs.set_title(paper_title("1"), color=theme.muted)
         for axis in (ours, theirs):
             plain_log(axis, "x")
             axis.set(xlabel="training set size (images)", ylabel=f"{name.lower()} (%)")
