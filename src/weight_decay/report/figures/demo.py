@@ -44,6 +44,18 @@ class DrawnFigure:
     scale: str
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One quantity over a run and how it is drawn; `paper`: figure and metric of the digitised curves beside it."""
+
+    metric: str
+    label: str
+    logarithmic: bool = False
+    zoomed: bool = False
+    factor: float = 1.0
+    paper: tuple[str, ...] = ()
+
+
 Drawing = Callable[..., DrawnFigure]
 """What draws a figure to disk, from the folder of results and an experiment's tables."""
 

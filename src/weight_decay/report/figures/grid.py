@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from weight_decay.report.figures.demo import JACOBIAN_LABEL, drawing
-from weight_decay.report.figures.reference import decay_of, paper_title, reference
+from weight_decay.report.figures.reference import paper_title, reference
 from weight_decay.report.figures.style import COLORMAP, Theme, curve, faded, legend, new_figure, plain_log, shades
 from weight_decay.report.tables.cells import EMA_ERROR, EMA_JACOBIAN, second_phase
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
@@ -50,7 +50,7 @@ def heatmaps(results: Path, tables: Tables, theme: Theme, paper_figure: str | No
             if points.empty:
                 below.set_axis_off()
                 continue
-            points = points.assign(decay=decay_of(points), value=points["y"] * factor)
+            points = points.assign(value=points["y"] * factor)
             _heatmap(below, points.pivot_table("value", "lr", "decay"), label, theme, metric == EMA_JACOBIAN)
             below.set_title(paper_title(paper_figure), color=theme.muted)
     return figure
@@ -123,7 +123,6 @@ def against_product(results: Path, tables: Tables, theme: Theme, paper_figure: s
         points = reference(results, str(paper_figure), paper_metric)
         if points.empty:
             continue
-        points = points.assign(decay=decay_of(points))
         points = points.assign(product=points["lr"] * points["decay"]).sort_values("product")
         axis.set_axis_on()
         groups = points[points["decay"] > 0].groupby("lr")

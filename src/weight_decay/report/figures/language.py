@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from weight_decay.report.figures.demo import LINES, NORM_LABEL, DrawnFigure, drawing, drawn, zoom
+from weight_decay.report.figures.demo import LINES, NORM_LABEL, DrawnFigure, Panel, drawing, drawn, zoom
 from weight_decay.report.figures.differences import DIFFERENCE_METRIC, differences, smoothed, with_differences
-from weight_decay.report.figures.reference import decay_of, paper_title, reference
+from weight_decay.report.figures.reference import paper_title, reference
 from weight_decay.report.figures.style import (
     DASHED,
     Theme,
@@ -64,17 +64,6 @@ SAID = {
 """Values whose names in the code say little."""
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One quantity against iterations; `paper`: the figure and metric of the digitised curves to show beside it."""
-
-    metric: str
-    label: str
-    logarithmic: bool = False
-    zoomed: bool = False
-    paper: tuple[str, str] | None = None
-
-
 VALIDATION = Panel("val/loss", "validation loss (nats per token)", zoomed=True)
 TRAINING = Panel("train/loss", "training loss (nats per token)", zoomed=True)
 WEIGHTS = Panel("weights/norm", NORM_LABEL, logarithmic=True)
@@ -123,7 +112,7 @@ def trajectories(results: Path, tables: Tables, panels: tuple[Panel, ...], title
 
 
 def _trajectories(results: Path, tables: Tables, curves: pd.DataFrame, panels: list[Panel], theme: Theme) -> Figure:
-    beside = {panel: reference(results, *panel.paper) for panel in panels if panel.paper is not None}
+    beside = {panel: reference(results, *panel.paper) for panel in panels if panel.paper}
     slots = [
         (panel, paper) for panel in panels for paper in ((False, True) if len(beside.get(panel, ())) else (False,))
     ]
@@ -163,7 +152,7 @@ def _ours(
         zoom(axis, measured)
     if panel.metric.startswith("gap/"):
         axis.axhline(0, color=theme.muted, linewidth=1.0)
-    if panel.paper is not None:
+    if panel.paper:
         axis.set_title("Ours")
 
 
@@ -205,10 +194,9 @@ def _with_gaps(curves: pd.DataFrame) -> pd.DataFrame:
 
 def _paper(axis: Axes, panel: Panel, points: pd.DataFrame, theme: Theme) -> None:
     """The paper's curves of one panel: a colour for each λ, dashed in float32; its tails have a figure of their own."""
-    assert panel.paper is not None
     points = points[points["iterate"] != "tiny_lr"]
     points = points[(points["lr"] == THEIR_RATE) | points["lr"].isna()]
-    points = points.assign(decay=decay_of(points)).fillna({"lr": 0.0, "precision": "", "note": ""})
+    points = points.fillna({"lr": 0.0, "precision": "", "note": ""})
     order = sorted(points["decay"].unique())
     colors = decay_colors(theme, order)
     notes = sorted(set(points["note"][points["lr"] == 0]))
@@ -218,7 +206,6 @@ def _paper(axis: Axes, panel: Panel, points: pd.DataFrame, theme: Theme) -> None
         color = colors[float(str(decay))] if rate else other
         line = DASHED if precision == "float32" else "-"
         label = f"{name}, float32" if precision == "float32" else name
-        rows = rows.sort_values("x")
         axis.plot(rows["x"], rows["y"], color=faded(color, theme), linewidth=1.0, linestyle=line, label=label)
     if panel.logarithmic:
         plain_log(axis)
@@ -265,8 +252,7 @@ def _paper_tails(axis: Axes, points: pd.DataFrame, theme: Theme) -> None:
     if points.empty:
         axis.set_axis_off()
         return
-    points = points.assign(decay=decay_of(points))
-    ends = points.sort_values("x").groupby(["decay", "start"], as_index=False).last()
+    ends = points.groupby(["decay", "start"], as_index=False).last()
     colors = decay_colors(theme, ends["decay"])
     for decay, rows in ends.groupby("decay"):
         color = faded(colors[float(str(decay))], theme)

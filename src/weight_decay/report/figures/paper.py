@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from weight_decay.errors import UserError
 from weight_decay.report.figures.curvature import ensemble, similarity, spectra
-from weight_decay.report.figures.demo import DEMO, Drawing, DrawnFigure
+from weight_decay.report.figures.demo import DEMO, Drawing, DrawnFigure, Panel
 from weight_decay.report.figures.drawn import made_of, remember, up_to_date
 from weight_decay.report.figures.grid import against_product, heatmaps, sphere
 from weight_decay.report.figures.language import (
@@ -26,7 +26,6 @@ from weight_decay.report.figures.language import (
     tails,
     trajectories,
 )
-from weight_decay.report.figures.language import Panel as LanguagePanel
 from weight_decay.report.figures.own import any_figures
 from weight_decay.report.figures.precision import decay_kept, divergence, replay
 from weight_decay.report.figures.rules import forest, passes, timescale, tuned
@@ -35,7 +34,6 @@ from weight_decay.report.figures.vision import (
     ERROR,
     FIGURE_2,
     FIGURE_2D,
-    Panel,
     against_epochs,
     dataset_size,
     finetuning,
@@ -49,8 +47,8 @@ _LONG = "The paper's final values were read off its plots, within half a point."
 
 def _long(part: str) -> tuple[Panel, ...]:
     return (
-        Panel(*ERROR, f"11{part}", "test_error", factor=100),
-        Panel("train/loss", "training cross-entropy", f"12{part}", "train_cross_entropy", logarithmic=True),
+        Panel(*ERROR, factor=100, paper=(f"11{part}", "test_error")),
+        Panel("train/loss", "training cross-entropy", logarithmic=True, paper=(f"12{part}", "train_cross_entropy")),
     )
 
 
@@ -58,7 +56,7 @@ def _epochs(panels: tuple[Panel, ...], title: str, caption: str) -> Drawing:
     return partial(against_epochs, panels=panels, title=title, caption=caption)
 
 
-def _steps(panels: tuple[LanguagePanel, ...], title: str) -> Drawing:
+def _steps(panels: tuple[Panel, ...], title: str) -> Drawing:
     return partial(trajectories, panels=panels, title=title)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from weight_decay.report.figures.demo import drawing
 from weight_decay.report.figures.language import said
-from weight_decay.report.figures.reference import decay_of, paper_title, reference
+from weight_decay.report.figures.reference import paper_title, reference
 from weight_decay.report.figures.style import (
     DASHED,
     LineStyle,
@@ -76,10 +76,8 @@ def divergence(results: Path, tables: Tables, theme: Theme) -> Figure:
 def _paper_divergence(axis: Axes, points: pd.DataFrame, theme: Theme) -> None:
     """The paper's nine runs in bfloat16 and three in float32, all at η = 1e-3: a line for each seed."""
     axis.set_axis_on()
-    points = points.assign(decay=decay_of(points))
     colors = decay_colors(theme, points["decay"])
     for (decay, precision, _), rows in points.groupby(["decay", "precision", "seed"]):
-        rows = rows.sort_values("x")
         line = DASHED if precision == "float32" else "-"
         color = faded(colors[float(str(decay))], theme)
         label = f"λ = {decay:g}" + (", float32" if precision == "float32" else "")

@@ -25,8 +25,9 @@ def reference(results: Path, figure: str, metric: str, iterate: str | None = Non
 
     `figure` as in the file ("1", "2a", "3", "5c", "15a", ...), `metric` in the paper's words (`test_error`,
     `train_cross_entropy`, `weight_norm`, `jacobian_norm`, ...), `iterate` one of sgd, adamw, ema, finetuned,
-    tiny_lr. Errors are fractions. The frame is empty where the paper
-    has no such curve: a figure then shows our runs alone. Raises UserError when the file is there but not understood.
+    tiny_lr. Errors are fractions; `decay` is λ as a number, NaN where the paper only says that it is positive. The
+    frame is empty where the paper has no such curve: a figure then shows our runs alone. Raises UserError when the
+    file is there but not understood.
     """
     path = reference_file(results)
     try:
@@ -35,15 +36,11 @@ def reference(results: Path, figure: str, metric: str, iterate: str | None = Non
         raise UserError(f"The reference {path} cannot be read ({error}): restore it from git.") from error
     if list(points.columns) != COLUMNS:
         raise UserError(f"The reference {path} must have the columns {', '.join(COLUMNS)}: restore it from git.")
+    points = points.assign(decay=pd.to_numeric(points["weight_decay"], errors="coerce"))
     chosen = points[(points["figure"] == figure) & (points["metric"] == metric)]
     if iterate is not None:
         chosen = chosen[chosen["iterate"] == iterate]
     return chosen.sort_values("x", kind="stable").reset_index(drop=True)
-
-
-def decay_of(points: pd.DataFrame) -> pd.Series:
-    """λ of each point as a number; NaN where the paper only says that it is positive."""
-    return pd.to_numeric(points["weight_decay"], errors="coerce")
 
 
 def paper_title(figure: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +13,13 @@ from weight_decay.report.figures.demo import (
     LINES,
     NORM_LABEL,
     DrawnFigure,
+    Panel,
     cells_of,
     drawing,
     drawn,
     over_epochs,
 )
-from weight_decay.report.figures.reference import decay_of, paper_title, reference
+from weight_decay.report.figures.reference import paper_title, reference
 from weight_decay.report.figures.style import (
     DASHED,
     LineStyle,
@@ -35,32 +35,19 @@ from weight_decay.report.figures.style import (
 from weight_decay.report.tables.cells import TRAIN_SIZE, branch_ends, one_decay_for_all
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, missing_metrics
 
-
-@dataclass(frozen=True)
-class Panel:
-    """One quantity against epochs: our metric, the paper's panel and metric, and how it is drawn."""
-
-    metric: str
-    label: str
-    paper_figure: str
-    paper_metric: str
-    factor: float = 1.0
-    logarithmic: bool = False
-
-
 ERROR = ("test/error", "test error (%)")
 FIGURE_2 = (
-    Panel(*ERROR, "2a", "test_error", factor=100),
-    Panel("train/loss", "training cross-entropy", "2b", "train_cross_entropy", logarithmic=True),
-    Panel("weights/norm", NORM_LABEL, "2c", "weight_norm"),
+    Panel(*ERROR, paper=("2a", "test_error"), factor=100),
+    Panel("train/loss", "training cross-entropy", paper=("2b", "train_cross_entropy"), logarithmic=True),
+    Panel("weights/norm", NORM_LABEL, paper=("2c", "weight_norm")),
 )
-FIGURE_2D = (Panel(*ERROR, "2d", "test_error", factor=100),)
+FIGURE_2D = (Panel(*ERROR, paper=("2d", "test_error"), factor=100),)
 FIGURE_5 = (
-    Panel("train/loss", "training cross-entropy", "5a", "train_cross_entropy", logarithmic=True),
-    Panel(*ERROR, "5b", "test_error", factor=100),
-    Panel("jacobian/mean_square", JACOBIAN_LABEL, "5c", "jacobian_norm", logarithmic=True),
-    Panel("weights/norm", NORM_LABEL, "5d", "weight_norm"),
-    Panel("hessian/trace", "trace of the Hessian", "14", "hessian_trace", logarithmic=True),
+    Panel("train/loss", "training cross-entropy", paper=("5a", "train_cross_entropy"), logarithmic=True),
+    Panel(*ERROR, paper=("5b", "test_error"), factor=100),
+    Panel("jacobian/mean_square", JACOBIAN_LABEL, paper=("5c", "jacobian_norm"), logarithmic=True),
+    Panel("weights/norm", NORM_LABEL, paper=("5d", "weight_norm")),
+    Panel("hessian/trace", "trace of the Hessian", paper=("14", "hessian_trace"), logarithmic=True),
 )
 
 
@@ -82,7 +69,17 @@ def _against_epochs(results: Path, tables: Tables, panels: list[Panel], theme: T
         ours, theirs = axes[2 * row], axes[2 * row + 1]
         over_epochs(ours, curves, panel.metric, theme, 1.4, factor=panel.factor)
         _paper_curves(results, theirs, panel, theme, named=row == 0)
-        _finish(ours, theirs, panel, theme)
+        for axis in (ours, theirs):
+            axis.set(xlabel="epoch", ylabel=panel.label)
+            axis.margins(x=0.01)
+            if panel.logarithmic and axis.lines:
+                plain_log(axis)
+            elif panel.factor == 100:
+                axis.set_ylim(bottom=0)
+        ours.set_title("Ours")
+        theirs.set_title(paper_title(panel.paper[0]), color=theme.muted)
+        if not theirs.lines:
+            empty(theirs, "not digitised", theme)
     legend(figure, axes[0], columns=3, lines=LINES)
     return figure
 
@@ -90,9 +87,8 @@ def _against_epochs(results: Path, tables: Tables, panels: list[Panel], theme: T
 def _paper_curves(results: Path, axis: Axes, panel: Panel, theme: Theme, named: bool) -> None:
     """Every (η, λ) of the paper's panel, drained of colour; iterate solid, EMA dashed."""
     lines: dict[str, LineStyle] = {"sgd": "-", "ema": DASHED}
-    points = reference(results, panel.paper_figure, panel.paper_metric)
-    cells = points.rename(columns={"lr": LEARNING_RATE}).assign(**{DECAY: decay_of(points)})
-    for rows, name, color in cells_of(cells, theme):
+    points = reference(results, *panel.paper)
+    for rows, name, color in cells_of(points.rename(columns={"lr": LEARNING_RATE, "decay": DECAY}), theme):
         for iterate, line in lines.items():
             part = rows[rows["iterate"] == iterate]
             axis.plot(
@@ -101,20 +97,6 @@ def _paper_curves(results: Path, axis: Axes, panel: Panel, theme: Theme, named: 
             )  # fmt: skip
     if not points.empty and named:
         axis.legend(fontsize=7.5, ncols=2, handlelength=1.8, loc="best")
-
-
-def _finish(ours: Axes, theirs: Axes, panel: Panel, theme: Theme) -> None:
-    for axis in (ours, theirs):
-        axis.set(xlabel="epoch", ylabel=panel.label)
-        axis.margins(x=0.01)
-        if panel.logarithmic and axis.lines:
-            plain_log(axis)
-        elif panel.factor == 100:
-            axis.set_ylim(bottom=0)
-    ours.set_title("Ours")
-    theirs.set_title(paper_title(panel.paper_figure), color=theme.muted)
-    if not theirs.lines:
-        empty(theirs, "not digitised", theme)
 
 
 @drawing(
@@ -128,12 +110,13 @@ def finetuning(results: Path, tables: Tables, theme: Theme) -> Figure:
     main, finetuned = tables.main_curves, branch_ends(tables)
     panels = [panel for panel in FIGURE_5 if not missing_metrics(main, [panel.metric])]
     rates = sorted(main[LEARNING_RATE].unique())
-    digitised = [not reference(results, panel.paper_figure, panel.paper_metric).empty for panel in panels]
-    figure, axes = new_figure(len(panels) + sum(digitised), 3, tables.band_stamp, width=3.6, height=2.5)
+    papers = [reference(results, *panel.paper) for panel in panels]
+    rows_of_panels = len(panels) + sum(not points.empty for points in papers)
+    figure, axes = new_figure(rows_of_panels, 3, tables.band_stamp, width=3.6, height=2.5)
     remaining = iter(axes)
-    for panel, with_paper in zip(panels, digitised, strict=True):
+    for panel, points in zip(panels, papers, strict=True):
         ours = [next(remaining) for _ in range(3)]
-        theirs = [next(remaining) for _ in range(3)] if with_paper else []
+        theirs = [] if points.empty else [next(remaining) for _ in range(3)]
         for rate, color in zip(rates, shades(theme, len(rates)), strict=True):
             rows, ends = main[main[LEARNING_RATE] == rate], finetuned[finetuned[LEARNING_RATE] == rate]
             sources = ((rows, panel.metric), (rows, f"ema/{panel.metric}"), (ends, panel.metric))
@@ -143,8 +126,7 @@ def finetuning(results: Path, tables: Tables, theme: Theme) -> Figure:
                     marker = "." if source is ends else ""
                     curve(axis, source, "epoch", metric, color, label=label, factor=panel.factor, marker=marker)
         for axis, iterate in zip(theirs, ("sgd", "ema", "finetuned"), strict=False):
-            points = reference(results, panel.paper_figure, panel.paper_metric, iterate)
-            groups = points.groupby("lr")
+            groups = points[points["iterate"] == iterate].groupby("lr")
             for (_, part), color in zip(groups, shades(theme, len(groups)), strict=False):
                 axis.plot(part["x"], part["y"] * panel.factor, color=faded(color, theme), linewidth=1.2)
         for axis, name in zip(ours, ("Iterate", "Moving average (EMA)", "Fine-tuned"), strict=True):
@@ -156,7 +138,7 @@ def finetuning(results: Path, tables: Tables, theme: Theme) -> Figure:
             elif panel.logarithmic:
                 plain_log(axis)
         for axis in theirs:
-            axis.set_title(paper_title(panel.paper_figure), color=theme.muted)
+            axis.set_title(paper_title(panel.paper[0]), color=theme.muted)
     legend(figure, axes[0], columns=len(rates))
     return figure
 
