@@ -6,7 +6,6 @@ from markupsafe import Markup
 
 from weight_decay.report.page.templates import render
 
-ANCHOR = "advise"
 INTRODUCTION = (
     "Describe a run and see what decay would do to it, before it is started: formulas and the study's own numbers, "
     "predicted and not measured. In the terminal the same is weight-decay advise."

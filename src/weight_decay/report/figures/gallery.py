@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from markupsafe import Markup
+from PIL import Image
 
 from weight_decay.report.claims.demo import Effect, demo_effects
 from weight_decay.report.figures.demo import DrawnFigure, demo_figures
@@ -28,8 +30,8 @@ class Section:
 
     heading: str
     introduction: str
-    effect: Effect | None
-    figures: list[DrawnFigure]
+    figures: Sequence[DrawnFigure] = ()
+    effect: Effect | None = None
     body: Markup | None = None
     short: str = ""
     anchor: str = ""
@@ -59,64 +61,56 @@ def demo_page(results: Path, target: Path, scale: str = "micro") -> Path:
     over, under, replay = demo_effects(results, scale)
     first, second = demo_figures(results, scale)
     sections = [
-        Section("Over-training", _OVER_TRAINING, over, [first]),
-        Section("Under-training", _UNDER_TRAINING, under, [second]),
-        Section("Decay in bfloat16", _REPLAY, replay, []),
+        Section("Over-training", _OVER_TRAINING, [first], over),
+        Section("Under-training", _UNDER_TRAINING, [second], under),
+        Section("Decay in bfloat16", _REPLAY, effect=replay),
     ]
     return write_page(results, target, DEMO_TITLE, sections)
-
-
-def embedded_png(image: Path) -> str:
-    """A PNG file as the address of an image that is part of the page, byte for byte."""
-    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What a page has beside its sections: style sheets and scripts, by their common names, and a closing sentence."""
-
-    parts: tuple[str, ...] = ()
-    closing: str = ""
-
-
-_PLAIN = Extras()
 
 
 def write_page(
     results: Path,
     target: Path,
     title: str,
-    sections: list[Section],
+    sections: Sequence[Section],
     *,
-    embedded: Callable[[Path], str] = embedded_png,
-    extras: Extras = _PLAIN,
+    kind: Literal["png", "webp"] = "png",
+    parts: Sequence[str] = (),
+    closing: str = "",
 ) -> Path:
     """Write one HTML file that needs nothing else: no network, no other file, no script to be read.
 
-    Images are embedded in both themes; each figure carries the command, data, scale, seeds, cost, commit
-    and run ids of the tables in `results` it was drawn from. `extras` are added to the page's own. Returns `target`.
+    Images are embedded in both themes, as `kind`; each figure carries the command, data, scale, seeds, cost, commit
+    and run ids of the tables in `results` it was drawn from. What a page has beside its sections: style sheets and
+    scripts, by their common names in `parts`, and a `closing` sentence. Returns `target`.
     """
-    chapters = [_chapter(results, index, section, embedded) for index, section in enumerate(sections, start=1)]
-    parts = ["page", *extras.parts]
+    chapters = [_chapter(results, index, section, kind) for index, section in enumerate(sections, start=1)]
+    tables = f"{results.name}/tables"
     content = render(
-        "page.html",
-        title=title,
-        chapters=chapters,
-        parts=parts,
-        tables=f"{results.name}/tables",
-        closing=extras.closing,
+        "page.html", title=title, chapters=chapters, parts=["page", *parts], tables=tables, closing=closing
     )
     write_if_changed(target, content.encode("utf-8"))
     return target
 
 
-def _chapter(results: Path, index: int, section: Section, embedded: Callable[[Path], str]) -> dict[str, Any]:
+def _embedded(image: Path, kind: str) -> str:
+    """A PNG file as the address of an image that is part of the page: as it is, or a webp, in a third of its bytes."""
+    content = image.read_bytes()
+    if kind == "webp":
+        written = io.BytesIO()
+        with Image.open(image) as opened:
+            opened.convert("RGB").save(written, "webp", lossless=True, quality=75)
+        content = written.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _chapter(results: Path, index: int, section: Section, kind: str) -> dict[str, Any]:
     figures = [
         {
             "key": f"{index}-{number}",
             "drawn": figure,
-            "light": embedded(figure.path),
-            "dark": embedded(figure.path.with_name(f"{figure.path.stem}.dark.png")),
+            "light": _embedded(figure.path, kind),
+            "dark": _embedded(figure.path.with_name(f"{figure.path.stem}.dark.png"), kind),
             # A figure of several experiments has no provenance of its own: each of theirs stands with its figure.
             "facts": _provenance(tables_of(results, figure.experiment, figure.scale)) if figure.experiment else [],
         }

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from weight_decay.report.claims.measures import SCALES
 from weight_decay.report.claims.verdict import Claim, Result, Verdict
 from weight_decay.report.page.templates import render
+from weight_decay.report.statistics import Interval
 
 _IN_WORDS = {
     Verdict.HOLDS: ("holds", "hold"),
@@ -37,6 +38,11 @@ class Row:
         return next(reversed(self.results.values()), None)
 
     @property
+    def interval(self) -> Interval | None:
+        """The interval of the effect there."""
+        return self.largest.interval if self.largest else None
+
+    @property
     def classes(self) -> set[str]:
         """By what the filter shows it: its verdicts."""
         return {_class(result.verdict) for result in self.results.values()} or {_class(Verdict.NOT_RUN)}
@@ -55,9 +61,7 @@ class Column:
     text: Callable[[Row], str] | None = None
     """What is in a cell, where it is text and nothing else."""
     scale: str = ""
-    """The scale whose verdicts stand in it."""
-    label: str = ""
-    """Its name on a small screen, where every claim is a card; empty for the name itself."""
+    """The scale whose verdicts stand in it: its name on a small screen, where every claim is a card."""
 
 
 def rows_of(results: Sequence[Result]) -> list[Row]:
@@ -141,10 +145,13 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         *(_verdict_column(scale) for scale in scales),
         Column("Claim", "claim", lambda row: row.number),
         Column("Figure", "", lambda row: paper_order(row.claim.figure)),
-        Column("Effect [95 %]", "effect", _effect_order),
+        # By size within a unit: points and nats cannot be compared.
+        Column(
+            "Effect [95 %]", "effect", lambda row: (row.claim.unit.name, row.interval.mean) if row.interval else None
+        ),
         Column("Holds if", "criterion", lambda row: row.claim.criterion),
         *(several if len(scales) > 1 else []),
-        Column("Seeds", "", _seeds_order, text=_seeds),
+        Column("Seeds", "", lambda row: row.interval.count if row.interval else None, text=_seeds),
         Column("q", "", _q, text=lambda row: "" if (q := _q(row)) is None else f"{q:.2g}"),
         Column("Paper", "", _paper_order),
     ]
@@ -154,7 +161,7 @@ def _verdict_column(scale: str) -> Column:
     def order(row: Row) -> Order:
         return list(Verdict).index(row.results[scale].verdict) if scale in row.results else None
 
-    return Column(f"Verdict\N{NO-BREAK SPACE}at {scale}", "at", order, scale=scale, label=scale)
+    return Column(f"Verdict\N{NO-BREAK SPACE}at {scale}", "at", order, scale=scale)
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
@@ -180,7 +187,7 @@ def _seeds(row: Row) -> str:
     result = row.largest
     if result is None or result.measured is None:
         return ""
-    counted = result.interval.count if result.interval is not None else 0
+    counted = row.interval.count if row.interval is not None else 0
     total = len(result.measured.seeds)
     return str(total) if counted == total else f"{counted} of {total}"
 
@@ -195,14 +202,8 @@ def _paper_order(row: Row) -> Order:
 
 def _effect_order(row: Row) -> Order:
     """By size within a unit: points and nats cannot be compared."""
-    if row.largest is None or row.largest.interval is None:
-        return None
-    return (row.claim.unit.name, row.largest.interval.mean)
+    return (row.claim.unit.name, row.interval.mean) if row.interval else None
 
 
 def _scale_order(row: Row) -> Order:
     return scale_order(row.largest.scale) if row.largest else None
-
-
-def _seeds_order(row: Row) -> Order:
-    return row.largest.interval.count if row.largest and row.largest.interval else None

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from PIL import Image
 
 from weight_decay.errors import UserError
 from weight_decay.report.advise import page as advise
@@ -16,11 +12,11 @@ from weight_decay.report.claims.measures import SCALES, judged_claims
 from weight_decay.report.claims.verdict import DECIDED, Result, Verdict
 from weight_decay.report.figures.demo import DrawnFigure
 from weight_decay.report.figures.forest import forest
-from weight_decay.report.figures.gallery import Extras, Section, write_page
+from weight_decay.report.figures.gallery import Section, write_page
 from weight_decay.report.figures.paper import DEMO, FIGURES, draw_experiments, own_experiments
 from weight_decay.report.page.claims import claims_html, count_line, paper_order, scale_order
 from weight_decay.report.page.templates import render
-from weight_decay.report.tables.read import Tables, scales_of, tables_of
+from weight_decay.report.tables.read import scales_of, tables_of
 
 TITLE = "What does weight decay do? Claims and figures"
 _CLAIMS = (
@@ -65,12 +61,6 @@ class Report:
         return "\n".join([*lines, f"Page:    {self.page.resolve().as_uri()}"])
 
 
-@dataclass
-class _Chapter:
-    tables: list[Tables]
-    figures: list[DrawnFigure]
-
-
 def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
     """Judge every claim, draw every figure that has tables under `results`, and write both to `target`.
 
@@ -84,18 +74,19 @@ def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
     forests = [forest(results, claims, scale) for scale in reversed(SCALES)]
     opening = [
         *(figure for figure in forests if figure is not None),
-        *(chapters[name].figures[0] for name in _FIRST if name in chapters),
+        *(chapters[name][0] for name in _FIRST if name in chapters),
     ]
     sections = [
-        Section("In short", _in_short(claims), None, opening, short="In short", anchor="in-short"),
-        Section("The claims", _CLAIMS, None, [], claims_html(claims, chapters.keys()), "Claims", "claims"),
-        Section("What would it do to your run?", advise.INTRODUCTION, None, [], advise.body(), "Advise", advise.ANCHOR),
-        *(_section(name, chapter) for name, chapter in chapters.items()),
+        Section("In short", _in_short(claims), opening, anchor="in-short"),
+        Section("The claims", _CLAIMS, body=claims_html(claims, chapters.keys()), short="Claims", anchor="claims"),
+        Section(
+            "What would it do to your run?", advise.INTRODUCTION, body=advise.body(), short="Advise", anchor="advise"
+        ),
+        *(_section(results, name, figures) for name, figures in chapters.items()),
     ]
     if missing or refused or report.without_figure:
         sections.append(_absent(report))
-    extras = Extras(("claims", "advise"), _CLOSING)
-    write_page(results, target, TITLE, sections, embedded=embedded_webp, extras=extras)
+    write_page(results, target, TITLE, sections, kind="webp", parts=("claims", "advise"), closing=_CLOSING)
     return report
 
 
@@ -118,17 +109,9 @@ def in_paper_order() -> list[str]:
     return sorted(FIGURES, key=paper_order)
 
 
-def embedded_webp(image: Path) -> str:
-    """An image as the address of one that is part of the page: the same pixels in a third of the bytes of the PNG."""
-    content = io.BytesIO()
-    with Image.open(image) as opened:
-        opened.convert("RGB").save(content, "webp", lossless=True, quality=75)
-    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
-
-
-def _chapters(results: Path, jobs: int) -> tuple[dict[str, _Chapter], dict[str, str]]:
+def _chapters(results: Path, jobs: int) -> tuple[dict[str, list[DrawnFigure]], dict[str, str]]:
     """Per experiment its figures at all scales, the largest first; and what could not be drawn."""
-    chapters: dict[str, _Chapter] = {}
+    chapters: dict[str, list[DrawnFigure]] = {}
     refused: dict[str, str] = {}
     wanted = [
         (name, scale)
@@ -138,30 +121,30 @@ def _chapters(results: Path, jobs: int) -> tuple[dict[str, _Chapter], dict[str, 
     for (name, scale), figures in draw_experiments(results, wanted, jobs).items():
         if isinstance(figures, UserError):
             refused[f"{name} at {scale}"] = str(figures)
-            continue
-        chapter = chapters.setdefault(name, _Chapter([], []))
-        chapter.tables.append(tables_of(results, name, scale))
-        chapter.figures += [replace(figure, title=f"{figure.title}, {scale}") for figure in figures]
+        else:
+            titled = [replace(figure, title=f"{figure.title}, {scale}") for figure in figures]
+            chapters[name] = chapters.get(name, []) + titled
     return chapters, refused
 
 
-def _section(name: str, chapter: _Chapter) -> Section:
-    tables = chapter.tables[0]
-    title = str(tables.summary["title"].iloc[0])
+def _section(results: Path, name: str, figures: list[DrawnFigure]) -> Section:
+    summary = tables_of(results, name, figures[0].scale).summary
+    title = str(summary["title"].iloc[0])
     # With changed settings (NAME+3f2a1c) it is no figure of the paper either.
     kind = paper_order(name)[0] if name in FIGURES else 2
     if kind == 2:
         words = name.replace("_", " ")
         heading = title if name in FIGURES else f"{title} ({name})"
-        return Section(heading, "Not a figure of the paper.", None, chapter.figures, short=words, anchor=name)
-    shown = _ALSO_SHOWS.get(name) or str(tables.summary["figure"].iloc[0])
+        return Section(heading, "Not a figure of the paper.", figures, short=words, anchor=name)
+    shown = _ALSO_SHOWS.get(name) or str(summary["figure"].iloc[0])
     shown = shown.removeprefix("tables ")
     singular, plural, short = ("Figure", "Figures", "Fig.") if kind == 0 else ("Table", "Tables", "Tab.")
     heading = f"{plural if ',' in shown else singular} {shown}"
-    return Section(heading, f"{title}.", None, chapter.figures, short=f"{short} {shown}", anchor=name)
+    return Section(heading, f"{title}.", figures, short=f"{short} {shown}", anchor=name)
 
 
 def _absent(report: Report) -> Section:
     left_out = {"Not run yet": report.without_tables, "Run, but shown by no figure here": report.without_figure}
     body = render("absent.html", left_out=left_out, refused=report.refused)
-    return Section("Not on this page", "Experiments without a figure here.", None, [], body, "Not run", "absent")
+    words = "Experiments without a figure here."
+    return Section("Not on this page", words, body=body, short="Not run", anchor="absent")
