@@ -16,30 +16,46 @@ from weight_decay.report.live.status import status_table
 from weight_decay.report.tables.collect import collect
 
 
-def _arguments(command: str, words: Sequence[str], results: str, made: bool = True) -> tuple[Path, list[str]]:
-    """The results folder (`results=FOLDER`, else `results`), which must be `made`, and the other words: experiments."""
-    folders = [word.partition("=")[2] for word in words if word.startswith("results=")]
-    names = [word for word in words if not word.startswith("results=")]
+def _given(words: Sequence[str], key: str) -> tuple[list[str], list[str]]:
+    """The values of the words `key=VALUE`, and the other words."""
+    start = f"{key}="
+    return (
+        [word.removeprefix(start) for word in words if word.startswith(start)],
+        [word for word in words if not word.startswith(start)],
+    )
+
+
+def _arguments(command: str, words: Sequence[str], made: bool = True) -> tuple[Path, list[str]]:
+    """The results folder (`results=FOLDER`, else results), which must be `made`, and the other words: experiments."""
+    folders, names = _given(words, "results")
     for name in names:
         if "=" in name or name.startswith("-"):
             raise UserError(f"{command}: {name} is not known here; give experiment names and results=FOLDER.")
-    folder = Path(folders[-1] if folders else results)
+    folder = Path(folders[-1] if folders else "results")
     if made and not folder.is_dir():
         raise UserError(f"{command}: there is no folder {folder}; run an experiment first, or set results=FOLDER.")
     return folder, names
 
 
-def _drop(command: str, words: Sequence[str]) -> tuple[list[str], bool]:
-    """The words without `drop=yes` or `drop=no`, and whether runs may leave the tables."""
-    told = [word.partition("=")[2] for word in words if word.startswith("drop=")]
+def _folder(command: str, words: Sequence[str]) -> Path:
+    """The results folder of a command that takes no experiment."""
+    folder, names = _arguments(command, words)
+    if names:
+        raise UserError(f"{command}: takes no experiment, got {' '.join(names)}.")
+    return folder
+
+
+def _drop(command: str, words: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether runs may leave the tables (`drop=yes`), and the other words."""
+    told, others = _given(words, "drop")
     if set(told) - {"yes", "no"}:
         raise UserError(f"{command}: drop must be yes or no, got drop={told[-1]}.")
-    return [word for word in words if not word.startswith("drop=")], bool(told) and told[-1] == "yes"
+    return told[-1:] == ["yes"], others
 
 
 def status(words: Sequence[str]) -> int:
     """`weight-decay status [EXPERIMENT] [results=FOLDER]`: where every cell stands."""
-    results, names = _arguments("status", words, "results")
+    results, names = _arguments("status", words)
     if len(names) > 1:
         raise UserError(f"status: one experiment at a time, got {' '.join(names)}.")
     print(status_table(results, names[0] if names else None))
@@ -52,15 +68,15 @@ def watch(words: Sequence[str]) -> int:
     from weight_decay.report.live.watch import Watch
 
     every = 2.0
-    for word in [word for word in words if word.startswith("every=")]:
+    told, others = _given(words, "every")
+    for word in told:
         try:
-            every = float(word.partition("=")[2])
+            every = float(word)
         except ValueError:
             every = math.nan
         if not 0.1 <= every < math.inf:
-            raise UserError(f"watch: every must be a number of seconds, at least 0.1, got {word}.")
-    others = [word for word in words if word != "once" and not word.startswith("every=")]
-    results, names = _arguments("watch", others, "results")
+            raise UserError(f"watch: every must be a number of seconds, at least 0.1, got every={word}.")
+    results, names = _arguments("watch", [word for word in others if word != "once"])
     if len(names) > 1:
         raise UserError(f"watch: one experiment at a time, or all without a name, got {' '.join(names)}.")
     watched = Watch(results, names[0] if names else None)
@@ -75,10 +91,10 @@ def watch(words: Sequence[str]) -> int:
 
 def collect_tables(words: Sequence[str]) -> int:
     """`weight-decay collect [EXPERIMENT ...] [results=FOLDER] [tables=OTHERS ...] [drop=yes]`: runs to tables."""
-    words, drop = _drop("collect", words)
-    others = [Path(word.partition("=")[2]) for word in words if word.startswith("tables=")]
-    results, names = _arguments("collect", [word for word in words if not word.startswith("tables=")], "results")
-    print(collect(results, names or None, drop=drop, others=others).describe())
+    drop, words = _drop("collect", words)
+    others, words = _given(words, "tables")
+    results, names = _arguments("collect", words)
+    print(collect(results, names or None, drop=drop, others=[Path(folder) for folder in others]).describe())
     return 0
 
 
@@ -86,8 +102,8 @@ def pull_tables(words: Sequence[str]) -> int:
     """`weight-decay pull ENTITY/PROJECT [EXPERIMENT ...] [results=FOLDER] [drop=yes]`: a W&B project to tables."""
     from weight_decay.report.wandb.pull import pull
 
-    words, drop = _drop("pull", words)
-    results, names = _arguments("pull", words, "results", made=False)
+    drop, words = _drop("pull", words)
+    results, names = _arguments("pull", words, made=False)
     if not names:
         raise UserError("pull: say which W&B project: ENTITY/PROJECT.")
     print(pull(names[0], results, names[1:] or None, drop=drop).describe())
@@ -100,9 +116,7 @@ def demo_report(words: Sequence[str]) -> int:
     from weight_decay.report.claims.demo import EFFECTS, demo_effects, effects_text
     from weight_decay.report.figures.gallery import demo_page
 
-    results, names = _arguments("demo-report", words, "results/demo")
-    if names:
-        raise UserError(f"demo-report: takes no experiment, got {' '.join(names)}.")
+    results = _folder("demo-report", ["results=results/demo", *words])
     # The folder is the demo's own, and it trains the first seed alone.
     collected = collect(results, list(EFFECTS), drop=True, seeds=[0])
     page = demo_page(results, results / "report.html")
@@ -117,9 +131,7 @@ def figures(words: Sequence[str]) -> int:
     from weight_decay.report.figures.forest import forest
     from weight_decay.report.figures.paper import FIGURES, paper_figures
 
-    results, names = _arguments("figures", words, "results")
-    if names:
-        raise UserError(f"figures: takes no experiment, got {' '.join(names)}.")
+    results = _folder("figures", words)
     drawn = paper_figures(results, os.cpu_count() or 1)
     judged = judged_claims(results)
     drawn += [figure for scale in SCALES if (figure := forest(results, judged, scale)) is not None]
@@ -136,9 +148,7 @@ def claims(words: Sequence[str]) -> int:
     from weight_decay.report.claims.measures import judged_claims
     from weight_decay.report.claims.table import claims_text, write_claims
 
-    results, names = _arguments("claims", words, "results")
-    if names:
-        raise UserError(f"claims: takes no experiment, got {' '.join(names)}.")
+    results = _folder("claims", words)
     judged = judged_claims(results)
     write_claims(judged, results / "tables" / "claims.csv")
     print(claims_text(judged))
@@ -150,12 +160,10 @@ def power(words: Sequence[str]) -> int:
     from weight_decay.report.claims.measures import judged_claims
     from weight_decay.report.claims.power import power_text
 
-    told = [word.partition("=")[2] for word in words if word.startswith("seeds=")]
+    told, words = _given(words, "seeds")
     if told and not (told[-1].isdigit() and 2 <= int(told[-1]) <= 1000):
         raise UserError(f"power: seeds must be a number from 2 to 1000, got {told[-1]}.")
-    results, names = _arguments("power", [word for word in words if not word.startswith("seeds=")], "results")
-    if names:
-        raise UserError(f"power: takes no experiment, got {' '.join(names)}.")
+    results = _folder("power", words)
     print(power_text(results, judged_claims(results), int(told[-1]) if told else None))
     return 0
 
@@ -165,8 +173,8 @@ def verify(words: Sequence[str]) -> int:
     from weight_decay.report.claims.measures import CLAIMS
     from weight_decay.report.claims.verify import plan_text, verified
 
-    fresh = [word.partition("=")[2] for word in words if word.startswith("fresh=")]
-    results, names = _arguments("verify", [word for word in words if not word.startswith("fresh=")], "results")
+    fresh, words = _given(words, "fresh")
+    results, names = _arguments("verify", words)
     known = {claim.key: claim for claim in CLAIMS}
     if len(names) != 1 or names[0] not in known:
         raise UserError(f"verify: name one claim, of {', '.join(known)}; got {' '.join(names) or 'none'}.")
@@ -182,9 +190,7 @@ def report(words: Sequence[str]) -> int:
     """`weight-decay report [results=FOLDER]`: one page of all claims and figures, in `results`/report.html."""
     from weight_decay.report.page.page import report_page
 
-    results, names = _arguments("report", words, "results")
-    if names:
-        raise UserError(f"report: takes no experiment, got {' '.join(names)}.")
+    results = _folder("report", words)
     made = report_page(results, results / "report.html", os.cpu_count() or 1)
     print(made.describe())
     return 0
@@ -194,9 +200,7 @@ def readme(words: Sequence[str]) -> int:
     """`weight-decay readme [results=FOLDER]`: rewrite the generated sections of README.md from the tables."""
     from weight_decay.report.page.readme import update
 
-    results, names = _arguments("readme", words, "results")
-    if names:
-        raise UserError(f"readme: takes no experiment, got {' '.join(names)}.")
+    results = _folder("readme", words)
     page = Path("README.md")
     if not page.is_file():
         raise UserError(f"readme: there is no README.md in {Path.cwd()}; run it in the folder of a checkout.")
@@ -209,7 +213,7 @@ def sync_offline(words: Sequence[str]) -> int:
     from weight_decay.report.wandb.dashboard import require_login
     from weight_decay.report.wandb.offline import offline_runs, sync, sync_commands
 
-    results, names = _arguments("sync", words, "results")
+    results, names = _arguments("sync", words)
     waiting = offline_runs(results, names or None)
     if not waiting:
         print(f"There is no offline W&B run under {results} that is not uploaded yet.")
