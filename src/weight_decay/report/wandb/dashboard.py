@@ -1,6 +1,6 @@
 """The project's W&B dashboard as code: λ × η heatmaps, effective learning rates, Jacobian norm, divergence, by regime.
 
-`wandb` is imported here, in from_wandb.py and in record.py only.
+`wandb` is imported here, in pull.py and in record.py only.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from typing import Any
 
 from weight_decay.errors import UserError, first_line
 
-REGIMES = {"over_training": "Over-training (many passes)", "under_training": "Under-training (one pass)"}
 LR, STRENGTH = "optimizer.lr", "decay.strength"
-CURVES = {
-    "over_training": ("test/error", "ema/test/error", "train/error", "test/loss"),
-    "under_training": ("val/loss", "ema/val/loss", "train/loss", "grad/clipped"),
-}
-OUTCOME = {"over_training": "ema/test/error", "under_training": "ema/val/loss"}
+REGIMES = (
+    ("Over-training (many passes)", "ema/test/error", ("test/error", "ema/test/error", "train/error", "test/loss")),
+    ("Under-training (one pass)", "ema/val/loss", ("val/loss", "ema/val/loss", "train/loss", "grad/clipped")),
+)
+"""Title, outcome of the heatmap, and what is drawn over steps."""
 EFFECTIVE = ("effective_lr/adamw", "effective_lr/sgd", "effective_lr/rotation", "weights/norm")
 JACOBIAN = ("jacobian/mean_square", "ema/jacobian/mean_square", "noise/scale")
 DIVERGENCE = ("divergence/score", "batch/loss")
@@ -30,12 +29,14 @@ def build_workspace(entity: str, project: str) -> Any:
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as workspaces
 
-    def line(metric: str) -> Any:
-        return panels.LinePlot(title=metric, x="step", y=[metric], smoothing_type="none")
+    def lines(metrics: tuple[str, ...]) -> list[Any]:
+        return [panels.LinePlot(title=metric, x="step", y=[metric], smoothing_type="none") for metric in metrics]
+
+    def section(name: str, shown: list[Any]) -> Any:
+        return workspaces.Section(name=name, panels=shown, is_open=True)
 
     sections = []
-    for regime, title in REGIMES.items():
-        outcome = OUTCOME[regime]
+    for title, outcome, curves in REGIMES:
         grid = panels.ScatterPlot(
             title=f"{outcome} over λ × η (colour)",
             x=panels.Config(LR),
@@ -55,29 +56,14 @@ def build_workspace(entity: str, project: str) -> Any:
                 panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric(outcome)),
             ],
         )
-        sections.append(
-            workspaces.Section(
-                name=title, panels=[grid, paths, *(line(metric) for metric in CURVES[regime])], is_open=True
-            )
-        )
+        sections.append(section(title, [grid, paths, *lines(curves)]))
+    ends = panels.BarPlot(title="step of divergence", metrics=["divergence_step"], orientation="h")
     sections += [
-        workspaces.Section(name="Effective learning rate", panels=[line(metric) for metric in EFFECTIVE], is_open=True),
-        workspaces.Section(name="Jacobian norm and noise", panels=[line(metric) for metric in JACOBIAN], is_open=True),
-        workspaces.Section(
-            name="Divergence",
-            panels=[
-                *(line(metric) for metric in DIVERGENCE),
-                panels.BarPlot(title="step of divergence", metrics=["divergence_step"], orientation="h"),
-            ],
-            is_open=True,
-        ),
+        section("Effective learning rate", lines(EFFECTIVE)),
+        section("Jacobian norm and noise", lines(JACOBIAN)),
+        section("Divergence", [*lines(DIVERGENCE), ends]),
     ]
-    return workspaces.Workspace(
-        entity=entity,
-        project=project,
-        name="What weight decay does",
-        sections=sections,
-    )
+    return workspaces.Workspace(entity=entity, project=project, name="What weight decay does", sections=sections)
 
 
 def publish(entity: str, project: str) -> str:
@@ -87,8 +73,7 @@ def publish(entity: str, project: str) -> str:
     try:
         workspace.save()
     except Exception as error:
-        reason = first_line(error)
-        raise UserError(f"dashboard: W&B did not take it for {entity}/{project} ({reason}).") from error
+        raise UserError(f"dashboard: W&B did not take it for {entity}/{project} ({first_line(error)}).") from error
     return str(workspace.url)
 
 
@@ -100,6 +85,5 @@ def require_login(command: str) -> None:
         if wandb.login(prompt=False):
             return
     except Exception as error:
-        reason = first_line(error)
-        raise UserError(f"{command}: W&B does not take the login of this machine ({reason}).") from error
+        raise UserError(f"{command}: W&B does not take the login of this machine ({first_line(error)}).") from error
     raise UserError(f"{command}: nobody is logged in to W&B here; run `wandb login`, or set WANDB_API_KEY.")
