@@ -13,7 +13,6 @@ from weight_decay.cli import main
 from weight_decay.report.advise.answer import answer, read_run, suggestion
 from weight_decay.report.advise.dynamics import (
     Schedule,
-    drive_of,
     equilibrium_norm,
     final_norm,
     forgotten_at,
@@ -75,7 +74,8 @@ def test_our_own_norms_from_the_run_without_decay(decay: float, ratio: float) ->
     norm = runs.groupby("decay.strength")["weights/norm"].mean()
     schedule = Schedule("cosine", 1e-2, 6000, warmup=180)
     start = 0.02 * math.sqrt(runs["parameters"].iloc[0])
-    predicted = final_norm(schedule, decay, start, drive_of(schedule, start, norm[0.0]))
+    drive = math.sqrt((norm[0.0] ** 2 - start**2) / sum(width * lr * lr for width, lr in schedule.pieces()))
+    predicted = final_norm(schedule, decay, start, drive)
     assert predicted / norm[decay] == pytest.approx(ratio, abs=0.03)
 
 

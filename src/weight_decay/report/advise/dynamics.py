@@ -99,12 +99,6 @@ def final_norm(schedule: Schedule, weight_decay: float, start: float, drive: flo
     return norms(schedule, weight_decay, start, drive)[-1][2]
 
 
-def drive_of(schedule: Schedule, start: float, end: float) -> float:
-    """The U that brings a run without decay from ‖w‖ = `start` to `end`: what one run at λ = 0 tells about others."""
-    squares = sum(width * lr * lr for width, lr in schedule.pieces())
-    return math.sqrt(max(end * end - start * start, 0.0) / squares)
-
-
 HALF_STEP = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}
 """Half the distance between neighbouring numbers in [1, 2): a smaller change is rounded away."""
 
