@@ -30,14 +30,7 @@ from weight_decay.report.figures.own import any_figures
 from weight_decay.report.figures.precision import decay_kept, divergence, replay
 from weight_decay.report.figures.rules import forest, passes, timescale, tuned
 from weight_decay.report.figures.style import light_only, undrawn
-from weight_decay.report.figures.vision import (
-    ERROR,
-    FIGURE_2,
-    FIGURE_2D,
-    against_epochs,
-    dataset_size,
-    finetuning,
-)
+from weight_decay.report.figures.vision import ERROR, FIGURE_2, FIGURE_2D, against_epochs, dataset_size, finetuning
 from weight_decay.report.tables.read import Tables, scales_of, tables_of
 
 _LEVELS = "The vertical dotted line marks the drop of the learning rate. The paper's curves are drained of colour."

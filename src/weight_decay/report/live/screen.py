@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Sequence
 from typing import TextIO
@@ -27,7 +26,6 @@ _STYLES = {
 _ALWAYS = ("completed", "running", "waiting", "diverged", "failed")
 _IF_ANY = ("interrupted", "damaged", "stale")
 _MOST_ENDED = 5
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------
@@ -35,9 +33,11 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def draw(view: View, width: int, height: int | None) -> list[Text]:
     """The view as lines of at most `width` columns; as many as there are, or at most `height`."""
-    most_experiments = None if height is None else max(1, height // 4)
     most_ended = _MOST_ENDED if height is None else min(_MOST_ENDED, max(0, height // 5))
     experiments = _experiments(sorted(view.experiments, key=lambda counted: -counted.counts["running"]))
+    if height is not None and len(experiments) > (most := max(1, height // 4)):
+        left = Text(f"… and {len(experiments) - most + 1} more experiments", style="dim")
+        experiments = [*experiments[: most - 1], left]
     ended = [
         Text.assemble(
             (f"{one.status:9s}", _STYLES[one.status]),
@@ -46,11 +46,11 @@ def draw(view: View, width: int, height: int | None) -> list[Text]:
         )
         for one in view.ended[:most_ended]
     ]
-    below = [Text(), *_cut(experiments, most_experiments, "experiments")]
+    below = [Text(), *experiments]
     if ended:
         below += [Text(), Text("last finished", style="bold"), *ended]
     room = None if height is None else max(1, height - len(below) - 1)
-    header, *rows = _running(view.running if room is None else view.running[:room], width)
+    header, *rows = _running(view.running[:room], width)
     hidden = view.running_in_all - len(rows)
     if not rows:
         rows = [Text("nothing is running", style="dim")]
@@ -129,13 +129,6 @@ def _experiments(experiments: Sequence[Counted]) -> list[Text]:
             line.append(f"  {count:{digits}d} {status}", style=_STYLES.get(status, "") if count else "dim")
         lines.append(line)
     return lines
-
-
-def _cut(lines: list[Text], most: int | None, what: str) -> list[Text]:
-    if most is None or len(lines) <= most:
-        return lines
-    kept = max(0, most - 1)
-    return [*lines[:kept], Text(f"… and {len(lines) - kept} more {what}", style="dim")]
 
 
 def print_once(watch: Watch, stream: TextIO) -> None:

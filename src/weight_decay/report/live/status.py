@@ -16,15 +16,7 @@ from weight_decay.report.tables.text_table import text_table
 from weight_decay.runs.fingerprint import other_code
 from weight_decay.runs.judge import judge
 from weight_decay.runs.lock import take
-from weight_decay.runs.read import (
-    FINISHED,
-    UNREADABLE,
-    Cell,
-    DamagedRunError,
-    Experiment,
-    finite,
-    read_experiments,
-)
+from weight_decay.runs.read import FINISHED, UNREADABLE, Cell, DamagedRunError, Experiment, finite, read_experiments
 
 ORDER = ("running", "waiting", "interrupted", "failed", "damaged", "stale", "diverged", "completed")
 SILENT_AFTER = 120.0
@@ -72,13 +64,13 @@ def _states(experiment: Experiment, known: dict[Path, tuple[str, str]]) -> list[
     for cell in experiment.cells:
         if cell.folder not in known:
             known[cell.folder] = cell_state(cell)
-        states.append(State(experiment.name, experiment.scale, cell_name(cell), *known[cell.folder]))
+        states.append(State(experiment.name, experiment.scale, cell_name(cell.coordinates), *known[cell.folder]))
     return states
 
 
-def cell_name(cell: Cell) -> str:
-    """Its coordinates in short: `lr=0.3, strength=0.015, seed=0`."""
-    return ", ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in cell.coordinates.items())
+def cell_name(coordinates: dict[str, Any]) -> str:
+    """The coordinates of a cell in short: `lr=0.3, strength=0.015, seed=0`."""
+    return ", ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in coordinates.items())
 
 
 def cell_state(cell: Cell) -> tuple[str, str]:

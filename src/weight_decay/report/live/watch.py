@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ class Watch:
     def _short_name(self, experiment: Experiment, cell: Cell) -> str:
         varying = self._varying[experiment.name, experiment.scale]
         short = {name: value for name, value in cell.coordinates.items() if name in varying}
-        return cell_name(replace(cell, coordinates=short or cell.coordinates))
+        return cell_name(short or cell.coordinates)
 
     def _running(self, experiment: Experiment, cell: Cell) -> Running:
         known = self._known[cell.folder]

@@ -146,9 +146,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         Column("Claim", "claim", lambda row: row.number),
         Column("Figure", "", lambda row: paper_order(row.claim.figure)),
         # By size within a unit: points and nats cannot be compared.
-        Column(
-            "Effect [95 %]", "effect", lambda row: (row.claim.unit.name, row.interval.mean) if row.interval else None
-        ),
+        Column("Effect [95 %]", "effect", _effect_order),
         Column("Holds if", "criterion", lambda row: row.claim.criterion),
         *(several if len(scales) > 1 else []),
         Column("Seeds", "", lambda row: row.interval.count if row.interval else None, text=_seeds),
