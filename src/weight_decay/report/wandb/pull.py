@@ -154,7 +154,7 @@ def _write_run(run: Any, cell: Cell, experiment: Experiment) -> None:
     told = without_seal(dict(run.summary_metrics))
     if told.get("status") not in FINISHED:
         return
-    at_least = {
+    whole = {
         "seed": run.config.get("seed"),
         "scale": experiment.scale,
         "regime": experiment.regime,
@@ -162,18 +162,19 @@ def _write_run(run: Any, cell: Cell, experiment: Experiment) -> None:
         "git_commit": None,
         "seconds": None,
         "divergence_step": None,
+        **told,
+        "run_id": run.id,
     }
-    data = told.get("data", {"name": experiment.data})
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+    if not isinstance(whole["data"], dict) or not isinstance(whole["data"].get("name"), str):
         raise DamagedRunError("its summary's data has no name")
-    branches = told.pop("branches", {})
+    branches = whole.pop("branches", {})
     if not isinstance(branches, dict):
         raise DamagedRunError("its summary's branches are not an object")
     for name, summary in branches.items():
         if not isinstance(summary, dict) or not isinstance(summary.get("final", {}), dict):
             raise DamagedRunError(f"branch {name}: its summary or final metrics are not an object")
-    final = _write_metrics(cell.folder, _rows(run))
-    _write_summary(cell.folder, {**at_least, **told, "run_id": run.id, "final": final})
+    whole["final"] = _write_metrics(cell.folder, _rows(run))
+    _write_summary(cell.folder, whole)
     for name, summary in branches.items():
         if _NAME.fullmatch(name):
             step = summary.get("divergence_step") or summary.get("total_steps", summary.get("start_step"))
