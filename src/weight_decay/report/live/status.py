@@ -122,14 +122,14 @@ def _progress(folder: Path, summary: dict[str, Any]) -> str:
         return "has recorded nothing yet"
     step, seconds = marks[-1]
     parts = [_step_of(step, summary)]
-    total = summary.get("total_steps")
     first_step, first_seconds = marks[0]
     if step > first_step and seconds > first_seconds:
         speed = finite((step - first_step) / (seconds - first_seconds))
-        parts += [f"{speed:.3g} steps/s"] if speed else []
-        end = finite(total)
-        left = finite((end - step) / speed) if speed and end is not None else None
-        parts += [] if left is None else [f"{clock(left)} left"]
+        if speed:
+            parts.append(f"{speed:.3g} steps/s")
+            end = finite(summary.get("total_steps"))
+            if end is not None and (left := finite((end - step) / speed)) is not None:
+                parts.append(f"{clock(left)} left")
     silent = time.time() - path.stat().st_mtime
     if silent > SILENT_AFTER:
         parts.append(f"silent for {clock(silent)}, perhaps dead: the same command goes on")
@@ -164,15 +164,12 @@ def clock(seconds: float) -> str:
 
 
 def _cells(states: list[State]) -> str:
-    groups = {(state.experiment, state.scale) for state in states}
-    names, scales = ({group[index] for group in groups} for index in (0, 1))
-
-    def named(state: State) -> str:
-        parts = [state.experiment] * (len(names) > 1) + [state.scale] * (len(scales) > 1)
-        return " ".join(parts) + ": " + state.cell if parts else state.cell
-
-    ordered = sorted(states, key=lambda state: (state.experiment, state.scale, ORDER.index(state.status)))
-    rows = [[named(state), state.status, state.detail] for state in ordered]
+    several_names = len({state.experiment for state in states}) > 1
+    several_scales = len({state.scale for state in states}) > 1
+    rows = []
+    for state in sorted(states, key=lambda state: (state.experiment, state.scale, ORDER.index(state.status))):
+        of = " ".join([state.experiment] * several_names + [state.scale] * several_scales)
+        rows.append([f"{of}: {state.cell}" if of else state.cell, state.status, state.detail])
     return text_table(["cell", "status", ""], rows, align="lll")
 
 
