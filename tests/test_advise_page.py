@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from html_page import HtmlPage
-from weight_decay.report.advise import page
 from weight_decay.report.advise.dynamics import Schedule, norms, rounded_away
-from weight_decay.report.page import templates
+from weight_decay.report.page import page, templates
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no node on this machine")
@@ -108,7 +107,7 @@ def test_sliders_fill_the_page(tmp_path: Path) -> None:
 
 def test_the_section_is_whole_and_asks_for_nothing_from_outside() -> None:
     read = HtmlPage()
-    read.feed(page.body())
+    read.feed(page.sliders())
     assert read.open == []
     names = {tag["name"] for kind in ("input", "select") for tag in read.named(kind)}
     wanted = set(re.findall(r'(?:value|power)\("(\w+)"\)', SOURCE))
@@ -118,4 +117,4 @@ def test_the_section_is_whole_and_asks_for_nothing_from_outside() -> None:
         f"advise-{chart}-{line}" for chart in ("norm", "rate") for line in ("own", "none")
     }
     assert named == ids
-    assert "http" not in SOURCE + page.body() and "</script" not in SCRIPT.read_text(encoding="utf-8")
+    assert "http" not in SOURCE + page.sliders() and "</script" not in SCRIPT.read_text(encoding="utf-8")

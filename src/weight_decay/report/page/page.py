@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from markupsafe import Markup
+
 from weight_decay.errors import UserError
-from weight_decay.report.advise import page as advise
 from weight_decay.report.claims.measures import SCALES, judged_claims
 from weight_decay.report.claims.verdict import DECIDED, Result, Verdict
 from weight_decay.report.figures.demo import DrawnFigure
@@ -24,6 +25,26 @@ _CLAIMS = (
     "smallest effect worth having or the margin of equality, number of seeds. q is p corrected for the number of "
     "claims. The numbers in a row are those of the largest scale that was run."
 )
+_ADVISE = (
+    "Describe a run and see what decay would do to it, before it is started: formulas and the study's own numbers, "
+    "predicted and not measured. In the terminal the same is weight-decay advise."
+)
+_SLIDERS = (
+    # name, label, least, most, start: powers of ten, but for the warm-up's percent
+    ("parameters", "parameters", 5.0, 11.0, 8.09),
+    ("samples", "training set: sequences, or images", 3.0, 10.0, 7.1),
+    ("passes", "passes", 0.0, 3.0, 0.0),
+    ("batch", "batch: sequences, or images", 0.0, 5.0, 2.4),
+    ("lr", "learning rate η at its peak", -5.0, 0.0, -3.22),
+    ("decay", "weight decay λ", -6.0, 2.0, -1.0),
+    ("warmup", "warm-up", 0.0, 20.0, 1.0),
+)
+_CHOICES = (
+    ("optimizer", "optimizer", (("adamw", "AdamW"), ("sgd", "SGD"))),
+    ("shape", "schedule", (("cosine", "cosine"), ("linear", "linear"), ("constant", "constant"), ("drop", "a drop"))),
+    ("weights", "weights stored in", (("float32", "float32"), ("bfloat16", "bfloat16"))),
+)
+"""What advise.html asks, from which advise.js predicts as advise/dynamics.py does."""
 _FIRST = ("fig02_cifar10", "fig06_language_model")
 """The two figures that the page opens with: many passes, and one."""
 _CLOSING = (
@@ -79,9 +100,7 @@ def report_page(results: Path, target: Path, jobs: int = 1) -> Report:
     sections = [
         Section("In short", _in_short(claims), opening, anchor="in-short"),
         Section("The claims", _CLAIMS, body=claims_html(claims, chapters.keys()), short="Claims", anchor="claims"),
-        Section(
-            "What would it do to your run?", advise.INTRODUCTION, body=advise.body(), short="Advise", anchor="advise"
-        ),
+        Section("What would it do to your run?", _ADVISE, body=sliders(), short="Advise", anchor="advise"),
         *(_section(results, name, figures) for name, figures in chapters.items()),
     ]
     if missing or refused or report.without_figure:
@@ -141,6 +160,11 @@ def _section(results: Path, name: str, figures: list[DrawnFigure]) -> Section:
     singular, plural, short = ("Figure", "Figures", "Fig.") if kind == 0 else ("Table", "Tables", "Tab.")
     heading = f"{plural if ',' in shown else singular} {shown}"
     return Section(heading, f"{title}.", figures, short=f"{short} {shown}", anchor=name)
+
+
+def sliders() -> Markup:
+    """The interactive part of the page: sliders for a run, and what decay will do to it. Works offline."""
+    return render("advise.html", sliders=_SLIDERS, choices=_CHOICES)
 
 
 def _absent(report: Report) -> Section:
