@@ -16,7 +16,7 @@ from weight_decay.report.figures.demo import demo_figures, paired_difference
 from weight_decay.report.figures.style import DARK, LIGHT
 from weight_decay.report.tables.collect import collect
 from weight_decay.report.tables.numbers import duration
-from weight_decay.report.tables.read import DECAY, tables_of
+from weight_decay.report.tables.read import tables_of
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_paired_differences_cancel_what_seeds_share(tmp_path: Path) -> None:
     write_demo(tmp_path, seeds=(0, 1))
     collect(tmp_path)
     curves = tables_of(tmp_path, "demo_under_training", "micro").main_curves
-    gap = paired_difference(curves, "val/loss", DECAY, 0.05, 0.0)
+    gap = paired_difference(curves, "val/loss", 0.05, 0.0)
     assert len(gap) == 2 * 51
     last = gap[gap["step"] == 2000]["val/loss"]
     assert last.tolist() == pytest.approx([-0.016, -0.016])

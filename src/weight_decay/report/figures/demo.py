@@ -173,7 +173,7 @@ def under_training(results: Path, tables: Tables, theme: Theme) -> Figure:
         curve(norm, rows, "step", "weights/norm", colors[decay], geometric=True)
         if decay != strengths[0]:
             for metric, line in (("val/loss", "-"), ("ema/val/loss", DASHED)):
-                gap = paired_difference(curves, metric, DECAY, decay, strengths[0])
+                gap = paired_difference(curves, metric, decay, strengths[0])
                 gaps.append((gap, metric))
                 curve(difference, gap, "step", metric, colors[decay], linestyle=line)
     difference.axhline(0, color=theme.series[1], linewidth=1.8)
@@ -204,10 +204,9 @@ def demo_figures(results: Path, scale: str = "micro") -> list[DrawnFigure]:
     return [draw(results, tables_of(results, name, scale)) for name, draw in DEMO.items()]
 
 
-def paired_difference(curves: pd.DataFrame, metric: str, coordinate: str, ours: float, theirs: float) -> pd.DataFrame:
-    """Per seed and step, `metric` where `coordinate` is `ours` minus where it is `theirs`."""
-    keys = ["seed", "step", "epoch", "samples"]
-    one, other = (curves[curves[coordinate] == value].set_index(keys)[metric] for value in (ours, theirs))
+def paired_difference(curves: pd.DataFrame, metric: str, ours: float, theirs: float) -> pd.DataFrame:
+    """Per seed and step, `metric` where λ is `ours` minus where it is `theirs`."""
+    one, other = (curves[curves[DECAY] == decay].set_index(["seed", "step"])[metric] for decay in (ours, theirs))
     return (one - other).dropna().reset_index()
 
 

@@ -104,21 +104,19 @@ def forest(results: Path, tables: Tables, theme: Theme) -> Figure:
         raise UserError(f"{tables.experiment} at {tables.scale}: there is no pair with and without decay yet.")
     figure, axes = new_figure(1, 3, tables.stamp, width=4.2, height=0.28 * len(order) + 1.6)
     for axis, against, words in zip(axes, ("none", "decoupled"), ("no decay", "decoupled decay"), strict=False):
-        _rows(axis, effects[effects["against"] == against], order, theme)
+        rows = effects[effects["against"] == against]
+        heights = [order.index(kind) for kind in rows["decay"]]
+        axis.axvline(0, color=theme.muted, linewidth=1.0)
+        axis.hlines(heights, rows["low"], rows["high"], color=theme.series[0], linewidth=1.6)
+        axis.plot(rows["effect"], heights, color=theme.series[0], marker="o", markersize=5, linestyle="")
         axis.set(title=f"against {words}", xlabel=f"difference in {label} ({unit})")
     strengths = effects.drop_duplicates("decay").set_index("decay")["strength"]
-    axes[0].set_yticks(range(len(order)), [f"{kind.replace('_', ' ')} ({strengths[kind]:g})" for kind in order])
-    axes[1].set_yticks(range(len(order)), [""] * len(order))
     _effective(axes[2], runs, order, strengths, theme)
+    kinds = [f"{kind.replace('_', ' ')} ({strengths[kind]:g})" for kind in order]
+    for axis, labels in zip(axes, (kinds, [""] * len(order), [""] * len(order)), strict=True):
+        axis.set_yticks(range(len(order)), labels)
+        axis.set_ylim(len(order) - 0.5, -0.5)
     return figure
-
-
-def _rows(axis: Axes, effects: pd.DataFrame, order: list[str], theme: Theme) -> None:
-    axis.axvline(0, color=theme.muted, linewidth=1.0)
-    heights = [order.index(kind) for kind in effects["decay"]]
-    axis.hlines(heights, effects["low"], effects["high"], color=theme.series[0], linewidth=1.6)
-    axis.plot(effects["effect"], heights, color=theme.series[0], marker="o", markersize=5, linestyle="")
-    axis.set_ylim(len(order) - 0.5, -0.5)
 
 
 def effective_rate(runs: pd.DataFrame) -> tuple[str, str]:
@@ -147,8 +145,6 @@ def _effective(axis: Axes, runs: pd.DataFrame, order: list[str], strengths: pd.S
         axis.xaxis.set_major_locator(FixedLocator([0.6, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3]))
         axis.minorticks_off()
         axis.set_xlim(low, high)
-    axis.set_yticks(range(len(order)), [""] * len(order))
-    axis.set_ylim(len(order) - 0.5, -0.5)
     axis.set(title="effective learning rate", xlabel=f"final {symbol}, times that without decay")
 
 
