@@ -157,7 +157,7 @@ def replay(results: Path, tables: Tables, theme: Theme) -> Figure:
     if not strengths:
         empty(axes[0], "no gradients were replayed in these runs", theme)
     for axis, strength in zip(axes, strengths, strict=False):
-        for place, (key, _) in enumerate(ROUNDINGS.items()):
+        for place, key in enumerate(ROUNDINGS):
             values = runs[f"replay/{key}/kept_{strength:g}"].dropna()
             spread = place + np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else [place]
             axis.plot(spread, values, "o", color=theme.series[place % len(theme.series)], markersize=5)

@@ -80,15 +80,12 @@ def _running(cells: Sequence[Running], width: int) -> list[Text]:
     widths = [max(len(value) for value in column) for column in facts]
     room = width - sum(widths) - 2 * len(widths)
     named = min(longest, max(24 if room > 45 else 12, room // 3))
-    block, shown = 0, 0
     for shown in range(len(curves), 0, -1):
         block = min(24, (room - named) // shown - 11)
         if block >= 6:
             break
     else:
-        block = shown = 0
-    if shown == 0:
-        named = min(longest, max(1, room))
+        block, shown, named = 0, 0, min(longest, max(1, room))
     lines = []
     title = "running in " + cells[0].experiment if cells and not several else "running"
     for row, name in enumerate([title, *names]):

@@ -173,8 +173,6 @@ class Watch:
             mark = (found.st_mtime_ns, found.st_size, found.st_ino)
         except OSError:
             mark = None
-        if known is not None and known.mark == mark and mark is not None and known.summary.get("status") != "running":
-            return
         if known is None or known.mark != mark or mark is None:
             try:
                 summary = read_summary(cell.folder) if mark is not None else {}
@@ -182,6 +180,8 @@ class Watch:
                 summary = {}
             tail = None if known is None else known.tail
             known = self._known[cell.folder] = _Known(mark, "running", "", summary, tail)
+        elif known.summary.get("status") != "running":
+            return
         if known.summary.get("status") != "running":
             begun = mark is not None or (cell.folder / "metrics.jsonl").exists()
             known.status, known.detail = cell_state(cell) if begun else ("waiting", "")
