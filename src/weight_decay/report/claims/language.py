@@ -8,12 +8,14 @@ noisy than a loss on held-out windows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from weight_decay.report.claims.pairs import Measured, by_seed, chosen_on_others, difference, measured, nothing, pick
+from weight_decay.report.claims.pairs import Measured, by_seed, difference, measured, nothing, pick, with_lowest
 from weight_decay.report.tables.numbers import loss, three_digits
 from weight_decay.report.tables.read import DECAY, LEARNING_RATE, Tables, mean_between, missing_metrics
 
@@ -43,28 +45,22 @@ def _end(tables: Tables) -> pd.Series:
     return mean_between(tables.main_curves, BATCH, LAST, 1.0)
 
 
-def higher_in_the_middle(tables: Tables) -> Measured:
-    """Loss of the training batches from 40 to 60 % of the run: with λ minus without."""
-    with_decay, without = _with_and_without(tables.runs)
-    return difference(with_decay, without, BATCH, loss, mean_between(tables.main_curves, BATCH, 0.4, 0.6))
+def _batches(tables: Tables, start: float, stop: float, *, lower: bool = False) -> Measured:
+    """Loss of the training batches between two fractions of the run: with λ minus without, or the other way round."""
+    cells = _with_and_without(tables.runs)
+    values = mean_between(tables.main_curves, BATCH, start, stop)
+    return difference(*(cells[::-1] if lower else cells), BATCH, loss, values)
 
 
-def lower_at_the_end(tables: Tables) -> Measured:
-    """Training loss at the end: without decay minus with λ."""
-    with_decay, without = _with_and_without(tables.runs)
-    return difference(without, with_decay, BATCH, loss, _end(tables))
+higher_in_the_middle = partial(_batches, start=0.4, stop=0.6)
+higher_at_the_end = partial(_batches, start=LAST, stop=1.0)
+lower_at_the_end = partial(_batches, start=LAST, stop=1.0, lower=True)
 
 
 def lower_on_documents(tables: Tables) -> Measured:
     """Final loss on documents of their own: without decay minus with λ."""
     with_decay, without = _with_and_without(tables.runs)
     return difference(without, with_decay, LOSS, loss)
-
-
-def higher_at_the_end(tables: Tables) -> Measured:
-    """Training loss at the end: with λ minus without decay."""
-    with_decay, without = _with_and_without(tables.runs)
-    return difference(with_decay, without, BATCH, loss, _end(tables))
 
 
 def stronger_decay_at_the_end(tables: Tables) -> Measured:
@@ -82,16 +78,9 @@ def best_decay_at_the_end(tables: Tables) -> Measured:
 def _best(without: pd.DataFrame, others: pd.DataFrame, end: pd.Series) -> Measured:
     if without.empty or others.empty:
         return nothing("the runs it compares were not made")
-    others = others.assign(end=others["run_id"].map(end))
-
-    def chosen(seen: pd.DataFrame) -> float:
-        return float(str(seen.groupby(DECAY)["end"].mean().idxmin()))
-
-    best = chosen_on_others(others, chosen)
-    picked = others[others[DECAY] == others["seed"].map(best)]
+    picked, best = with_lowest(others.assign(end=others["run_id"].map(end)), DECAY, "end")
     found = difference(without, picked, BATCH, loss, end)
-    names = ", ".join(f"{value:g}" for value in sorted(set(best.values())))
-    return Measured(found.seeds, found.effects, found.runs, f"{found.words}; λ = {names}", found.unless)
+    return replace(found, words=f"{found.words}; λ = {', '.join(f'{value:g}' for value in best)}")
 
 
 def tiny_rate_reveals(tables: Tables) -> Measured:
@@ -108,7 +97,14 @@ def tiny_rate_reveals(tables: Tables) -> Measured:
 
 def no_gap(tables: Tables) -> Measured:
     """Final loss on unseen windows of the training documents minus that on seen windows, mean over λ."""
-    return _gap(tables, "unseen/loss", "unseen")
+    runs, metric = tables.runs, "unseen/loss"
+    if missing_metrics(runs, ["train/loss", metric]):
+        return nothing(f"{metric} was not measured")
+    runs = _fig_6_cells(runs)
+    gaps = (runs[metric] - runs["train/loss"]).groupby(runs["seed"]).mean()
+    strengths = ", ".join(f"{value:g}" for value in sorted(runs[DECAY].unique()))
+    words = f"unseen {loss(runs[metric].mean())}, seen {loss(runs['train/loss'].mean())}, mean over λ = {strengths}"
+    return measured(gaps, [runs], words)
 
 
 def same_document_gap(tables: Tables) -> Measured:
@@ -118,17 +114,6 @@ def same_document_gap(tables: Tables) -> Measured:
         return nothing("the losses were not both measured")
     runs = _fig_6_cells(runs.assign(gap=runs[LOSS] - runs["train/loss"]))
     return difference(*_with_and_without(runs), "gap", loss)
-
-
-def _gap(tables: Tables, metric: str, name: str) -> Measured:
-    runs = tables.runs
-    if missing_metrics(runs, ["train/loss", metric]):
-        return nothing(f"{metric} was not measured")
-    runs = _fig_6_cells(runs)
-    gaps = (runs[metric] - runs["train/loss"]).groupby(runs["seed"]).mean()
-    strengths = ", ".join(f"{value:g}" for value in sorted(runs[DECAY].unique()))
-    words = f"{name} {loss(runs[metric].mean())}, seen {loss(runs['train/loss'].mean())}, mean over λ = {strengths}"
-    return measured(gaps, [runs], words)
 
 
 def _fig_6_cells(runs: pd.DataFrame) -> pd.DataFrame:
@@ -144,7 +129,7 @@ def norms_too(tables: Tables) -> Measured:
     strength = _strength(decayed)
     without = pick(tables.runs, decay__strength=0.0, decay=None)
     found = difference(without, decayed[decayed[DECAY] == strength], BATCH, loss, _end(tables))
-    return Measured(found.seeds, found.effects, found.runs, f"{found.words}; λ = {strength:g}", found.unless)
+    return replace(found, words=f"{found.words}; λ = {strength:g}")
 
 
 def penalty_too(tables: Tables) -> Measured:
@@ -202,10 +187,7 @@ def matching(reference: dict[str, Any], matched: dict[str, Any]) -> Callable[[Ta
         followers = candidates[candidates["schedule.reference_strength"] == strength]
         found = difference(followers, with_decay, BATCH, loss, end)
         unmatched = without["run_id"].map(end).mean()
-        return Measured(
-            found.seeds, found.effects, found.runs,
-            f"matched {found.words} with decay, {loss(unmatched)} without", found.unless,
-        )  # fmt: skip
+        return replace(found, words=f"matched {found.words} with decay, {loss(unmatched)} without")
 
     return measure
 

@@ -107,3 +107,9 @@ def chosen_on_others(rows: pd.DataFrame, choose: Callable[[pd.DataFrame], Any]) 
     """
     seeds = sorted({int(seed) for seed in rows["seed"]})
     return {seed: choose(rows[rows["seed"] != seed] if len(seeds) > 1 else rows) for seed in seeds}
+
+
+def with_lowest(rows: pd.DataFrame, column: str, metric: str) -> tuple[pd.DataFrame, list[float]]:
+    """Of each seed the rows at the value of `column` with the lowest mean `metric` on other seeds; all such values."""
+    best = chosen_on_others(rows, lambda seen: float(str(seen.groupby(column)[metric].mean().idxmin())))
+    return rows[rows[column] == rows["seed"].map(best)], sorted(set(best.values()))

@@ -5,6 +5,7 @@ A slope has no ceiling, unlike the correlation of a handful of cells.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -48,8 +49,8 @@ def _points(values: pd.Series) -> str:
 def jacobian_falls(tables: Tables) -> Measured:
     """Minus the slope of ln ‖J‖² of the EMA in ln(η·λ) over the cells with λ > 0, seed by seed."""
     runs = tables.runs[tables.runs[DECAY] > 0]
-    runs = runs.assign(x=np.log(runs[LEARNING_RATE] * runs[DECAY]))
-    return _slope(runs, _logarithm(runs, EMA_JACOBIAN), sign=-1.0)
+    product: pd.Series = runs[LEARNING_RATE] * runs[DECAY]
+    return _slope(runs, np.log(product), _logarithm(runs, EMA_JACOBIAN), sign=-1.0)
 
 
 def noise_follows_the_loss(tables: Tables) -> Measured:
@@ -57,21 +58,12 @@ def noise_follows_the_loss(tables: Tables) -> Measured:
     runs = tables.runs
     if missing_metrics(runs, ["train/stabilisation"]):
         return nothing("the level of the training loss was not measured")
-    return _slope(runs.assign(x=np.log(runs["train/stabilisation"])), _logarithm(runs, "noise/scale"))
+    return _slope(runs, np.log(runs["train/stabilisation"]), _logarithm(runs, "noise/scale"))
 
 
-def error_at_fixed_product(tables: Tables) -> Measured:
-    """Slope of the EMA's test error in ln η within products η·λ, seed by seed."""
-    return _within_products(tables.runs, EMA_ERROR, logarithm=False)
-
-
-def jacobian_at_fixed_product(tables: Tables) -> Measured:
-    """Slope of ln ‖J‖² of the EMA in ln η within products η·λ, seed by seed."""
-    return _within_products(tables.runs, EMA_JACOBIAN, logarithm=True)
-
-
-def _within_products(runs: pd.DataFrame, metric: str, *, logarithm: bool) -> Measured:
-    runs = runs[runs[DECAY] > 0]
+def _within_products(tables: Tables, metric: str, *, logarithm: bool) -> Measured:
+    """Slope of `metric`, or of its ln, in ln η within products η·λ, seed by seed."""
+    runs = tables.runs[tables.runs[DECAY] > 0]
     if missing_metrics(runs, [metric]):
         return nothing(f"{metric} was not measured")
     # Products that differ by rounding alone are one.
@@ -81,21 +73,25 @@ def _within_products(runs: pd.DataFrame, metric: str, *, logarithm: bool) -> Mea
     if runs.empty:
         return nothing("no product η·λ has two learning rates")
     y = runs[metric].map(np.log) if logarithm else runs[metric]
-    centred = [
+    x, y = (
         column - column.groupby([runs["seed"], product]).transform("mean")
         for column in (runs[LEARNING_RATE].map(np.log), y)
-    ]
-    return _slope(runs.assign(x=centred[0]), centred[1])
+    )
+    return _slope(runs, x, y)
+
+
+error_at_fixed_product = partial(_within_products, metric=EMA_ERROR, logarithm=False)
+jacobian_at_fixed_product = partial(_within_products, metric=EMA_JACOBIAN, logarithm=True)
 
 
 def _logarithm(runs: pd.DataFrame, metric: str) -> pd.Series:
     return np.log(runs[metric]) if metric in runs else pd.Series(np.nan, runs.index)
 
 
-def _slope(runs: pd.DataFrame, y: pd.Series, sign: float = 1.0) -> Measured:
-    """Slope of a least-squares line of `y` in column `x`, for each seed; nan where a cell has no value."""
+def _slope(runs: pd.DataFrame, x: pd.Series, y: pd.Series, sign: float = 1.0) -> Measured:
+    """Slope of a least-squares line of `y` in `x`, for each seed; nan where a cell has no value."""
     effects = {}
-    for seed, rows in runs.assign(y=y).groupby("seed"):
+    for seed, rows in runs.assign(x=x, y=y).groupby("seed"):
         whole = len(rows) > 1 and rows[["x", "y"]].notna().all(axis=None) and np.ptp(rows["x"]) > 0
         effects[seed] = sign * float(np.polyfit(rows["x"], rows["y"], 1)[0]) if whole else np.nan
     cells = runs[[name for name in (LEARNING_RATE, DECAY) if name in runs]].drop_duplicates()
@@ -108,10 +104,10 @@ def finetuned_order(tables: Tables) -> Measured:
     if ends.empty or missing_metrics(ends, ["jacobian/mean_square"]):
         return nothing("no fine-tuned branches in these runs")
     last = ends[ends["start_step"] == ends["start_step"].max()]
-    return _slope(last.assign(x=np.log(last[LEARNING_RATE])), _logarithm(last, "jacobian/mean_square"))
+    return _slope(last, np.log(last[LEARNING_RATE]), _logarithm(last, "jacobian/mean_square"))
 
 
 def average_order(tables: Tables) -> Measured:
     """Fig 5: minus the slope in ln η of ln ‖J‖² of the EMA at the end."""
     runs = tables.runs
-    return _slope(runs.assign(x=np.log(runs[LEARNING_RATE])), _logarithm(runs, EMA_JACOBIAN), sign=-1.0)
+    return _slope(runs, np.log(runs[LEARNING_RATE]), _logarithm(runs, EMA_JACOBIAN), sign=-1.0)

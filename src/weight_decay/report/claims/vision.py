@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from weight_decay.report.claims.pairs import Measured, by_seed, chosen_on_others, difference, measured, nothing, pick
+from weight_decay.report.claims.pairs import (
+    Measured,
+    by_seed,
+    chosen_on_others,
+    difference,
+    measured,
+    nothing,
+    pick,
+    with_lowest,
+)
 from weight_decay.report.tables.cells import (
     EMA_ERROR,
     EMA_JACOBIAN,
@@ -50,8 +62,7 @@ def decay_wins(tables: Tables) -> Measured:
     weak = runs[(runs[DECAY] == 0) | (runs[LEARNING_RATE] == runs[LEARNING_RATE].min())]
     best = chosen_on_others(weak, _lowest)
     found = difference(_picked(runs, best), _picked(runs, ours), ERROR, percent)
-    named = f"best other cell {_named(best)} against {_named(ours)}"
-    return Measured(found.seeds, found.effects, found.runs, f"{found.words}; {named}", found.unless)
+    return replace(found, words=f"{found.words}; best other cell {_named(best)} against {_named(ours)}")
 
 
 def _picked(runs: pd.DataFrame, cells: dict[int, tuple[float, float]]) -> pd.DataFrame:
@@ -85,7 +96,7 @@ def norm_is_not_all(tables: Tables) -> Measured:
         f"η = {rate:g}, λ = {decay:g} has ‖w‖ {three_digits(norms[rate, decay])}"
         for rate, decay in sorted({*small.values(), *large.values()})
     )
-    return Measured(found.seeds, found.effects, found.runs, f"{found.words}; {named}", found.unless)
+    return replace(found, words=f"{found.words}; {named}")
 
 
 def _key(found: Any) -> tuple[float, float]:
@@ -93,22 +104,8 @@ def _key(found: Any) -> tuple[float, float]:
     return float(rate), float(decay)
 
 
-def average_sees_it(tables: Tables) -> Measured:
-    """EMA test error at the end of the large-η phase: without decay minus with, at the large η."""
-    return _before_the_drop(tables, "ema/test/error", lower_with_decay=True)
-
-
-def loss_stabilises(tables: Tables) -> Measured:
-    """Level at which the training loss settles in the large-η phase: with decay minus without, at the large η."""
-    return _before_the_drop(tables, "train/stabilisation", lower_with_decay=False)
-
-
-def jacobian_before_the_drop(tables: Tables) -> Measured:
-    """ln ‖J‖² of the EMA at the end of the large-η phase: without decay minus with, at the large η."""
-    return _before_the_drop(tables, EMA_JACOBIAN, lower_with_decay=True, logarithm=True)
-
-
 def _before_the_drop(tables: Tables, metric: str, *, lower_with_decay: bool, logarithm: bool = False) -> Measured:
+    """`metric` at the end of the large-η phase, at the large η: without decay minus with, or the other way round."""
     runs = tables.runs
     if missing_metrics(tables.main_curves, [metric]):
         return nothing(f"{metric} was not measured")
@@ -124,26 +121,24 @@ def _before_the_drop(tables: Tables, metric: str, *, lower_with_decay: bool, log
     return difference(*(cells if lower_with_decay else cells[::-1]), metric, write, values)
 
 
-def smallest_set(tables: Tables) -> Measured:
-    """Fig 1, smallest set: test error without decay minus with the one λ that is best over all sizes."""
-    return _at_size(tables, float(tables.runs[TRAIN_SIZE].min()))
+average_sees_it = partial(_before_the_drop, metric=EMA_ERROR, lower_with_decay=True)
+loss_stabilises = partial(_before_the_drop, metric="train/stabilisation", lower_with_decay=False)
+jacobian_before_the_drop = partial(_before_the_drop, metric=EMA_JACOBIAN, lower_with_decay=True, logarithm=True)
 
 
-def one_pass(tables: Tables) -> Measured:
-    """Fig 1, largest set, each image once: test error without decay minus with the one λ for all sizes."""
-    return _at_size(tables, float(tables.runs[TRAIN_SIZE].max()))
-
-
-def _at_size(tables: Tables, size: float) -> Measured:
+def _at_size(tables: Tables, which: Callable[[pd.Series], float]) -> Measured:
+    """Fig 1: test error without decay minus with the one λ that is best over all sizes, at one of them."""
+    size = float(which(tables.runs[TRAIN_SIZE]))
     runs = tables.runs[tables.runs[TRAIN_SIZE] == size]
     decays = chosen_on_others(tables.runs, one_decay_for_all)
     picked = runs[runs[DECAY] == runs["seed"].map(decays)]
     found = difference(pick(runs, decay__strength=0.0), picked, ERROR, percent)
     names = " or ".join(f"{value:g}" for value in sorted(set(decays.values())))
-    return Measured(
-        found.seeds, found.effects, found.runs,
-        f"{found.words} at {size:.0f} images; λ = {names} is best over all sizes", found.unless,
-    )  # fmt: skip
+    return replace(found, words=f"{found.words} at {size:.0f} images; λ = {names} is best over all sizes")
+
+
+smallest_set, one_pass = partial(_at_size, which=min), partial(_at_size, which=max)
+"""The largest set shows each image once."""
 
 
 def best_rate_inside(tables: Tables) -> Measured:
@@ -156,10 +151,7 @@ def best_rate_inside(tables: Tables) -> Measured:
     if len(rates) < 3:
         return nothing("fewer than three learning rates")
     ends = runs[LEARNING_RATE].isin([rates[0], rates[-1]])
-    picked = []
-    for rows in (runs[ends], runs[~ends]):
-        best = chosen_on_others(rows, lambda seen: float(str(seen.groupby(LEARNING_RATE)[ERROR].mean().idxmin())))
-        picked.append(rows[rows[LEARNING_RATE] == rows["seed"].map(best)])
+    picked = [with_lowest(rows, LEARNING_RATE, ERROR)[0] for rows in (runs[ends], runs[~ends])]
     means = runs.groupby(LEARNING_RATE)[ERROR].mean()
     words = ", ".join(f"{percent(value)} at η = {rate:g}" for rate, value in means.items())
     return measured(by_seed(picked[0], ERROR) - by_seed(picked[1], ERROR), picked, words)
