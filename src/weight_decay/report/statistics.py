@@ -7,7 +7,7 @@ seed, no spread, missing values. An effect is one number for each seed, already 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,24 +140,15 @@ def improvement(effects: Sequence[float], threshold: float = 0.0) -> float:
     return float((values > threshold).mean() + 0.5 * (values == threshold).mean())
 
 
-def bootstrap_interval(
-    effects: Sequence[float], strata: Sequence[Hashable] | None = None, confidence: float = CONFIDENCE, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, resampled within `strata` (the data draw of each effect).
+def bootstrap_interval(effects: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean.
 
-    As rliable's stratified bootstrap, with draws of the data in the place of its tasks: every draw keeps its weight.
-    Where each seed has a draw of its own, as in our tables, all effects are one stratum, seed and draw together.
+    As rliable's, but not stratified: each seed has a draw of the data of its own, so seed and draw are resampled
+    together.
     """
     values = np.asarray(effects, dtype=float)
-    labels = list(strata) if strata is not None else [0] * len(values)
-    if len(set(labels)) == len(values):
-        labels = [0] * len(values)
-    random = np.random.default_rng(seed)
-    total = np.zeros(DRAWS)
-    for label in dict.fromkeys(labels):
-        members = values[[one == label for one in labels]]
-        total += random.choice(members, (DRAWS, len(members))).sum(axis=1)
-    low, high = np.quantile(total / len(values), [(1 - confidence) / 2, (1 + confidence) / 2])
+    totals = np.random.default_rng(seed).choice(values, (DRAWS, len(values))).sum(axis=1)
+    low, high = np.quantile(totals / len(values), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

@@ -91,56 +91,40 @@ def demo_effects(results: Path, scale: str = "micro") -> list[Effect]:
 
 def over_training_effect(tables: Tables) -> Effect:
     """The 2×2 of learning rate η and decay λ: error, EMA, ‖J‖² before the drop of η and at the end."""
-    curves = tables.main_curves
-    before = {name: _phase_end(curves, name) for name in ("test/error", "ema/test/error", "ema/jacobian/mean_square")}
-    final = tables.runs.set_index("run_id")
     columns = [
-        Column("test error before the drop of η", before["test/error"], percent),
-        Column("of its EMA", before["ema/test/error"], percent),
-        Column("final test error", _final(final, "test/error"), percent),
-        Column("‖J‖² of the EMA before the drop", before["ema/jacobian/mean_square"], three_digits),
-        Column("final ‖J‖²", _final(final, "jacobian/mean_square"), three_digits),
-        Column("final ‖w‖", _final(final, "weights/norm"), three_digits),
+        Column("test error before the drop of η", _phase_end(tables, "test/error"), percent),
+        Column("of its EMA", _phase_end(tables, "ema/test/error"), percent),
+        Column("final test error", _final(tables, "test/error"), percent),
+        Column("‖J‖² of the EMA before the drop", _phase_end(tables, "ema/jacobian/mean_square"), three_digits),
+        Column("final ‖J‖²", _final(tables, "jacobian/mean_square"), three_digits),
+        Column("final ‖w‖", _final(tables, "weights/norm"), three_digits),
     ]
-    cells = sorted(_cells(tables, [LEARNING_RATE, DECAY]), key=lambda cell: (-cell[0][0], -cell[0][1]))
-    rows = [_row([f"η = {key[0]:g}, λ = {key[1]:g}"], runs, columns, final) for key, runs in cells]
-    return Effect(
-        tables,
-        "Over-training: many passes, SGD; learning rate η and weight decay λ",
-        ["", *[column.header for column in columns]],
-        rows,
-        _answers(tables, _OVER_TRAINING),
-    )
+    cells = [(f"η = {rate:g}, λ = {decay:g}", runs) for (rate, decay), runs in _cells(tables, [LEARNING_RATE, DECAY])]
+    title = "Over-training: many passes, SGD; learning rate η and weight decay λ"
+    return _effect(tables, title, columns, cells[::-1], _OVER_TRAINING)
 
 
 def under_training_effect(tables: Tables) -> Effect:
     """λ = 0 against λ > 0 in one pass: loss in the middle and at the end, EMA, effective LR and ‖w‖."""
-    curves = tables.main_curves
-    final = tables.runs.set_index("run_id")
-    curves = curves[curves["run_id"].map(final["status"]) == "completed"]
-    middle, end = _batches(curves, 0.4, 0.6), _batches(curves, 0.9501, 1.0)
     columns = [
-        Column("training loss, middle of the run", middle, loss),
-        Column("training loss, last 5 %", end, loss),
-        Column("final validation loss", _final(final, "val/loss"), loss),
-        Column("of its EMA", _final(final, "ema/val/loss"), loss),
-        Column("final effective LR η/‖w‖", _final(final, "effective_lr/adamw"), scientific),
-        Column("final ‖w‖", _final(final, "weights/norm"), three_digits),
+        Column("training loss, middle of the run", _batches(tables, 0.4, 0.6), loss),
+        Column("training loss, last 5 %", _batches(tables, 0.9501, 1.0), loss),
+        Column("final validation loss", _final(tables, "val/loss"), loss),
+        Column("of its EMA", _final(tables, "ema/val/loss"), loss),
+        Column("final effective LR η/‖w‖", _final(tables, "effective_lr/adamw"), scientific),
+        Column("final ‖w‖", _final(tables, "weights/norm"), three_digits),
     ]
-    cells = sorted(_cells(tables, [DECAY]))
-    rows = [_row([f"λ = {key[0]:g}"], runs, columns, final) for key, runs in cells]
+    cells = [(f"λ = {decay:g}", runs) for (decay,), runs in _cells(tables, [DECAY])]
     title = "Under-training: one pass, AdamW; weight decay λ"
-    return Effect(tables, title, ["", *[column.header for column in columns]], rows, _answers(tables, _UNDER_TRAINING))
+    return _effect(tables, title, columns, cells, _UNDER_TRAINING)
 
 
 def replay_effect(tables: Tables) -> Effect:
     """What each arithmetic of bfloat16 weights keeps of float32's decay, one sequence of gradients replayed."""
-    final = tables.runs.set_index("run_id")
-    names = [name for name in final if str(name).startswith("replay/")]
-    columns = [Column(str(name).split("/")[1], _final(final, str(name)), percent) for name in names]
-    rows = [_row(["share of float32's decay that is kept"], list(final.index), columns, final)]
+    names = [str(name) for name in tables.runs if str(name).startswith("replay/")]
+    columns = [Column(name.split("/")[1], _final(tables, name), percent) for name in names]
     title = "Weights in bfloat16: the same gradients with and without λ, in each rounding and kernel"
-    return Effect(tables, title, ["", *[column.header for column in columns]], rows, _answers(tables, _REPLAY))
+    return _effect(tables, title, columns, [("share of float32's decay that is kept", tables.runs)], _REPLAY)
 
 
 EFFECTS = {
@@ -151,13 +135,14 @@ EFFECTS = {
 """What each experiment of the demo shows."""
 
 
-def _batches(curves: pd.DataFrame, start: float, stop: float) -> pd.Series:
-    return _nothing() if missing_metrics(curves, ["batch/loss"]) else mean_between(curves, "batch/loss", start, stop)
-
-
-def _answers(tables: Tables, keys: Sequence[str]) -> list[Finding]:
+def _effect(
+    tables: Tables, title: str, columns: list[Column], cells: list[tuple[str, pd.DataFrame]], keys: Sequence[str]
+) -> Effect:
+    """A row for the runs of each cell, and what all runs say to the claims with these keys."""
+    header = ["", *[column.header for column in columns]]
+    rows = [_row(name, runs, columns) for name, runs in cells]
     claims = {claim.key: claim for claim in CLAIMS}
-    return [_answer(claims[key], tables) for key in keys]
+    return Effect(tables, title, header, rows, [_answer(claims[key], tables) for key in keys])
 
 
 def _answer(claim: Claim, tables: Tables) -> Finding:
@@ -182,43 +167,39 @@ def _answer(claim: Claim, tables: Tables) -> Finding:
     return Finding(statement, beyond > 0, numbers)
 
 
-def _nothing() -> pd.Series:
-    return pd.Series(dtype=float)
+def _batches(tables: Tables, start: float, stop: float) -> pd.Series:
+    """Mean training loss between two fractions of each completed run."""
+    curves = tables.main_curves
+    curves = curves[curves["run_id"].isin(tables.runs["run_id"][tables.runs["status"] == "completed"])]
+    return pd.Series() if missing_metrics(curves, ["batch/loss"]) else mean_between(curves, "batch/loss", start, stop)
 
 
-def _phase_end(curves: pd.DataFrame, metric: str) -> pd.Series:
-    return _nothing() if missing_metrics(curves, ["lr", metric]) else large_rate_phase_end(curves, metric)
+def _phase_end(tables: Tables, metric: str) -> pd.Series:
+    curves = tables.main_curves
+    return pd.Series() if missing_metrics(curves, ["lr", metric]) else large_rate_phase_end(curves, metric)
 
 
-def _final(final: pd.DataFrame, metric: str) -> pd.Series:
+def _final(tables: Tables, metric: str) -> pd.Series:
     """Final values; a diverged run has none, whatever it measured last."""
-    return final[metric].where(final["status"] == "completed") if metric in final else _nothing()
+    final = tables.runs.set_index("run_id")
+    return final[metric].where(final["status"] == "completed") if metric in final else pd.Series()
 
 
-def _cells(tables: Tables, coordinates: list[str]) -> list[tuple[tuple[float, ...], list[str]]]:
-    """The run ids at each grid point, ordered by seed."""
-    grouped = tables.runs.sort_values("seed").groupby(coordinates)
-    return [(tuple(float(value) for value in _tuple(key)), list(runs["run_id"])) for key, runs in grouped]
+def _cells(tables: Tables, coordinates: list[str]) -> list[tuple[tuple[float, ...], pd.DataFrame]]:
+    """The runs at each grid point, ordered by seed."""
+    return list(tables.runs.sort_values("seed").groupby(coordinates))  # type: ignore[arg-type]
 
 
-def _tuple(key: object) -> tuple[float, ...]:
-    return key if isinstance(key, tuple) else (key,)
-
-
-def _of(values: pd.Series, runs: list[str]) -> list[float]:
-    return [float(values[run]) for run in runs if run in values.index and not math.isnan(values[run])]
-
-
-def _row(named: list[str], runs: list[str], columns: list[Column], final: pd.DataFrame) -> list[str]:
-    diverged = final.loc[runs, "status"] == "diverged"
+def _row(name: str, runs: pd.DataFrame, columns: list[Column]) -> list[str]:
+    diverged = runs["status"] == "diverged"
     if diverged.any():
-        steps = ", ".join(f"{step:.0f}" for step in final.loc[runs, "divergence_step"].dropna())
-        named = [f"{named[0]} — {int(diverged.sum())} of {len(runs)} diverged (step {steps})"]
-    return named + [_mean_and_spread(_of(column.values, runs), column.write) for column in columns]
+        steps = ", ".join(f"{step:.0f}" for step in runs["divergence_step"].dropna())
+        name = f"{name} — {int(diverged.sum())} of {len(runs)} diverged (step {steps})"
+    return [name, *(_mean_and_spread(runs["run_id"].map(column.values).dropna(), column.write) for column in columns)]
 
 
-def _mean_and_spread(values: list[float], write: Callable[[float], str]) -> str:
-    if not values:
+def _mean_and_spread(values: pd.Series, write: Callable[[float], str]) -> str:
+    if values.empty:
         return "–"
     mean = sum(values) / len(values)
     if len(values) == 1:

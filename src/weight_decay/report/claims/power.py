@@ -26,7 +26,7 @@ def power_text(results: Path, judged: list[Result], seeds: int | None = None) ->
         if result.interval is None or result.scale not in ("micro", "small", "paper"):
             continue
         claim, known = result.claim, result.interval
-        hours = _core_hours(results, claim.experiment, result.scale) * count
+        hours = _core_hours(results, {(claim.experiment, result.scale)}) * count
         if claim.test == "share":
             words = f"all or none of {_unanimous(stage.level)} seeds"
         elif not known.deviation > 0:
@@ -41,33 +41,22 @@ def power_text(results: Path, judged: list[Result], seeds: int | None = None) ->
         lines.append(f"{name:24}{known.count:>3} {words:34}{worth:>8}  {hours:>6.2f}")
     experiments = {(result.claim.experiment, result.scale) for result in judged if result.interval is not None}
     if experiments:
-        each = _shared_core_hours(results, experiments)
+        each = _core_hours(results, experiments)
         words = f"{each:.2f} core-hours a seed, {each * count:.1f} for all"
         lines += ["", f"All of them, shared runs counted once: {words}."]
     return "\n".join(lines)
 
 
-def _seconds_by_run(results: Path, experiment: str, scale: str) -> dict[str, float]:
-    """Seconds of every run with its branches."""
-    summary = tables_of(results, experiment, scale).summary
-    return {str(run): float(seconds) for run, seconds in summary.groupby("run_id")["seconds"].max().items()}
-
-
-def _shared_core_hours(results: Path, experiments: Collection[tuple[str, str]]) -> float:
+def _core_hours(results: Path, experiments: Collection[tuple[str, str]]) -> float:
     """Of one seed of all experiments: of each what no other before it has run, over its own number of seeds."""
     counted: set[str] = set()
     hours = 0.0
     for place in sorted(experiments):
-        runs = _seconds_by_run(results, *place)
-        hours += sum(runs[run] for run in runs.keys() - counted) / 3600 / max(1, tables_of(results, *place).seeds)
-        counted |= runs.keys()
+        tables = tables_of(results, *place)
+        seconds = tables.summary.groupby("run_id")["seconds"].max()
+        hours += sum(seconds[~seconds.index.isin(counted)]) / 3600 / max(1, tables.seeds)
+        counted.update(seconds.index)
     return hours
-
-
-def _core_hours(results: Path, experiment: str, scale: str) -> float:
-    """Of one seed of the experiment."""
-    tables = tables_of(results, experiment, scale)
-    return sum(_seconds_by_run(results, experiment, scale).values()) / 3600 / max(1, tables.seeds)
 
 
 def _unanimous(level: float) -> int:

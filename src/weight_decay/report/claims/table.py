@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import textwrap
@@ -26,22 +27,12 @@ HEADER = (
 def claims_text(results: list[Result]) -> str:
     """Counts, then three lines or so for each claim that was run, at most 80 columns wide; for the terminal."""
     blocks = [textwrap.fill(_counts(results), WIDTH)]
+    fill = functools.partial(textwrap.fill, width=WIDTH, subsequent_indent=" " * 14, break_on_hyphens=False)
     for result in results:
-        if result.verdict is Verdict.NOT_RUN:
-            continue
-        head = f"{result.verdict.value.upper():<14}"
-        first = textwrap.fill(
-            f"{result.claim.statement} ({result.scale}, {_figure(result.claim.figure)})",
-            WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False,
-        )  # fmt: skip
-        behind = textwrap.fill(
-            "; ".join(_facts(result)),
-            WIDTH,
-            initial_indent=" " * 14,
-            subsequent_indent=" " * 14,
-            break_on_hyphens=False,
-        )
-        blocks.append(f"{first}\n{behind}")
+        if result.verdict is not Verdict.NOT_RUN:
+            statement = f"{result.claim.statement} ({result.scale}, {_figure(result.claim.figure)})"
+            first = fill(statement, initial_indent=f"{result.verdict.upper():<14}")
+            blocks.append(f"{first}\n{fill('; '.join(_facts(result)), initial_indent=' ' * 14)}")
     return "\n\n".join(blocks)
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Literal
 
 from weight_decay.report import statistics
-from weight_decay.report.claims.pairs import Measured
+from weight_decay.report.claims.pairs import Measured, nothing
 from weight_decay.report.claims.protocol import Stage, protocol
 from weight_decay.report.statistics import Interval
 from weight_decay.report.tables.read import Tables
@@ -166,7 +166,7 @@ def judged(claim: Claim, tables: Tables) -> Result:
         measured = _guarded(claim.measure(tables), tables)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         # A sweep that is still running, or whose runs diverged: cells or metrics that a measure counts on are absent.
-        measured = Measured((), (), (), "", f"the tables lack what it needs ({type(error).__name__}: {error})")
+        measured = nothing(f"the tables lack what it needs ({type(error).__name__}: {error})")
     pilot = _pilot(measured, tables)
     stage = max((s for s in protocol().stages if s.seeds <= len(measured.effects)), key=lambda s: s.seeds, default=None)
     first = measured.effects[: stage.seeds] if stage else measured.effects

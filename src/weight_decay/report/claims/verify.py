@@ -7,7 +7,7 @@ from pathlib import Path
 from weight_decay.errors import UserError
 from weight_decay.report.claims.measures import judged_claims, on_all_cells
 from weight_decay.report.claims.protocol import protocol
-from weight_decay.report.claims.verdict import DECIDED, Claim, Result, Verdict, judged, not_run
+from weight_decay.report.claims.verdict import DECIDED, Claim, Result, Verdict, judged
 from weight_decay.report.tables.read import scales_of, tables_of
 
 SCALE = "micro"
@@ -33,12 +33,14 @@ def verified(claim: Claim, results: Path, fresh: Path) -> tuple[str, bool]:
     old = _so_far(claim, results)
     if SCALE not in scales_of(fresh, claim.experiment):
         raise UserError(f"verify: no fresh run of {claim.experiment} is in {fresh}; use make verify CLAIM={claim.key}.")
-    if same := set(tables_of(fresh, claim.experiment, SCALE).runs["run_id"]) & _runs_of(claim, results):
+    tables = tables_of(fresh, claim.experiment, SCALE)
+    known = SCALE in scales_of(results, claim.experiment)
+    if known and (same := {*tables.runs["run_id"]} & {*tables_of(results, claim.experiment, SCALE).runs["run_id"]}):
         raise UserError(
             f"verify: {len(same)} of the runs in {fresh}, such as {min(same)}, are those that the verdict rests on; "
             f"use make verify CLAIM={claim.key}, which takes fresh seeds."
         )
-    new = _result(claim, fresh)
+    new = on_all_cells(judged(claim, tables), tables)
     stands = old.verdict in DECIDED and (new.verdict is old.verdict or _same_side(old, new))
     words = "stands" if stands else "does not stand" if old.verdict in DECIDED else "was open"
     lines = [
@@ -54,18 +56,6 @@ def verified(claim: Claim, results: Path, fresh: Path) -> tuple[str, bool]:
 def _so_far(claim: Claim, results: Path) -> Result:
     """The verdict as the table of all claims has it, corrected for their number."""
     return next(one for one in judged_claims(results) if (one.claim.key, one.scale) == (claim.key, SCALE))
-
-
-def _runs_of(claim: Claim, results: Path) -> set[str]:
-    there = SCALE in scales_of(results, claim.experiment)
-    return set(tables_of(results, claim.experiment, SCALE).runs["run_id"]) if there else set()
-
-
-def _result(claim: Claim, results: Path) -> Result:
-    if SCALE not in scales_of(results, claim.experiment):
-        return not_run(claim, SCALE)
-    tables = tables_of(results, claim.experiment, SCALE)
-    return on_all_cells(judged(claim, tables), tables)
 
 
 def _same_side(old: Result, new: Result) -> bool:

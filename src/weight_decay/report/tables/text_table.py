@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 
 def text_table(header: list[str], rows: list[list[str]], *, align: str = "", width: int = 15) -> str:
     """An aligned text table; header cells are wrapped at about `width` characters.
@@ -9,7 +11,7 @@ def text_table(header: list[str], rows: list[list[str]], *, align: str = "", wid
     `align` has an `l` or `r` for each column; without it, all but the first are set right.
     """
     sides = align or "l" + "r" * (len(header) - 1)
-    wrapped = [_wrap(cell, width) for cell in header]
+    wrapped = [textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False) for cell in header]
     height = max(len(lines) for lines in wrapped)
     top = [[""] * (height - len(lines)) + lines for lines in wrapped]
     body = [list(line) for line in zip(*top, strict=True)] + rows
@@ -37,14 +39,4 @@ def markdown_table(rows: list[list[str]], align: str = "") -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (size + 2) for size in widths) + "|")
-    return lines
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
     return lines
