@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def standing(folder: Path, run_id: str, branch: bool = False) -> Standing:
     "damaged" is a finished run that cannot be believed, "foreign" another run's folder, finished or not.
     """
     try:
-        found = judge_branch(folder, run_id) if branch else judge(folder, run_id)
+        found = judge_branch(folder, run_id)[0] if branch else judge(folder, run_id)
     except ForeignRunError as error:
         return Standing("foreign", str(error))
     except DamagedRunError as error:
@@ -79,7 +80,7 @@ def stale_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the code that computed what is in `folder`, if it is not the present code's."""
     summary = readable_summary(folder)
     # A run that failed before it saved anything holds no numbers of the other code.
-    held = summary.get("status") in ("completed", "diverged") or any((folder / "checkpoints").glob("step-*.json"))
+    held = summary.get("status") in FINISHED or any((folder / "checkpoints").glob("step-*.json"))
     return other_code(summary) if held else None
 
 
@@ -91,9 +92,6 @@ def put_aside(folder: Path) -> Path | None:
         if not mine or fingerprint is None:
             return None
         kept.mkdir(exist_ok=True)
-        target = kept / f"{folder.name}-{fingerprint}"
-        number = 1
-        while target.exists():
-            number += 1
-            target = kept / f"{folder.name}-{fingerprint}-{number}"
-        return folder.rename(target)
+        name = f"{folder.name}-{fingerprint}"
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        return folder.rename(next(kept / free for free in names if not (kept / free).exists()))

@@ -53,22 +53,8 @@ def judge(folder: Path, run_id: str, coordinates: Mapping[str, Any] | None = Non
     Of a finished run and its finished branches the record is checked too, against its seal, without parsing it.
     Raises ForeignRunError if the folder holds another run, DamagedRunError for everything else that is wrong.
     """
-    summary = read_summary(folder)
-    check_owner(folder, summary, run_id)
-    if summary["status"] not in FINISHED:
-        return summary
-    _check_finished(summary, run_id, coordinates or {})
-    _check_reference(folder, summary)
-    _checked_record(folder, summary)
-    _check_branches(folder, summary)
-    for name in branches(folder):
-        judge_branch(folder / "branches" / name, run_id)
+    summary, *_ = (found for _, found, _ in _judged(folder, run_id, coordinates or {}))
     return summary
-
-
-def judge_branch(folder: Path, run_id: str) -> dict[str, Any]:
-    """The summary of the branch in `folder` of the run `run_id`, checked like that of a run."""
-    return _branch(folder, run_id)[0]
 
 
 def read_run(cell: Cell) -> tuple[dict[str, Any], list[Record]]:
@@ -77,19 +63,33 @@ def read_run(cell: Cell) -> tuple[dict[str, Any], list[Record]]:
     The records are empty when the run has not finished. Raises DamagedRunError as `judge` does, and when a record
     cannot be parsed.
     """
-    summary = read_summary(cell.folder)
-    check_owner(cell.folder, summary, cell.run_id)
-    if summary["status"] not in FINISHED:
-        return summary, []
-    _check_finished(summary, cell.run_id, cell.coordinates)
-    _check_reference(cell.folder, summary)
-    records = [Record(MAIN_BRANCH, summary, rows_of(_checked_record(cell.folder, summary)))]
-    _check_branches(cell.folder, summary)
-    for name in branches(cell.folder):
-        branch, record = _branch(cell.folder / "branches" / name, cell.run_id)
+    of_run: dict[str, Any] = {}
+    records = []
+    for name, summary, record in _judged(cell.folder, cell.run_id, cell.coordinates):
+        of_run = of_run or summary
         if record is not None:
-            records.append(Record(name, branch, rows_of(record)))
-    return summary, records
+            records.append(Record(name, summary, rows_of(record)))
+    return of_run, records
+
+
+def _judged(
+    folder: Path, run_id: str, coordinates: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any], bytes | None]]:
+    """Name, summary and record of the run, then of each branch, after their checks; no record of what has not finished.
+
+    One record at a time is held.
+    """
+    summary = read_summary(folder)
+    check_owner(folder, summary, run_id)
+    if summary["status"] not in FINISHED:
+        yield MAIN_BRANCH, summary, None
+        return
+    _check_finished(summary, run_id, coordinates)
+    _check_reference(folder, summary)
+    yield MAIN_BRANCH, summary, _checked_record(folder, summary)
+    _check_branches(folder, summary)
+    for name in branches(folder):
+        yield name, *judge_branch(folder / "branches" / name, run_id)
 
 
 def reference_digest(rows: Sequence[Row]) -> str:
@@ -135,8 +135,8 @@ def _check_branches(folder: Path, summary: Mapping[str, Any]) -> None:
             raise DamagedRunError(f"branch {min(names)} {what}")
 
 
-def _branch(folder: Path, run_id: str) -> tuple[dict[str, Any], bytes | None]:
-    """Summary and record of a branch; no record if it has not finished."""
+def judge_branch(folder: Path, run_id: str) -> tuple[dict[str, Any], bytes | None]:
+    """Summary and record of the branch in `folder`, checked like those of a run; no record if it has not finished."""
     try:
         summary = read_summary(folder)
         check_owner(folder, summary, run_id, folder.name)

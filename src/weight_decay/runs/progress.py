@@ -171,14 +171,7 @@ class Display:
                 task, visible=bool(title), total=slot.total or 1, completed=step,
                 description=shorter(title, max(16, width // 3)), left=left, told=told,
             )  # fmt: skip
-        self._live.update(
-            self._tasks[-1],
-            total=self._cells,
-            completed=done,
-            description="cells",
-            left="",
-            told=f"{done} of {self._cells}",
-        )
+        self._live.update(self._tasks[-1], total=self._cells, completed=done, told=f"{done} of {self._cells}")
 
 
 def _live(workers: int) -> tuple[Any, list[Any]]:

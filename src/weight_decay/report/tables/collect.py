@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,6 @@ from weight_decay.errors import UserError
 from weight_decay.report.tables.collected import Collected, Damaged
 from weight_decay.report.tables.files import ENDINGS, SUMMARY, table_file, writing
 from weight_decay.report.tables.merge import Stored, csv_line, differing, stored, write_merged
-from weight_decay.report.tables.provenance import changed_column
 from weight_decay.runs.fingerprint import other_code
 from weight_decay.runs.judge import Record, read_run
 from weight_decay.runs.read import MAIN_BRANCH, Cell, DamagedRunError, Experiment, read_experiments
@@ -30,6 +31,7 @@ _SUMMARY = [
 ]  # fmt: skip
 _AXES = ["step", "epoch", "samples"]
 _FIXED = {"summary": _SUMMARY, "curves": ["git_commit", *_AXES]}
+"""The columns between `branch` and the metrics."""
 _OF_THE_MACHINE = {"seconds", "device", "git_commit", "command", "title", "figure", "parameters"}
 """Columns in which two records of one run may differ without differing in what they measured."""
 
@@ -99,7 +101,7 @@ def _collect_one(experiment: Experiment, target: _Target, collected: Collected, 
     coordinates = sorted({name for cell in experiment.cells for name in cell.coordinates} - {"seed"})
     identity = [*_IDENTITY, *coordinates, "branch"]
     stem, data = f"{experiment.name}-{experiment.scale}", dict[str, Any]()
-    with _Table([*identity, *_SUMMARY]) as summary, _Table([*identity, "git_commit", *_AXES]) as curves:
+    with _Table([*identity, *_FIXED["summary"]]) as summary, _Table([*identity, *_FIXED["curves"]]) as curves:
         for cell in experiment.cells:
             meant = seeds is None or cell.coordinates.get("seed") in seeds
             try:
@@ -121,7 +123,7 @@ def _collect_one(experiment: Experiment, target: _Target, collected: Collected, 
             for record in records:
                 named = _identity(experiment, cell, run, record, coordinates)
                 described = [*named, *_described(experiment, run, record)]
-                summary.add(described, [{**record.summary["final"], **changed_column(record.summary)}])
+                summary.add(described, [{**record.summary["final"], **_changed_column(record.summary)}])
                 curves.add([*named, _commit(run)], record.rows)
         merged_in = any((folder / f"{stem}{SUMMARY}").is_file() for folder in target.others)
         if collected.finished == before and not merged_in and not target.empty:
@@ -163,23 +165,20 @@ def _merge(stem: str, fresh: dict[str, _Table], target: _Target, collected: Coll
 
 def _note(stem: str, here: list[Stored], rest: list[Stored], collected: Collected) -> None:
     """Which runs only other tables than the fresh one have, which of these share a cell, and which records differ."""
+    tables = [*here, *rest]
     finished = {run for table in here for run in table.runs}
     kept = [run for table in rest for run in table.runs if run not in finished]
-    if kept:
-        collected.kept[stem] = list(dict.fromkeys(kept))
     cells: dict[object, str] = {}
     twice: list[str] = []
-    for table in [*here, *rest]:
-        for key in table.places:
-            if key[1] == MAIN_BRANCH and cells.setdefault(table.cell(key), key[0]) != key[0]:
-                twice.append(key[0])
-    if twice:
-        collected.twice[stem] = list(dict.fromkeys(twice))
-    tables = [*here, *rest]
-    pairs = [(one, other) for index, one in enumerate(tables) for other in tables[index + 1 :]]
+    for table in tables:
+        for run, branch in table.places:
+            if branch == MAIN_BRANCH and cells.setdefault(table.cell((run, branch)), run) != run:
+                twice.append(run)
+    pairs = itertools.combinations(tables, 2)
     different = [run for one, other in pairs for run in differing(one, other, _OF_THE_MACHINE)]
-    if different:
-        collected.other_numbers[stem] = list(dict.fromkeys(different))
+    for group, runs in ((collected.kept, kept), (collected.twice, twice), (collected.other_numbers, different)):
+        if runs:
+            group[stem] = list(dict.fromkeys(runs))
 
 
 def _run_ids(path: Path) -> list[str]:
@@ -228,6 +227,19 @@ def _split(split: Any) -> str:
     return _text(split)
 
 
+def _changed_column(summary: dict[str, Any]) -> dict[str, str]:
+    """The column `provenance/changed`: what a resumed run was not computed under from start to end; else nothing.
+
+    It stands behind the metrics and only where some run has it, so that all other tables stay what they are.
+    """
+    stretches = summary.get("stretches")
+    stretches = [one for one in stretches if isinstance(one, dict)] if isinstance(stretches, list) else []
+    flat = [{**one, **one["versions"]} if isinstance(one.get("versions"), dict) else one for one in stretches]
+    names = {name for one in flat for name in one} - {"versions", "from_step"}
+    changed = sorted(name for name in names if len({str(one[name]) for one in flat if name in one}) > 1)
+    return {"provenance/changed": " ".join(re.sub(r"[^\w.-]", "", name) for name in changed)} if changed else {}
+
+
 def _text(value: Any) -> str:
     """A value as the tables spell it; six significant digits are more than any of them deserves."""
     if value is None:
@@ -248,7 +260,7 @@ class _Table(contextlib.AbstractContextManager["_Table"]):
 
     def __init__(self, fixed: list[str]) -> None:
         self.fixed = fixed
-        self.metrics: dict[str, int] = {}
+        self.metrics: dict[str, None] = {}  # their names, in the order in which they came
         self.spool: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115
         self.widths: list[tuple[int, int]] = []  # (metrics known, rows written with that many)
 
@@ -263,9 +275,8 @@ class _Table(contextlib.AbstractContextManager["_Table"]):
         for row in rows:
             for name in row:
                 if name not in self.metrics and name not in _AXES and not name.startswith(NOT_IN_TABLES):
-                    self.metrics[name] = len(self.metrics)
-            cells = [_number(row[name]) if name in row else "" for name in axes]
-            cells += [_number(row[name]) if name in row else "" for name in self.metrics]
+                    self.metrics[name] = None
+            cells = [_number(row[name]) if name in row else "" for name in (*axes, *self.metrics)]
             lines.append(",".join([prefix, *cells]) + "\n")
             known = len(self.metrics)
             if self.widths and self.widths[-1][0] == known:
