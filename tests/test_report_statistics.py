@@ -106,12 +106,3 @@ def test_what_one_seed_or_no_spread_leaves() -> None:
     assert ours.mean_p([0.2] * 5) == pytest.approx(2 * 0.5**5)
     assert ours.equivalence_p([0.2] * 5, 0.1) == 1 and ours.equivalence_p([0.05] * 5, 0.1) < 0.05
     assert ours.improvement([0.0, 1.0, -1.0, 2.0]) == pytest.approx(0.625)
-
-
-def test_leaving_one_seed_out_names_the_seed_that_decides() -> None:
-    def decide(effects: object) -> str:
-        return "yes" if ours.mean_p(effects) < 0.05 else "no"  # type: ignore[arg-type]
-
-    effects = [1.0, 1.1, 0.9, 1.05, -0.5]
-    assert decide(effects) == "no"
-    assert ours.without_one(effects, decide) == ["no", "no", "no", "no", "yes"]

@@ -1,4 +1,4 @@
-"""The statistics of the claims: intervals, exact tests, equivalence, power, false discoveries, and what a seed decides.
+"""The statistics of the claims: intervals, exact tests, equivalence, power, and false discoveries.
 
 Thin layers over scipy (and statsmodels for power): what they add is the degenerate cases that tables have, namely one
 seed, no spread, missing values. An effect is one number for each seed, already paired; `effects` are 1-d and finite.
@@ -7,7 +7,7 @@ seed, no spread, missing values. An effect is one number for each seed, already 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,10 +42,10 @@ def paired_interval(effects: Sequence[float], confidence: float = CONFIDENCE) ->
     return Interval(mean, mean - half, mean + half, deviation, count)
 
 
-def share_interval(outcomes: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def share_interval(outcomes: Sequence[float]) -> Interval:
     """Share of ones among `outcomes` (0 or 1) and its exact interval (Clopper-Pearson)."""
     ones, count = round(math.fsum(outcomes)), len(outcomes)
-    exact = stats.binomtest(ones, count).proportion_ci(confidence, method="exact")
+    exact = stats.binomtest(ones, count).proportion_ci(CONFIDENCE, method="exact")
     share = ones / count
     return Interval(share, float(exact.low), float(exact.high), math.sqrt(share * (1 - share)), count)
 
@@ -67,9 +67,9 @@ def sign_p(effects: Sequence[float], threshold: float = 0.0) -> float:
     return float(stats.binomtest(above, above + below, 0.5).pvalue) if above + below else 1.0
 
 
-def share_p(outcomes: Sequence[float], share: float = 0.5) -> float:
-    """Two-sided p of the exact binomial test: each outcome (0 or 1) is 1 with probability `share`."""
-    return float(stats.binomtest(round(math.fsum(outcomes)), len(outcomes), share).pvalue)
+def share_p(outcomes: Sequence[float]) -> float:
+    """Two-sided p of the exact binomial test: each outcome (0 or 1) is 1 as often as 0."""
+    return float(stats.binomtest(round(math.fsum(outcomes)), len(outcomes), 0.5).pvalue)
 
 
 def equivalence_p(effects: Sequence[float], margin: float) -> float:
@@ -110,26 +110,26 @@ def power(effect: float, deviation: float, count: int, level: float = LEVEL) -> 
     return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
 
 
-def detectable(deviation: float, count: int, level: float = LEVEL, wanted: float = POWER) -> float:
-    """The smallest mean that `count` seeds find with probability `wanted`; infinite for one seed."""
+def detectable(deviation: float, count: int, level: float = LEVEL) -> float:
+    """The smallest mean that `count` seeds find with probability POWER; infinite for one seed."""
     if count < 2:
         return math.inf
     if deviation == 0:
         return 0.0
     low, high = 0.0, 1.0
-    while power(high, 1.0, count, level) < wanted:
+    while power(high, 1.0, count, level) < POWER:
         high *= 2
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, 1.0, count, level) >= wanted else (middle, high)
+        low, high = (low, middle) if power(middle, 1.0, count, level) >= POWER else (middle, high)
     return high * deviation
 
 
-def deviation_interval(deviation: float, count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def deviation_interval(deviation: float, count: int) -> tuple[float, float]:
     """Confidence interval of a standard deviation seen over `count` seeds (chi-square): wide where they are few."""
     if count < 2:
         return 0.0, math.inf
-    freedom, tail = count - 1, (1 - confidence) / 2
+    freedom, tail = count - 1, (1 - CONFIDENCE) / 2
     high, low = (freedom / stats.chi2.ppf([tail, 1 - tail], freedom)) ** 0.5
     return deviation * float(low), deviation * float(high)
 
@@ -140,18 +140,13 @@ def improvement(effects: Sequence[float], threshold: float = 0.0) -> float:
     return float((values > threshold).mean() + 0.5 * (values == threshold).mean())
 
 
-def bootstrap_interval(effects: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(effects: Sequence[float]) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean.
 
     As rliable's, but not stratified: each seed has a draw of the data of its own, so seed and draw are resampled
     together.
     """
     values = np.asarray(effects, dtype=float)
-    totals = np.random.default_rng(seed).choice(values, (DRAWS, len(values))).sum(axis=1)
-    low, high = np.quantile(totals / len(values), [(1 - confidence) / 2, (1 + confidence) / 2])
+    totals = np.random.default_rng(0).choice(values, (DRAWS, len(values))).sum(axis=1)
+    low, high = np.quantile(totals / len(values), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
-
-
-def without_one(effects: Sequence[float], decide: Callable[[Sequence[float]], str]) -> list[str]:
-    """What `decide` says of the effects with each seed in turn left out: the sensitivity of a verdict to one seed."""
-    return [decide([*effects[:index], *effects[index + 1 :]]) for index in range(len(effects))]

@@ -55,19 +55,15 @@ def by_seed(rows: pd.DataFrame, metric: str, values: pd.Series | None = None) ->
     return pd.Series(found.where(rows["status"] == "completed").to_numpy(dtype=float), rows["seed"].to_numpy())
 
 
-def measured(
-    effects: pd.Series, cells: Sequence[pd.DataFrame], words: str, *, unless: str = "", binary: bool = False
-) -> Measured:
+def measured(effects: pd.Series, cells: Sequence[pd.DataFrame], words: str, *, binary: bool = False) -> Measured:
     """Effects indexed by seed and the rows of all cells they rest on."""
     effects = effects.sort_index()
-    runs = pd.concat([rows["run_id"] for rows in cells]) if cells else pd.Series(dtype=str)
     return Measured(
-        tuple(int(seed) for seed in effects.index),
-        tuple(float(effect) for effect in effects),
-        tuple(sorted(set(runs))),
-        words,
-        unless,
-        binary,
+        seeds=tuple(int(seed) for seed in effects.index),
+        effects=tuple(float(effect) for effect in effects),
+        runs=tuple(sorted({run for rows in cells for run in rows["run_id"]})),
+        words=words,
+        binary=binary,
     )
 
 

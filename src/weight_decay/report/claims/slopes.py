@@ -26,24 +26,19 @@ def constant_along_product(tables: Tables) -> Measured:
     effects = {}
     for seed, rows in runs.groupby("seed"):
         products, errors = (rows[LEARNING_RATE] * rows[DECAY]).to_numpy(), rows[EMA_ERROR].to_numpy(dtype=float)
-        along, across = [], []
+        same, neighbours = [], []
         for one, other in combinations(range(len(rows)), 2):
             ratio = max(products[one], products[other]) / min(products[one], products[other])
             gap = abs(errors[one] - errors[other])
             if ratio < 1.01:
-                along.append(gap)
+                same.append(gap)
             elif 1.45 <= ratio <= 3.05:
-                across.append(gap)
-        effects[seed] = (np.mean(across), np.mean(along)) if along and across else (np.nan, np.nan)
+                neighbours.append(gap)
+        effects[seed] = (np.mean(neighbours), np.mean(same)) if same and neighbours else (np.nan, np.nan)
     across_along = pd.DataFrame(effects, index=["across", "along"]).T
-    words = (
-        f"{_points(across_along['across'])} between neighbouring products, {_points(across_along['along'])} along one"
-    )
-    return measured(across_along["across"] - across_along["along"], [runs], words)
-
-
-def _points(values: pd.Series) -> str:
-    return f"{100 * values.mean():.1f} points"
+    across, along = across_along["across"], across_along["along"]
+    words = f"{100 * across.mean():.1f} points between neighbouring products, {100 * along.mean():.1f} points along one"
+    return measured(across - along, [runs], words)
 
 
 def jacobian_falls(tables: Tables) -> Measured:

@@ -138,8 +138,8 @@ class Result:
         """How many seeds there are without any one of which the verdict would be another."""
         if self.verdict not in DECIDED or self.stage is None:
             return 0
-        rest = statistics.without_one(self.effects, lambda kept: _verdict(self.claim, kept, self.stage.level, None)[0])  # type: ignore[union-attr]
-        return sum(verdict is not self.verdict for verdict in rest)
+        rest = [self.effects[:index] + self.effects[index + 1 :] for index in range(len(self.effects))]
+        return sum(_verdict(self.claim, kept, self.stage.level, None)[0] is not self.verdict for kept in rest)
 
     @property
     def reason(self) -> str:

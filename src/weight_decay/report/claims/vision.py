@@ -46,10 +46,9 @@ def large_rate_with_decay(runs: pd.DataFrame) -> tuple[float, float]:
     return _lowest(candidates)
 
 
-def _lowest(runs: pd.DataFrame) -> tuple[float, float]:
-    means = runs.groupby([LEARNING_RATE, DECAY], as_index=False)[ERROR].mean()
-    best = means.loc[means[ERROR].idxmin()]
-    return float(best[LEARNING_RATE]), float(best[DECAY])
+def _lowest(runs: pd.DataFrame, metric: str = ERROR) -> tuple[float, float]:
+    best: Any = runs.groupby([LEARNING_RATE, DECAY])[metric].mean().idxmin()
+    return float(best[0]), float(best[1])
 
 
 def decay_wins(tables: Tables) -> Measured:
@@ -81,9 +80,7 @@ def norm_is_not_all(tables: Tables) -> Measured:
     Above 0: the smaller norm has the larger error, so the norm does not decide. Chosen on the other seeds.
     """
     runs = tables.runs
-
-    def smallest(seen: pd.DataFrame) -> tuple[float, float]:
-        return _key(seen.groupby([LEARNING_RATE, DECAY])["weights/norm"].mean().idxmin())
+    smallest = partial(_lowest, metric="weights/norm")
 
     def better(seen: pd.DataFrame) -> tuple[float, float]:
         rate, decay = smallest(seen)
@@ -97,11 +94,6 @@ def norm_is_not_all(tables: Tables) -> Measured:
         for rate, decay in sorted({*small.values(), *large.values()})
     )
     return replace(found, words=f"{found.words}; {named}")
-
-
-def _key(found: Any) -> tuple[float, float]:
-    rate, decay = found
-    return float(rate), float(decay)
 
 
 def _before_the_drop(tables: Tables, metric: str, *, lower_with_decay: bool, logarithm: bool = False) -> Measured:
