@@ -254,7 +254,7 @@ def _text(value: Any) -> str:
 class _Table(contextlib.AbstractContextManager["_Table"]):
     """Rows on their way to a CSV file whose columns are known only when the last row has been seen.
 
-    Rows are spooled to a temporary file with the columns known so far. `write` puts the header first
+    Rows are spooled to a temporary file, each after the number of metrics known so far. `write` puts the header first
     and pads the earlier, shorter rows, so nothing but the column names stays in memory.
     """
 
@@ -262,7 +262,6 @@ class _Table(contextlib.AbstractContextManager["_Table"]):
         self.fixed = fixed
         self.metrics: dict[str, None] = {}  # their names, in the order in which they came
         self.spool: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115
-        self.widths: list[tuple[int, int]] = []  # (metrics known, rows written with that many)
 
     def __exit__(self, *_: object) -> None:
         self.spool.close()
@@ -271,28 +270,21 @@ class _Table(contextlib.AbstractContextManager["_Table"]):
         """Add rows that share the leading columns `named`; the axes among the fixed come from the row."""
         prefix = csv_line(named)
         axes = self.fixed[len(named) :]
-        lines = []
         for row in rows:
             for name in row:
                 if name not in self.metrics and name not in _AXES and not name.startswith(NOT_IN_TABLES):
                     self.metrics[name] = None
             cells = [_number(row[name]) if name in row else "" for name in (*axes, *self.metrics)]
-            lines.append(",".join([prefix, *cells]) + "\n")
-            known = len(self.metrics)
-            if self.widths and self.widths[-1][0] == known:
-                self.widths[-1] = (known, self.widths[-1][1] + 1)
-            else:
-                self.widths.append((known, 1))
-        self.spool.writelines(lines)
+            self.spool.write(f"{len(self.metrics)}:{','.join([prefix, *cells])}\n")
 
     def write(self, stream: IO[bytes]) -> None:
         """Write the header and all rows."""
         stream.write((csv_line([*self.fixed, *self.metrics]) + "\n").encode())
         self.spool.seek(0)
-        for known, count in self.widths:
-            padding = "," * (len(self.metrics) - known)
-            for _ in range(count):
-                stream.write(f"{self.spool.readline()[:-1]}{padding}\n".encode())
+        for line in self.spool:
+            known, _, cells = line[:-1].partition(":")
+            padding = "," * (len(self.metrics) - int(known))
+            stream.write(f"{cells}{padding}\n".encode())
 
 
 def _number(value: Any) -> str:
