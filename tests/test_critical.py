@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 import forked
 from weight_decay.config.run import RunConfig
 from weight_decay.errors import UserError
-from weight_decay.experiments.critical import at_rate, critical_lr
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "critical_lr.py"
+sys.path.insert(0, str(SCRIPT.parent))
+from critical_lr import at_rate, critical_lr  # noqa: E402
 
 
 @pytest.mark.parametrize("start", [0.01, 0.1, 3.0])
