@@ -12,11 +12,9 @@ from weight_decay.data.where import folder_of, how_to_make, is_there
 from weight_decay.experiments.as_words import quoted, settings
 from weight_decay.experiments.cost import Cost, clock_of, estimate, forward_operations, how_often
 from weight_decay.experiments.plan import Cell, Plan
-from weight_decay.experiments.throughput import Assumptions, Throughput, take_assumptions
+from weight_decay.experiments.throughput import Assumptions, Throughput
 from weight_decay.experiments.what_decays import what_decays
 from weight_decay.training.build import check
-
-__all__ = ["describe", "take_assumptions"]
 
 COST_PARTS = ("training", "evaluation", "probes")
 

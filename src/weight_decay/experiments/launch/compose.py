@@ -106,19 +106,17 @@ def _interpolations(value: Any) -> Iterator[str]:
 
 def assign(config: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key that must exist already."""
-    *parents, name = key.split(".")
-    node: Any = config
-    for depth, part in enumerate([*parents, name]):
-        if not isinstance(node, dict) or part not in node:
-            known = list(node) if isinstance(node, dict) else []
-            close = difflib.get_close_matches(part, known, n=1)
-            rest = [*parents, name][depth + 1 :]
-            suggestion = ".".join([*parents[:depth], *close, *rest])
+    parts = key.split(".")
+    inside: Any = config
+    for depth, part in enumerate(parts):
+        holder = inside
+        if not isinstance(holder, dict) or part not in holder:
+            close = difflib.get_close_matches(part, holder if isinstance(holder, dict) else (), n=1)
+            suggestion = ".".join([*parts[:depth], *close, *parts[depth + 1 :]])
             hint = f"; did you mean {suggestion}?" if close else "; `weight-decay --info` lists the settings."
             raise UserError(f"{key}: there is no such setting{hint}")
-        if depth < len(parents):
-            node = node[part]
-    node[name] = value
+        inside = holder[part]
+    holder[parts[-1]] = value
 
 
 def has(config: Mapping[str, Any], key: str) -> bool:

@@ -60,7 +60,8 @@ def run(words: Sequence[str]) -> int:
 
 
 def _dry_run(words: Sequence[str], many: bool) -> int:
-    from weight_decay.experiments.dry_run import describe, take_assumptions
+    from weight_decay.experiments.dry_run import describe
+    from weight_decay.experiments.throughput import take_assumptions
 
     words, assumed = take_assumptions(words)
     typed = [word for word in words if not is_hydras(word)] if many else words
