@@ -9,7 +9,7 @@ import pytest
 from weight_decay.cli import make_plan
 from weight_decay.device.distributed import launched_together, local_rank
 from weight_decay.errors import UserError
-from weight_decay.experiments.ranks import check_ranks, meet_tasks_of_job
+from weight_decay.experiments.slurm import check_ranks, meet_tasks_of_job
 
 TEXT = ["experiment=demo_under_training", "scale=micro", "batch_size=6"]
 

@@ -23,7 +23,7 @@ from synthetic_runs import (
 from weight_decay.errors import UserError
 from weight_decay.report.tables.collect import collect
 from weight_decay.report.tables.read import band, large_rate_phase_end, mean_between, tables_of
-from weight_decay.runs.read import DamagedRunError, read_metrics
+from weight_decay.runs.read import DamagedRunError, read_record, rows_of
 
 
 def test_tables_hold_every_run_and_every_row_with_its_provenance(tmp_path: Path) -> None:
@@ -188,13 +188,13 @@ def test_rows_recorded_again_after_a_resume_replace_the_first(tmp_path: Path) ->
     path = tmp_path / "metrics.jsonl"
     steps = [(0, 1.0), (10, 2.0), (20, 3.0), (10, 20.0), (30, 40.0)]
     path.write_text("".join(json.dumps({"step": step, "lr": lr}) + "\n" for step, lr in steps))
-    assert [(row["step"], row["lr"]) for row in read_metrics(path)] == [(0, 1.0), (10, 20.0), (30, 40.0)]
+    assert [(row["step"], row["lr"]) for row in rows_of(read_record(path))] == [(0, 1.0), (10, 20.0), (30, 40.0)]
     path.write_text('{"step": 5, "lr": 1.0}\n{"step": 5, "test/error": null}\n')
-    (row,) = read_metrics(path)
+    (row,) = rows_of(read_record(path))
     assert row["lr"] == 1.0 and math.isnan(row["test/error"])
     path.write_text("[1]\n")
     with pytest.raises(DamagedRunError, match="line 1"):
-        read_metrics(path)
+        rows_of(read_record(path))
 
 
 def test_phase_end_middle_and_band_on_small_tables() -> None:

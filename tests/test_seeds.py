@@ -7,8 +7,7 @@ import pytest
 from weight_decay.cli import make_plan
 from weight_decay.config.run import run_id
 from weight_decay.errors import UserError
-from weight_decay.experiments.plan import Plan
-from weight_decay.experiments.seeds import read_seeds, with_seeds
+from weight_decay.experiments.plan import Plan, read_seeds, with_seeds
 
 
 def plan(*settings: str, experiment: str = "fig13_similarity") -> Plan:

@@ -46,9 +46,11 @@ class CellsSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> int:
         """Launch what is not finished; returns the exit code of the command."""
         from weight_decay.experiments.launch.multirun import sweep
+        from weight_decay.extras import told
 
         assert self.launcher is not None and self.config is not None
-        return sweep(arguments, self.launcher.launch, logs_of(self.config))
+        launch, logs = self.launcher.launch, logs_of(self.config)
+        return told(lambda: sweep(arguments, launch, logs))
 
 
 def logs_of(config: DictConfig) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 
 from weight_decay.config.execution import is_execution_setting
 from weight_decay.errors import UserError
-from weight_decay.experiments.keys import COMMAND_KEYS, DECLARED_KEYS, MOST_CELLS
+from weight_decay.experiments.steering import COMMAND_KEYS, DECLARED_KEYS, MOST_CELLS
 from weight_decay.experiments.yaml_file import read_yaml
 
 SCALES = ("micro", "small", "paper")

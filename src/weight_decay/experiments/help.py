@@ -11,7 +11,7 @@ from weight_decay.config.registry import DECAY_KINDS, OPTIMIZERS
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import declared, experiments, groups, read_option, reproduction
 from weight_decay.experiments.declared import SCALES
-from weight_decay.experiments.keys import DECLARED_KEYS
+from weight_decay.experiments.steering import DECLARED_KEYS
 from weight_decay.places import CONFIGS
 
 CHOOSING = ("regime", "setting")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from weight_decay.config.run import RunConfig, folder_name, run_id
 from weight_decay.errors import UserError
 from weight_decay.runs.files import write_json
 from weight_decay.runs.seal import sealed
+
+MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -87,45 +90,58 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
-def is_coordinate(key: str, value: Any) -> bool:
-    """Whether a grid key is an axis of figures: what is only averaged or branched off is none, nor are lists.
+def read_seeds(given: Any) -> list[int] | None:
+    """`3`, `[0, 4]` or `0..9` (both ends included) as a list; None for the experiment's own. UserError otherwise."""
+    if given is None:
+        return None
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", given) if isinstance(given, str) else None
+    if span is not None:
+        first, last = int(span[1]), int(span[2])
+        if first <= last < first + MOST_SEEDS:
+            return list(range(first, last + 1))
+    seeds = given if isinstance(given, list) else [given]
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds: must be like 0..9, [0,1,2] or 3, each seed once, got {given!r}.")
+    return list(seeds)
 
-    Nor is the data's own seed, which goes with the run's: cells that differ in it are draws of the same cell.
+
+def with_seeds(grid: Sequence[Mapping[str, Sequence[Any]]], seeds: list[int] | None) -> list[dict[str, Sequence[Any]]]:
+    """The grid at these seeds: the seed axis of every block replaced, or added where a block has none.
+
+    Blocks that differ only in their seeds become one, also where `data.seed` is written out beside the seed.
     """
-    return (
-        key != "data.seed"
-        and key.partition(".")[0] not in ("averaging", "branches")
-        and not isinstance(value, list | dict)
-    )
+    if seeds is None:
+        return [dict(block) for block in grid]
+    blocks: list[dict[str, Sequence[Any]]] = []
+    for block in grid:
+        new = {key: values for key, values in block.items() if key not in ("seed", "data.seed")}
+        expanded = (
+            [{"seed": [seed], "data.seed": [seed], **new} for seed in seeds]
+            if "data.seed" in block
+            else [{**new, "seed": seeds}]
+        )
+        blocks += [one for one in expanded if one not in blocks]
+    return blocks
 
 
 def write_plan(results: Path, plan: Plan) -> Path:
     """Record which runs make up the whole experiment, for `collect` and `status`; returns the file."""
-    folder = results / "experiments"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = results / "experiments" / f"{plan.name}-{plan.scale}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     data = plan.cells[0].config.data
-    path = folder / f"{plan.name}-{plan.scale}.json"
-    cells = [
-        {
-            "run_id": run_id(cell.config),
-            "folder": folder_name(cell.config),
-            "coordinates": dict(cell.coordinates),
-        }
-        for cell in plan.all_cells
-    ]
-    write_json(
-        path,
-        sealed(
-            {
-                "experiment": plan.name,
-                "scale": plan.scale,
-                "title": plan.title,
-                "figure": plan.figure,
-                "regime": data.regime,
-                "data": data.kind,
-                "command": plan.command,
-                "cells": cells,
-            }
-        ),
-    )
+    record = {
+        "experiment": plan.name,
+        "scale": plan.scale,
+        "title": plan.title,
+        "figure": plan.figure,
+        "regime": data.regime,
+        "data": data.kind,
+        "command": plan.command,
+        "cells": [
+            {"run_id": run_id(one.config), "folder": folder_name(one.config), "coordinates": dict(one.coordinates)}
+            for one in plan.all_cells
+        ],
+    }
+    write_json(path, sealed(record))
     return path

@@ -1,6 +1,8 @@
-"""What a SLURM job needs beside Hydra's launcher: to be requeued after a stop, and to be waited for.
+"""What a SLURM job needs beside Hydra's launcher: to be requeued after a stop, to be waited for, to share a cell.
 
-Nothing here schedules: submitit submits and requeues, SLURM runs.
+Nothing here schedules: submitit submits and requeues, SLURM runs. With `make sweep ... LAUNCHER=slurm GPUS_PER_CELL=4`
+the tasks of a job are the processes that train one cell together: SLURM starts them, submitit says who is who,
+torch.distributed does the rest; the global batch stays what the config says.
 """
 
 from __future__ import annotations
@@ -14,11 +16,23 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from weight_decay.config.groups import ImageData
 from weight_decay.errors import UserError
 from weight_decay.experiments.plan import Plan
-from weight_decay.experiments.ranks import check_ranks
 
 POLL_SECONDS = 5.0
+_TASKS, _NODES = "hydra.launcher.tasks_per_node", "hydra.launcher.nodes"
+
+
+def meet_tasks_of_job() -> None:
+    """In a SLURM job of several tasks: tell torch.distributed what torchrun would, from submitit's account of it."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return
+    import submitit
+
+    if submitit.JobEnvironment().num_tasks > 1:
+        # Each process takes the device of its local rank itself.
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
 def requeue_if_preempted() -> None:
@@ -52,6 +66,32 @@ def check_available(plan: Plan, launcher: Sequence[str]) -> None:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         told = (error.stderr or b"").decode(errors="replace").strip().splitlines()
         raise UserError(f"launcher: SLURM does not answer ({told[-1] if told else 'no reason given'}).") from None
+
+
+def check_ranks(plan: Plan, launcher: Sequence[str]) -> None:
+    """UserError before anything is submitted, if the tasks that the words ask for cannot share a cell."""
+    count = _asked(launcher, _TASKS) * _asked(launcher, _NODES)
+    if count == 1:
+        return
+    for cell in plan.cells:
+        config = cell.config
+        if isinstance(config.data, ImageData):
+            raise UserError(
+                f"GPUS_PER_CELL: image runs train in one process each, so {plan.experiment} cannot take {count} GPUs a "
+                "cell; leave it out, and let the cells share the GPUs of a job (GPUS, JOBS_PER_GPU)."
+            )
+        if config.batch_size % count:
+            raise UserError(
+                f"GPUS_PER_CELL: the batch of {config.batch_size} sequences of {cell.title or plan.experiment} does "
+                f"not divide among {count} processes; choose a divisor of {config.batch_size}."
+            )
+
+
+def _asked(words: Sequence[str], key: str) -> int:
+    values = [word.partition("=")[2] for word in words if word.partition("=")[0].lstrip("+") == key]
+    if values and not (values[-1].isdigit() and int(values[-1]) > 0):
+        raise UserError(f"{key}: must be a whole number of at least 1, got {values[-1]!r}.")
+    return int(values[-1]) if values else 1
 
 
 def wait(ids: Sequence[str], logs: Path) -> None:

@@ -1,6 +1,6 @@
 """The settings of a command that are no part of a run; configs/config.yaml explains them.
 
-A new one stands there, in `COMMAND_KEYS` (keys.py), here, and in the help (help.py); multirun.py and start.py obey it.
+A new one stands there, here, in `COMMAND_KEYS` too, and in the help (help.py); multirun.py and start.py obey it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from weight_decay.errors import UserError
+
+COMMAND_KEYS = {"cell", "seeds", "jobs", "cells_per_job", "stale", "scale", "experiment"}
+DECLARED_KEYS = {"about", "grid", "shared"}
+"""Only an experiment's files fill them: what it is, and which cells it has."""
+MOST_CELLS = 10_000
+"""The most that one command makes; our largest experiment has 180."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from weight_decay.config.run import folder_name, run_id
@@ -14,11 +14,11 @@ from weight_decay.device.distributed import current, join
 from weight_decay.errors import UserError
 from weight_decay.experiments.parallel import WORDS, in_parallel
 from weight_decay.experiments.plan import Cell, Plan, write_plan
-from weight_decay.experiments.ranks import meet_tasks_of_job
+from weight_decay.experiments.slurm import meet_tasks_of_job
 from weight_decay.runs.folder import Labels, Standing, put_aside, stale_fingerprint, standing
 from weight_decay.runs.lock import claimed
 from weight_decay.runs.progress import tell
-from weight_decay.runs.read import read_status, readable_summary
+from weight_decay.runs.read import FINISHED, read_status, readable_summary
 from weight_decay.runs.summary import code_of
 from weight_decay.tasks.choose import check_data, data_fingerprint
 from weight_decay.training.build import check
@@ -29,7 +29,6 @@ from weight_decay.training.stretch import Outcome
 
 FAILED, ELSEWHERE, INTERRUPTED = 1, 3, 130
 _SEVERITY = (0, ELSEWHERE, FAILED, 2, INTERRUPTED)
-FINISHED = ("completed", "diverged")
 _STILL_AT_WORK = "  not complete (exit code 3): another command is at work on them; this one tells later how they end."
 
 
@@ -137,9 +136,7 @@ def _standing(cell: Cell) -> Standing:
 def report_from_folders(plan: Plan, logs: Path) -> int:
     """Print how a sweep of many jobs ended, from its run folders alone; returns the exit code."""
     states = {cell.index: _state(cell) for cell in plan.cells}
-    told = ", ".join(f"{count} {state}" for state, count in Counter(states.values()).most_common())
-    print(f"{plan.experiment} at scale {plan.scale}: {told} of {len(plan.cells)} cell(s).", file=sys.stderr)
-    _name_failed(plan, states)
+    _tell(plan, states, Counter(states.values()).most_common())
     left = {state for state in states.values() if state not in FINISHED}
     if not left:
         return 0
@@ -185,17 +182,14 @@ def _serial(
         try:
             outcomes[cell.index] = run(cell.config, _labels(plan, cell))
             patience = len(waiting)
-        except ReferenceMissingError as error:
+        except UserError as error:
             # Its reference may be another cell: one that comes later, or that another process is working on.
-            if _busy(plan, outcomes) or patience > 0:
+            if isinstance(error, ReferenceMissingError) and (_busy(plan, outcomes) or patience > 0):
                 patience -= 1
                 waiting.append(cell)
                 if patience <= 0:
                     time.sleep(1.0)
                 continue
-            tell(f"{cell.title}: {error}")
-            outcomes[cell.index] = "failed"
-        except UserError as error:
             tell(f"{cell.title}: {error}")
             outcomes[cell.index] = "failed"
         if pass_on is not None:
@@ -227,23 +221,20 @@ def _report(plan: Plan, outcomes: dict[int, Outcome]) -> int:
     busy = [cell for cell in plan.cells if outcomes.get(cell.index) == "busy"]
     outcomes |= {cell.index: "skipped" for cell in busy if _standing(cell).status == "finished"}
     if current().writes:
-        _tell(plan, outcomes)
+        counts = Counter(outcomes.values())
+        _tell(plan, outcomes, counts.items())
+        if "interrupted" in counts:
+            print("  the same command goes on where it stopped.", file=sys.stderr)
+        elif "busy" in counts:
+            print(_STILL_AT_WORK, file=sys.stderr)
     codes = {"interrupted": INTERRUPTED, "failed": FAILED, "busy": ELSEWHERE}
     return worst([codes.get(outcome, 0) for outcome in outcomes.values()])
 
 
-def _tell(plan: Plan, outcomes: dict[int, Outcome]) -> None:
-    counts = Counter(outcomes.values())
-    told = ", ".join(f"{count} {WORDS.get(name, name)}" for name, count in counts.items())
+def _tell(plan: Plan, ended: Mapping[int, str], counts: Iterable[tuple[str, int]]) -> None:
+    """How many cells ended how, and which failed."""
+    told = ", ".join(f"{count} {WORDS.get(name, name)}" for name, count in counts)
     print(f"{plan.experiment} at scale {plan.scale}: {told} of {len(plan.cells)} cell(s).", file=sys.stderr)
-    _name_failed(plan, outcomes)
-    if "interrupted" in counts:
-        print("  the same command goes on where it stopped.", file=sys.stderr)
-    elif "busy" in counts:
-        print(_STILL_AT_WORK, file=sys.stderr)
-
-
-def _name_failed(plan: Plan, outcomes: dict[int, Outcome] | dict[int, str]) -> None:
     for cell in plan.cells:
-        if outcomes.get(cell.index) == "failed":
+        if ended.get(cell.index) == "failed":
             print(f"  failed: {cell.title}; see {run_folder(cell) / 'error.txt'}", file=sys.stderr)

@@ -41,6 +41,18 @@ class Cell:
     coordinates: dict[str, Any]
 
 
+def is_coordinate(key: str, value: Any) -> bool:
+    """Whether a grid key is an axis of figures: what is only averaged or branched off is none, nor are lists.
+
+    Nor is the data's own seed, which goes with the run's: cells that differ in it are draws of the same cell.
+    """
+    return (
+        key != "data.seed"
+        and key.partition(".")[0] not in ("averaging", "branches")
+        and not isinstance(value, list | dict)
+    )
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One file of results/experiments: an experiment at one scale."""
@@ -100,16 +112,18 @@ def read_experiment(path: Path, results: Path) -> Experiment:
 def experiment_of(record: Any, results: Path) -> Experiment:
     """An experiment from what its file holds. Raises one of UNREADABLE if that is not an experiment."""
     cells = [
-        Cell(_words(cell, "run_id"), _run_folder(results, _words(cell, "folder")), dict(cell["coordinates"]))
+        # A results folder may have been moved or copied since the run.
+        Cell(_words(cell, "run_id"), results / "runs" / Path(_words(cell, "folder")).name, dict(cell["coordinates"]))
         for cell in record["cells"]
     ]
+    data = record["data"]
     return Experiment(
         name=_words(record, "experiment"),
         scale=_words(record, "scale"),
         title=_words(record, "title"),
         figure=str(record["figure"] or ""),
         regime=_words(record, "regime"),
-        data=_data_name(record["data"]),
+        data=str(data["name"]) if isinstance(data, dict) else str(data),
         command=_words(record, "command"),
         cells=cells,
     )
@@ -120,15 +134,6 @@ def _words(record: dict[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{key} is {value!r}, not text")
     return value
-
-
-def _run_folder(results: Path, folder: str) -> Path:
-    """Where a run lies now: a results folder may have been moved or copied since the run."""
-    return results / "runs" / Path(folder).name
-
-
-def _data_name(data: Any) -> str:
-    return str(data["name"]) if isinstance(data, dict) else str(data)
 
 
 def finite(value: Any) -> float | None:
@@ -171,15 +176,6 @@ def read_status(folder: Path) -> str | None:
     return readable_summary(folder).get("status")
 
 
-def read_metrics(path: Path) -> list[Row]:
-    """Rows of metrics.jsonl in step order, one per step; lines of the same step are merged.
-
-    After a resume, steps can be recorded a second time: the later record stands. Raises
-    DamagedRunError when a line is not a flat JSON object of numbers with a step.
-    """
-    return rows_of(read_record(path), path.name)
-
-
 def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
@@ -202,8 +198,12 @@ def read_record(path: Path, sealed: Any = None) -> bytes:
         raise DamagedRunError(f"{path.name} cannot be read ({_reason(error)})") from error
 
 
-def rows_of(content: bytes, name: str = "metrics.jsonl") -> list[Row]:
-    """The rows in the bytes of the file `name`; see `read_metrics`."""
+def rows_of(content: bytes) -> list[Row]:
+    """The rows in the bytes of metrics.jsonl in step order, one per step; lines of the same step are merged.
+
+    After a resume, steps can be recorded a second time: the later record stands. Raises
+    DamagedRunError when a line is not a flat JSON object of numbers with a step.
+    """
     rows: list[Row] = []
     for number, line in enumerate(_parsed(content.splitlines()), start=1):
         try:
@@ -211,9 +211,9 @@ def rows_of(content: bytes, name: str = "metrics.jsonl") -> list[Row]:
             step = measured["step"]
             row = {metric: float("nan") if value is None else value for metric, value in measured.items()}
         except UNREADABLE as error:
-            raise DamagedRunError(f"line {number} of {name} is not a record of metrics") from error
+            raise DamagedRunError(f"line {number} of metrics.jsonl is not a record of metrics") from error
         if not all(isinstance(value, (int, float)) for value in row.values()):
-            raise DamagedRunError(f"line {number} of {name} holds a value that is not a number")
+            raise DamagedRunError(f"line {number} of metrics.jsonl holds a value that is not a number")
         while rows and rows[-1]["step"] > step:
             rows.pop()
         if rows and rows[-1]["step"] == step:

@@ -42,14 +42,14 @@ def multirun(words: Sequence[str]) -> int:
     hydras = [word for word in words if is_hydras(word)]
     parse(hydras)
     typed = [word for word in words if not is_hydras(word)]
+    launcher = chosen(hydras, "launcher", HERE)
     if chosen(hydras, "sweeper", OURS) == OURS:
         plans = plans_of(typed)
         first = plans[0][0]
-        if "slurm" in (launcher := chosen(hydras, "launcher", HERE)):
+        if "slurm" in launcher:
             for plan in unions([plan for _, plan, _ in plans], typed):
                 slurm.check_available(plan, hydras)
     else:
-        launcher = chosen(hydras, "launcher", HERE)
         first = [setting.word for setting in settings_of(typed) if not setting.override.is_sweep_override()]
     overrides = [*search_path(), *hydras, "hydra.mode=MULTIRUN", *for_hydra(typed, first)]
     stops = stop_requests() if launcher == HERE else stopping_by_exception()
@@ -100,10 +100,6 @@ def sweep(arguments: Sequence[str], launch: Callable[..., Sequence[JobReturn]], 
 
     launch: the chosen launcher's; logs: where it keeps what its jobs print.
     """
-    return told(lambda: _sweep(arguments, launch, logs))
-
-
-def _sweep(arguments: Sequence[str], launch: Callable[..., Sequence[JobReturn]], logs: Path) -> int:
     from weight_decay.experiments.sweep import prepare, report_from_folders, unfinished, worst
 
     plans = plans_of(arguments)

@@ -17,12 +17,11 @@ from weight_decay.config.run import RunConfig, build, run_id
 from weight_decay.errors import UserError
 from weight_decay.experiments.catalog import OWN_CONFIGS, declared, groups, read_option
 from weight_decay.experiments.declared import Declared
-from weight_decay.experiments.keys import COMMAND_KEYS, DECLARED_KEYS
 from weight_decay.experiments.launch.compose import assign, composed, grid_of, options_of, resolved
 from weight_decay.experiments.launch.words import choices_and_values, combinations
-from weight_decay.experiments.plan import Cell, Plan, expand, is_coordinate
-from weight_decay.experiments.seeds import read_seeds, with_seeds
-from weight_decay.experiments.steering import Steering
+from weight_decay.experiments.plan import Cell, Plan, expand, read_seeds, with_seeds
+from weight_decay.experiments.steering import COMMAND_KEYS, DECLARED_KEYS, Steering
+from weight_decay.runs.read import is_coordinate
 
 WHICH = ("scale", "experiment")
 """The groups that say which cells, not what is in them."""
@@ -100,7 +99,7 @@ def plans_of(words: Sequence[str]) -> list[tuple[list[str], Plan, Steering]]:
     for combined, swept in combinations(words):
         plan, steering = make_plan(combined)
         if plan.experiment == "single":
-            cell = dataclasses.replace(plan.cells[0], coordinates=_swept(plan.cells[0].config, swept, combined))
+            cell = dataclasses.replace(plan.cells[0], coordinates=_swept(swept, combined))
             plan = dataclasses.replace(plan, cells=(cell,), all_cells=(cell,))
         plans.append((combined, plan, steering))
     return plans
@@ -150,7 +149,7 @@ def _regime(data: str) -> str:
     return DATA[kind].regime if kind in DATA.names() else "over_training"  # what the kind must be is said later
 
 
-def _swept(config: RunConfig, swept: Mapping[str, str], words: Sequence[str]) -> dict[str, Any]:
+def _swept(swept: Mapping[str, str], words: Sequence[str]) -> dict[str, Any]:
     chosen, values = choices_and_values([word for word in words if word.partition("=")[0] in swept])
     return {key: value for key, value in {**chosen, **values}.items() if is_coordinate(key, value)}
 

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from weight_decay.config.execution import is_execution_setting
 from weight_decay.errors import UserError, first_line
 from weight_decay.experiments.catalog import groups
-from weight_decay.experiments.keys import COMMAND_KEYS, MOST_CELLS
+from weight_decay.experiments.steering import COMMAND_KEYS, MOST_CELLS
 from weight_decay.experiments.yaml_file import deep
 
 LONGEST = 20_000

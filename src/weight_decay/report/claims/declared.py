@@ -18,9 +18,7 @@ import yaml
 from weight_decay.errors import UserError
 from weight_decay.places import CONFIGS
 from weight_decay.report.tables.read import Tables
-
-_NO_COORDINATES = ("averaging", "branches")
-"""Settings that are no axis of a table, as those are not of which the value is a list or a mapping."""
+from weight_decay.runs.read import is_coordinate
 
 
 def cells_missing(tables: Tables, seeds: Iterable[int]) -> str:
@@ -59,10 +57,7 @@ def _cell(coordinates: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     return frozenset(
         (name, _spelt(value))
         for name, value in coordinates.items()
-        if name not in ("seed", "data.seed")
-        and name.partition(".")[0] not in _NO_COORDINATES
-        and not isinstance(value, list | dict)
-        and not pd.isna(value)
+        if name != "seed" and is_coordinate(name, value) and not pd.isna(value)
     )
 
 
