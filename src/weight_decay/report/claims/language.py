@@ -200,9 +200,7 @@ def squared_matching_diverges(tables: Tables) -> Measured:
         return nothing("no run was matched by the squared norm")
     with_decay, _ = _with_and_without(pick(runs, schedule=None))
     target = with_decay.set_index("seed")[LOSS]
-    lost = (rows["status"] == "diverged") | (rows[LOSS] > rows["seed"].map(target) + 1)
-    effects = pd.Series(lost.to_numpy(dtype=float), rows["seed"].to_numpy())
-    return measured(effects, [rows], f"{int(lost.sum())} of {len(rows)} runs", binary=True)
+    return _share(rows, (rows["status"] == "diverged") | (rows[LOSS] > rows["seed"].map(target) + 1))
 
 
 def matching_in_bfloat16_diverges(tables: Tables) -> Measured:
@@ -211,9 +209,12 @@ def matching_in_bfloat16_diverges(tables: Tables) -> Measured:
     if rows.empty:
         return nothing("no matched run in bfloat16")
     rows = rows[rows["schedule.reference_strength"] == rows["schedule.reference_strength"].max()]
-    lost = (rows["status"] == "diverged").to_numpy(dtype=float)
-    words = f"{int(lost.sum())} of {len(rows)} runs"
-    return measured(pd.Series(lost, rows["seed"].to_numpy()), [rows], words, binary=True)
+    return _share(rows, rows["status"] == "diverged")
+
+
+def _share(rows: pd.DataFrame, lost: pd.Series) -> Measured:
+    effects = pd.Series(lost.to_numpy(dtype=float), rows["seed"].to_numpy())
+    return measured(effects, [rows], f"{int(lost.sum())} of {len(rows)} runs", binary=True)
 
 
 def bfloat16_costs_more(tables: Tables) -> Measured:

@@ -23,7 +23,7 @@ def power_text(results: Path, judged: list[Result], seeds: int | None = None) ->
         f"{'claim':24}{'n':>3} {'detectable effect [range]':34}{'worth':>8}  {'core-h':>6}",
     ]
     for result in judged:
-        if result.interval is None or result.scale not in ("micro", "small", "paper"):
+        if result.interval is None:
             continue
         claim, known = result.claim, result.interval
         hours = _core_hours(results, {(claim.experiment, result.scale)}) * count

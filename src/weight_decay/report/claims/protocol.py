@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +11,7 @@ import yaml
 from weight_decay.errors import UserError
 from weight_decay.places import CONFIGS
 
+FOLDER = CONFIGS / "claims"
 FILES = ("over_training", "under_training", "ours")
 TESTS = ("above", "equivalent", "different", "share")
 _NEEDED = {"statement", "figure", "experiment", "endpoint", "reads", "test", "unit"}
@@ -40,11 +39,6 @@ class Protocol:
         return any(commit.startswith(pilot) for pilot in self.pilots)
 
 
-def folder() -> Path:
-    """Where the protocol lies: in the configs that come with the program, or where WEIGHT_DECAY_CONFIGS says."""
-    return Path(os.environ.get("WEIGHT_DECAY_CONFIGS", CONFIGS)) / "claims"
-
-
 @functools.cache
 def protocol() -> Protocol:
     """Read and check configs/claims. Raises UserError, which names file and entry, where it cannot decide anything."""
@@ -52,15 +46,15 @@ def protocol() -> Protocol:
     for name in FILES:
         for key, entry in _read(name).items():
             if key in entries:
-                raise UserError(f"{folder() / name}.yaml: {key} stands in another file too; give it another name.")
-            entries[key] = _checked(entry, f"{folder() / name}.yaml: {key}")
+                raise UserError(f"{FOLDER / name}.yaml: {key} stands in another file too; give it another name.")
+            entries[key] = _checked(entry, f"{FOLDER / name}.yaml: {key}")
     head = _read("protocol")
     stages = tuple(Stage(int(stage["n"]), float(stage["level"])) for stage in head["stages"])
     return Protocol(entries, stages, tuple(str(commit) for commit in head["pilots"]))
 
 
 def _read(name: str) -> dict[str, Any]:
-    path = folder() / f"{name}.yaml"
+    path = FOLDER / f"{name}.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -73,8 +67,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _checked(entry: Any, where: str) -> dict[str, Any]:
-    if not isinstance(entry, dict) or (missing := _NEEDED - set(entry)):
-        missing = missing if isinstance(entry, dict) else _NEEDED
+    if missing := _NEEDED - set(entry if isinstance(entry, dict) else ()):
         raise UserError(f"{where}: needs {', '.join(sorted(missing))} too.")
     if unknown := set(entry) - _NEEDED - _OPTIONAL:
         raise UserError(f"{where}: there is no {', '.join(sorted(unknown))}; remove it.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 
 
-def text_table(header: list[str], rows: list[list[str]], *, align: str = "", width: int = 15) -> str:
-    """An aligned text table; header cells are wrapped at about `width` characters.
+def text_table(header: list[str], rows: list[list[str]], *, align: str = "") -> str:
+    """An aligned text table; header cells are wrapped at about 15 characters.
 
     `align` has an `l` or `r` for each column; without it, all but the first are set right.
     """
     sides = align or "l" + "r" * (len(header) - 1)
-    wrapped = [textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False) for cell in header]
+    wrapped = [textwrap.wrap(cell, 15, break_long_words=False, break_on_hyphens=False) for cell in header]
     height = max(len(lines) for lines in wrapped)
     top = [[""] * (height - len(lines)) + lines for lines in wrapped]
     body = [list(line) for line in zip(*top, strict=True)] + rows
