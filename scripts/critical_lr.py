@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -94,8 +95,8 @@ def main(words: list[str]) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([*names, "critical_lr", "stable", "diverged", "runs"])
     for cell in plan.cells:
-        found = critical_lr(lambda rate, cell=cell: _diverges(cell, plan.name, plan.scale, rate),
-                            cell.config.optimizer.lr, FACTOR, BISECTIONS)  # fmt: skip
+        diverges = functools.partial(_diverges, cell, plan.name, plan.scale)
+        found = critical_lr(diverges, cell.config.optimizer.lr, FACTOR, BISECTIONS)
         print(f"{cell.title}: critical lr {found.lr:.3g} ({found.stable:g} completes, {found.diverged:g} diverges)")
         values = [cell.coordinates.get(name, "") for name in names]
         writer.writerow([*values, f"{found.lr:.4g}", found.stable, found.diverged, found.runs])

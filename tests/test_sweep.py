@@ -143,6 +143,25 @@ def processes_of(words: list[str]) -> dict[Path, int]:
     return found
 
 
+def all_at_work(words: list[str], cells: int) -> dict[Path, int]:
+    """Wait until so many cells are at work at once: each is held where it is first seen, until the last is there."""
+    held: dict[Path, int] = {}
+
+    def hold_new() -> bool:
+        for folder, process in processes_of(words).items():
+            if folder not in held:
+                os.kill(process, signal.SIGSTOP)
+                held[folder] = process
+        return len(held) == cells
+
+    try:
+        until(f"{cells} cell(s) to work", hold_new)
+    finally:
+        for process in held.values():
+            os.kill(process, signal.SIGCONT)
+    return held
+
+
 LONG = "duration='200 steps' checkpoint.every_seconds=0.2"
 
 
@@ -161,7 +180,7 @@ def test_a_sweep_told_to_stop_saves_all_its_cells_and_goes_on_bitwise(
 ) -> None:
     base = [*demo(words, LONG), f"jobs={jobs}"]
     sweep = start(base)
-    at_work = until(f"{jobs} cell(s) to work", lambda: len(found := processes_of(base)) == jobs and found)
+    at_work = all_at_work(base, jobs)
     sweep.send_signal(number)
     told = sweep.communicate()[1]
     assert sweep.returncode == 130, told
@@ -215,7 +234,7 @@ def test_one_ctrl_c_ends_a_multirun_with_everything_saved(
 def test_a_killed_worker_loses_nothing(words: Words, undisturbed: Path) -> None:
     base = demo(words, LONG)
     sweep = start([*base, "jobs=2"])
-    at_work = until("both cells to work", lambda: len(found := processes_of(base)) == 2 and found)
+    at_work = all_at_work(base, 2)
     os.kill(next(iter(at_work.values())), signal.SIGKILL)
     told = sweep.communicate()[1]
     assert sweep.returncode == 0, told
