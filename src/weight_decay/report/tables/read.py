@@ -65,7 +65,8 @@ def tables_of(results: Path, experiment: str, scale: str) -> Tables:
     for kind in ("summary", "curves"):
         path = table_file(results / "tables", f"{experiment}-{scale}", kind)
         try:
-            frames.append(pd.read_csv(path, dtype={"run_id": str, "git_commit": str}, low_memory=False))
+            # The copy puts columns of a type into one block: rows are picked from it some times faster.
+            frames.append(pd.read_csv(path, dtype={"run_id": str, "git_commit": str}, low_memory=False).copy())
         except FileNotFoundError as error:
             raise UserError(f"There is no table {path}: run {experiment} first, then collect.") from error
         except UNREADABLE as error:
