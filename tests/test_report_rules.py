@@ -23,7 +23,8 @@ from weight_decay.report.figures.rules import (
 )
 from weight_decay.report.figures.style import LIGHT, rc
 from weight_decay.report.page.rules import rules_markdown
-from weight_decay.report.tables.read import Tables
+from weight_decay.report.statistics import paired_interval
+from weight_decay.report.tables.read import DECAY, Tables, tables_of
 
 
 def row(decay: str, strength: float, seed: int, loss: float, status: str = "completed") -> dict[str, object]:
@@ -123,3 +124,24 @@ def test_the_exponent_of_a_constant_timescale_is_minus_one() -> None:
     figure = built(timescale, frame)
     assert figure.axes[0].get_title(loc="left").startswith("λ ∝ η^p, p = -1")
     assert len(figure.axes[0].lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("tokens", "strength", "metric", "sign"),
+    [
+        (12_000, 2, "val/loss", -1),
+        (12_000, 2, "train/loss", 1),
+        (48_000, 0.2, "val/loss", -1),
+        (48_000, 2, "val/loss", 1),
+    ],
+)
+def test_what_the_docs_say_of_many_passes_is_in_the_table(tokens: int, strength: float, metric: str, sign: int) -> None:
+    root = Path(__file__).resolve().parents[1]
+    runs = tables_of(root / "results", "passes_text", "micro").runs
+    cells = runs[runs["data.train_tokens"] == tokens].pivot(index="seed", columns=DECAY, values=metric)
+    found = paired_interval((sign * (cells[strength] - cells[0.0])).tolist())
+    mean, low, high = (
+        f"{value:.3f}".replace("0.", ".").replace("-", "−") for value in (found.mean, found.low, found.high)
+    )
+    said = " ".join((root / "docs" / "regimes.md").read_text().split())
+    assert f"[{low}, {high}]" in said and mean in said

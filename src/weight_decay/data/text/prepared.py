@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +24,14 @@ _SAMPLED_BLOCKS = 64
 _SAMPLED_BLOCK_BYTES = 1 << 16
 
 
+def _folder(data: TokenData) -> Path:
+    """The folder of the data; UserError, with the command that makes them, if they are not there."""
+    folder = folder_of(data)
+    if not folder.is_dir():
+        require_data(data)
+    return folder
+
+
 @DATA.add("text")
 @dataclass(frozen=True)
 class PreparedText(TokenData):
@@ -35,9 +44,7 @@ class PreparedText(TokenData):
 
     def load(self, split: str) -> TokenSet:
         """One split, as memory maps."""
-        if not folder_of(self).is_dir():
-            require_data(self)
-        return open_folder(folder_of(self), split)
+        return open_folder(_folder(self), split)
 
 
 @DATA.add("openwebtext")
@@ -71,9 +78,7 @@ class NanoGPTData(TokenData):
         Raises:
             UserError: there are no tokens, or ids that GPT-2 does not have.
         """
-        if not folder_of(self).is_dir():
-            require_data(self)
-        path = folder_of(self) / f"{split}.bin"
+        path = _folder(self) / f"{split}.bin"
         if not path.is_file():
             raise UserError(f"{path} does not exist: nanogpt data is a folder with train.bin and val.bin.")
         size = path.stat().st_size

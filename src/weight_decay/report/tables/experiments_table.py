@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from weight_decay.report.claims.verdict import Result, Verdict
 from weight_decay.report.tables.numbers import duration
 from weight_decay.report.tables.read import Tables, scales_of, tables_of
@@ -19,7 +21,7 @@ def experiments_markdown(results: Path, names: Iterable[str], claims: list[Resul
     seen: dict[tuple[str, frozenset[str]], str] = {}
     for name in names:
         scales = [tables_of(results, name, scale) for scale in scales_of(results, name)]
-        figures = [str(figure) for tables in scales[:1] for figure in tables.runs["figure"].dropna()]
+        figure = scales[0].runs["figure"].iloc[0] if scales else None
         ran = "; ".join(_cost(tables) for tables in scales) or "not run"
         came = []
         for tables in scales:
@@ -30,7 +32,7 @@ def experiments_markdown(results: Path, names: Iterable[str], claims: list[Resul
             came += _outcomes(
                 [claim for claim in claims if (claim.claim.experiment, claim.scale) == (name, tables.scale)]
             )
-        rows.append([f"`{name}`", figures[0] if figures else "–", ran, "; ".join(came) or "–"])
+        rows.append([f"`{name}`", "–" if pd.isna(figure) else str(figure), ran, "; ".join(came) or "–"])
     return "\n".join(markdown_table(rows, "l" * len(HEADER)))
 
 
